@@ -1,0 +1,214 @@
+//! The command line: parse, run one command, say how it went.
+//!
+//! One file per family of commands. A command writes its answer to standard output through [`output::Output`] and
+//! returns a [`Failure`] when there is none; nothing here exits the process. `--json` is for programs: the answer as the
+//! JSON dialect of the socket has it, one object per line where more follow.
+
+mod bench;
+mod completion;
+mod config;
+mod connection;
+mod cookie;
+mod events;
+mod exit;
+mod messages;
+mod nodes;
+mod output;
+mod processes;
+mod run;
+mod shell;
+pub mod up;
+mod version;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+
+pub use connection::Connection;
+pub use exit::{Exit, Failure};
+pub use output::{Output, clean, table};
+
+const EXAMPLES: &str = "\
+Examples:
+  pillion up                          start a node beside your app
+  pillion nodes                       who is there, and why somebody is not
+  pillion receive inbox               in one terminal
+  pillion send inbox '\"hello\"'        in another, on this machine
+  pillion send inbox@b@hal '[1, 2]'   or from another node
+  pillion completion zsh > ~/.zfunc/_pillion
+
+";
+
+/// Nodes, processes and messages for programs in any language.
+///
+/// `pillion up` runs a node beside your app; every other command talks to one. It is found by itself when only one runs
+/// on this machine; else name its socket with --socket or PILLION_SOCKET.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pillion",
+    disable_help_subcommand = true,
+    version,
+    arg_required_else_help = true,
+    styles = styles(),
+    after_help = concat_help()
+)]
+#[allow(clippy::doc_markdown, reason = "clap prints it as it stands, to people at a terminal")]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[allow(clippy::doc_markdown, reason = "clap prints it as it stands, to people at a terminal")]
+pub struct Globals {
+    /// Answers in JSON, one object per line where more follow
+    #[arg(long, global = true, display_order = 900)]
+    pub json: bool,
+
+    // A text, not a path: `up` has a flag of the same name, and clap keeps one type per name.
+    /// The node's app socket [default: PILLION_SOCKET, else the only one that answers]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, display_order = 901)]
+    pub socket: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts a node beside an app
+    #[command(display_order = 1)]
+    Up(Box<up::UpArgs>),
+    /// Starts a node and an app beside it, and ends with the app
+    #[command(display_order = 2)]
+    Run(Box<run::RunArgs>),
+    /// Lists the nodes, with the reason for each that is not connected
+    Nodes(nodes::NodesArgs),
+    /// Asks a node for a sign of life; connects to it first if need be
+    Ping(nodes::PingArgs),
+    /// Connects to a node by its name or address
+    Connect(nodes::ConnectArgs),
+    /// Disconnects from a node, and stays away from it
+    Disconnect(nodes::DisconnectArgs),
+    /// Sends a message to a process, by name or pid
+    Send(messages::SendArgs),
+    /// Takes a name and prints what is sent to it
+    Receive(messages::ReceiveArgs),
+    /// Lists the processes of a node
+    Ps(processes::PsArgs),
+    /// Shows what is known of a process
+    Info(processes::InfoArgs),
+    /// Lists the registered names
+    Names,
+    /// Types commands one by one, as in iex
+    Shell(shell::ShellArgs),
+    /// Prints nodes that come and go and processes that die, as it happens
+    Events,
+    /// Measures nodes on this machine beside the least that they could cost
+    Bench(bench::BenchArgs),
+    /// Makes a cookie, or says where this user's is
+    Cookie(cookie::CookieArgs),
+    /// Checks a configuration, or prints what would be used and why
+    Config(config::ConfigArgs),
+    /// Prints a completion script for a shell
+    Completion(completion::CompletionArgs),
+    /// Prints the version
+    Version,
+}
+
+fn concat_help() -> String {
+    format!("{EXAMPLES}{}", exit::HELP)
+}
+
+fn styles() -> Styles {
+    Styles::styled()
+        .header(AnsiColor::Yellow.on_default().bold())
+        .usage(AnsiColor::Yellow.on_default().bold())
+        .literal(AnsiColor::Green.on_default())
+}
+
+/// The whole program: what was typed, done.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
+    match cli.command.run(&cli.globals) {
+        Ok(code) => code,
+        Err(failure) => failure.tell(),
+    }
+}
+
+/// Help goes out as it is; a mistake is told in the manner of all others.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    if let Some(text) = text.strip_prefix("error: ") {
+        return Failure::new(Exit::Usage, text.trim_end()).tell();
+    }
+    let _ = error.print();
+    Exit::Usage.into()
+}
+
+impl Command {
+    fn run(self, globals: &Globals) -> Result<ExitCode, Failure> {
+        let done = match self {
+            // The only one whose end is somebody else's.
+            Self::Run(args) => return run::run(&args),
+            Self::Up(args) => up::run(&args),
+            Self::Nodes(args) => wait(nodes::nodes(globals, &args)),
+            Self::Ping(args) => wait(nodes::ping(globals, &args)),
+            Self::Connect(args) => wait(nodes::connect(globals, &args)),
+            Self::Disconnect(args) => wait(nodes::disconnect(globals, &args)),
+            Self::Send(args) => wait(messages::send(globals, &args)),
+            Self::Receive(args) => wait(messages::receive(globals, &args)),
+            Self::Ps(args) => wait(processes::ps(globals, &args)),
+            Self::Info(args) => wait(processes::info(globals, &args)),
+            Self::Names => wait(processes::names(globals)),
+            Self::Shell(args) => wait(shell::shell(globals, &args)),
+            Self::Events => wait(events::events(globals)),
+            Self::Bench(args) => bench::run(globals, &args),
+            Self::Cookie(args) => cookie::run(globals, &args),
+            Self::Config(args) => config::run(globals, &args),
+            Self::Completion(args) => completion::run(&args, &mut Cli::command()),
+            Self::Version => version::run(globals),
+        };
+        done.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// Runs one command on a runtime of this thread.
+fn wait<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot start: {error}")))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_socket_may_be_named_before_and_after_the_command() {
+        for line in ["pillion --socket s up", "pillion up --socket s"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("a good line");
+            let Command::Up(up) = cli.command else { panic!("up") };
+            assert_eq!(up.socket.as_deref(), Some("s"), "{line}");
+        }
+        let cli = Cli::try_parse_from(["pillion", "nodes", "--socket", "s", "--json"]).unwrap();
+        assert_eq!((cli.globals.socket.as_deref(), cli.globals.json), (Some("s"), true));
+    }
+}

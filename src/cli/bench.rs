@@ -1,0 +1,433 @@
+//! `pillion bench`: what a sidecar adds, measured on this machine, beside the least that it could add.
+//!
+//! Throughput and round trips are measured twice in every round, through real daemons and through a *floor* of bare
+//! relays, so that a figure of another machine, or of a busy hour, still says something: its ratio to the floor.
+//! Nothing leaves the loopback interface (but multicast, for the mDNS cell), nothing of the user's nodes is touched,
+//! and every wait has a bound.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "real time is what is measured, and the threads that sleep are nobody else's"
+)]
+
+mod certificates;
+mod daemon;
+mod frames;
+mod life;
+mod machine;
+mod process;
+mod publisher;
+mod relay;
+mod report;
+mod responder;
+mod role;
+mod round_trip;
+mod sample;
+mod send;
+mod subscriber;
+mod way;
+
+use std::io::IsTerminal as _;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+
+use life::{Death, Finding};
+use machine::Ticks;
+use process::{Scratch, Trouble};
+use report::{Report, Row, Target};
+use sample::{Sample, Unit, seconds};
+use way::{Nodes, Pair};
+
+use super::{Exit, Failure, Globals, Output};
+
+/// Most rounds, and most seconds for a cell: a benchmark ends.
+const ROUNDS_MAX: usize = 101;
+const SECONDS_MAX: f64 = 600.0;
+/// Smallest and largest body: the number of a message needs room, and the default limit is 1 MiB.
+const BODY_BYTES: std::ops::RangeInclusive<usize> = 16..=1_000_000;
+
+/// Measures daemons on this machine beside the least that relays could cost
+#[derive(Clone, Debug, Args)]
+pub(super) struct BenchArgs {
+    /// What to measure; everything when nothing is named
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// How often each cell of `send`, `roundtrip` and `join` is measured; medians are shown
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    rounds: usize,
+    /// For how long each cell of `send` and `roundtrip` runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    seconds_per_cell: f64,
+    /// Sizes of the bodies, in bytes
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [64, 1024, 16_384])]
+    sizes: Vec<usize>,
+    /// Exits with 1 when a target is missed, and says which
+    #[arg(long)]
+    gate: bool,
+    /// Measures the floor alone
+    #[arg(long)]
+    floor: bool,
+    /// What this process is for when the benchmark started it
+    #[arg(long, hide = true, value_name = "JSON")]
+    role: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Everything
+    All,
+    /// Messages per second, and the processor time of each
+    Send,
+    /// One message there and back
+    Roundtrip,
+    /// From exec to a socket that takes connections
+    Start,
+    /// Until three nodes that start together see each other
+    Join,
+    /// From kill -9 or SIGSTOP to nodedown
+    Failure,
+    /// Memory and processor of daemons that do nothing
+    Idle,
+}
+
+/// Measures, prints, and judges when asked to.
+pub(super) fn run(globals: &Globals, args: &BenchArgs) -> Result<(), Failure> {
+    let failed = |trouble: Trouble| Failure::new(Exit::Internal, trouble.to_string());
+    if let Some(role) = &args.role {
+        return role::play(role).map_err(failed);
+    }
+    args.check().map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
+    let report = Bench::run(args).map_err(failed)?;
+    let output = Output { json: globals.json };
+    output.say(&if output.json { report.json() } else { report.table() })?;
+    let missed: Vec<&str> = report.missed().map(|row| row.what.trim()).collect();
+    if args.gate && !missed.is_empty() {
+        return Err(Failure::new(Exit::No, format!("missed: {}", missed.join("; "))));
+    }
+    Ok(())
+}
+
+impl BenchArgs {
+    fn check(&self) -> Result<(), String> {
+        if !(1..=ROUNDS_MAX).contains(&self.rounds) {
+            return Err(format!("--rounds is 1 to {ROUNDS_MAX}"));
+        }
+        if !(0.01..=SECONDS_MAX).contains(&self.seconds_per_cell) {
+            return Err(format!("--seconds-per-cell is 0.01 to {SECONDS_MAX}"));
+        }
+        if !self.sizes.iter().all(|size| BODY_BYTES.contains(size)) {
+            let (min, max) = (BODY_BYTES.start(), BODY_BYTES.end());
+            return Err(format!("--sizes are {min} to {max}"));
+        }
+        Ok(())
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part) || self.parts.contains(&Part::All)
+    }
+}
+
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    scratch: Scratch,
+    rows: Vec<Row>,
+    progress: bool,
+}
+
+impl<'a> Bench<'a> {
+    fn run(args: &'a BenchArgs) -> Result<Report, Trouble> {
+        let before = (Ticks::now(), Instant::now());
+        let progress = std::io::stderr().is_terminal();
+        let mut bench = Bench { args, scratch: Scratch::new()?, rows: Vec::new(), progress };
+        if !args.floor {
+            bench.start();
+            bench.idle();
+            bench.join();
+            bench.failure();
+        }
+        bench.messages()?;
+        bench.say("");
+
+        let stolen = match (before.0, Ticks::now()) {
+            (Some(before), Some(now)) => {
+                format!(
+                    ", {:.1} % of the processors taken by others",
+                    now.stolen_since(before) * 100.0
+                )
+            }
+            _ => String::new(),
+        };
+        let took = before.1.elapsed().as_secs();
+        let (rounds, secs) = (args.rounds, args.seconds_per_cell);
+        Ok(Report {
+            machine: format!(
+                "pillion {} on {}{stolen}",
+                env!("CARGO_PKG_VERSION"),
+                machine::describe()
+            ),
+            settings: format!(
+                "medians (min .. max) of {rounds} rounds, {secs} s a cell, {took} s in all"
+            ),
+            rows: bench.rows,
+        })
+    }
+
+    /// One line that the next one overwrites, for a person who waits.
+    fn say(&self, text: &str) {
+        if self.progress {
+            eprint!("\r\x1b[K{text}");
+        }
+    }
+
+    fn start(&mut self) {
+        if !self.args.wants(Part::Start) {
+            return;
+        }
+        self.say("start");
+        let what = "start to socket bound";
+        self.rows.push(match life::start(&self.scratch) {
+            Ok(sample) => Row::plain(what, Unit::Seconds, sample, Some(Target::AtMost(0.010))),
+            Err(trouble) => Row::failed(what, &trouble),
+        });
+    }
+
+    fn idle(&mut self) {
+        if !self.args.wants(Part::Idle) {
+            return;
+        }
+        for (count, name, mib) in [(1, "alone", 6.0), (16, "with 15 peers", 8.0)] {
+            self.say(&format!("idle {name}"));
+            match life::idle(&self.scratch, count) {
+                Ok(idle) => {
+                    let target = Some(Target::AtMost(mib * f64::from(1 << 20)));
+                    let what = format!("idle {name}: resident memory");
+                    self.rows.push(Row::plain(what, Unit::Bytes, idle.resident, target));
+                    let target = Some(Target::AtMost(0.0005));
+                    let what = format!("idle {name}: processor");
+                    self.rows.push(Row::plain(what, Unit::Load, idle.load, target));
+                }
+                Err(trouble) => self.rows.push(Row::failed(format!("idle {name}"), &trouble)),
+            }
+        }
+    }
+
+    fn join(&mut self) {
+        if !self.args.wants(Part::Join) {
+            return;
+        }
+        for (finding, name, bound) in [
+            (Finding::List, "list", 0.15),
+            (Finding::Local, "local", 0.15),
+            (Finding::Mdns, "mdns", 1.5),
+        ] {
+            let what = format!("three nodes see each other: {name}");
+            let mut sample = Sample::default();
+            let mut failed = None;
+            for round in 0..self.args.rounds {
+                self.say(&format!("join {name}, round {}", round + 1));
+                match life::join(&self.scratch, finding, round) {
+                    Ok(value) => sample.push(value),
+                    Err(trouble) => {
+                        failed = Some(trouble);
+                        break;
+                    }
+                }
+            }
+            let multicast = !matches!(finding, Finding::Mdns) || machine::has_multicast();
+            self.rows.push(match failed {
+                None => Row::plain(what, Unit::Seconds, sample, Some(Target::AtMost(bound))),
+                Some(_) if !multicast => {
+                    Row::skipped(what, &"skipped: no interface here does multicast")
+                }
+                Some(trouble) => Row::failed(what, &trouble),
+            });
+        }
+    }
+
+    fn failure(&mut self) {
+        if !self.args.wants(Part::Failure) {
+            return;
+        }
+        let stops = self.args.rounds.min(3);
+        // The bound of a profile, and the tick at which it is looked at.
+        let cells: [(_, _, &[&str], _, _); 3] = [
+            ("kill -9 to nodedown", Death::Killed, &[], self.args.rounds, 0.050),
+            ("SIGSTOP to nodedown, lan profile", Death::Stopped, &["--profile", "lan"], stops, 5.1),
+            (
+                "SIGSTOP to nodedown, local profile",
+                Death::Stopped,
+                &["--profile", "local"],
+                stops,
+                2.1,
+            ),
+        ];
+        for (number, (what, death, arguments, rounds, bound)) in cells.into_iter().enumerate() {
+            self.say(what);
+            let name = format!("failure-{number}");
+            let found = life::failure(&self.scratch, &name, death, arguments, rounds);
+            self.rows.push(match found {
+                Ok(sample) => Row::plain(what, Unit::Seconds, sample, Some(Target::AtMost(bound))),
+                Err(trouble) => Row::failed(what, &trouble),
+            });
+        }
+    }
+
+    /// Everything that goes through a pair of nodes, floor and daemons by turns.
+    fn messages(&mut self) -> Result<(), Trouble> {
+        let (sends, trips) = (self.args.wants(Part::Send), self.args.wants(Part::Roundtrip));
+        if !sends && !trips {
+            return Ok(());
+        }
+        self.say("starting the pairs");
+        let floor = Pair::floor(&self.scratch)?;
+        let daemons = if self.args.floor {
+            None
+        } else {
+            match Pair::daemons(&self.scratch) {
+                Ok(pair) => Some(pair),
+                Err(trouble) => {
+                    self.rows.push(Row::failed("two daemons", &trouble));
+                    return Ok(());
+                }
+            }
+        };
+        let pairs = Pairs { floor, daemons };
+        for nodes in [Nodes::One, Nodes::Two] {
+            for &size in &self.args.sizes {
+                if sends {
+                    self.send(&pairs, nodes, size);
+                }
+            }
+        }
+        if let Some(pair) = pairs.daemons.as_ref().filter(|_| sends) {
+            let peak =
+                pair.ids(Nodes::Two).iter().filter_map(|id| process::resident_bytes(*id, true));
+            let sample = peak.map(sample::float).collect();
+            self.rows.push(Row::plain(
+                "after all sends: peak of memory",
+                Unit::Bytes,
+                sample,
+                None,
+            ));
+        }
+        for nodes in [Nodes::One, Nodes::Two] {
+            for &size in &self.args.sizes {
+                if trips {
+                    self.round_trip(&pairs, nodes, size);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, pairs: &Pairs, nodes: Nodes, size: usize) {
+        let what = format!("send {}, {}", bytes(size), nodes.print());
+        let secs = self.args.seconds_per_cell;
+        let found = pairs.rounds(self.args.rounds, |side, round, pair| {
+            self.say(&format!("{what}, round {}, {side}", round + 1));
+            send::measure(pair, nodes, size, secs)
+        });
+        let Both { pillion, floor } = match found {
+            Ok(both) => both,
+            Err(trouble) => return self.rows.push(Row::failed(what, &trouble)),
+        };
+        let gated = nodes == Nodes::Two && !self.args.floor;
+        let rate = |sent: &[send::Sent]| sent.iter().map(|sent| sent.rate).collect();
+        let cpu = |sent: &[send::Sent]| sent.iter().filter_map(|sent| sent.cpu).collect();
+        let all = |sent: &[send::Sent]| sent.iter().filter_map(|sent| sent.cpu_all).collect();
+        let bound = if size < 1024 { 0.5 } else { 0.75 };
+        let target = gated.then_some(Target::RatioAtLeast(bound));
+        let row = Row::beside(what, Unit::PerSecond, rate(&pillion), rate(&floor), target);
+        self.rows.push(row);
+        let target = gated.then_some(Target::RatioAtMost(2.5));
+        let what = "  processor of the nodes per message";
+        self.rows.push(Row::beside(what, Unit::Seconds, cpu(&pillion), cpu(&floor), target));
+        let what = "  processor of all four processes per message";
+        self.rows.push(Row::beside(what, Unit::Seconds, all(&pillion), all(&floor), None));
+    }
+
+    fn round_trip(&mut self, pairs: &Pairs, nodes: Nodes, size: usize) {
+        let what = format!("round trip {}, {}", bytes(size), nodes.print());
+        let secs = self.args.seconds_per_cell;
+        let found = pairs.rounds(self.args.rounds, |side, round, pair| {
+            self.say(&format!("{what}, round {}, {side}", round + 1));
+            round_trip::measure(pair, nodes, size, secs)
+        });
+        let Both { pillion, floor } = match found {
+            Ok(both) => both,
+            Err(trouble) => return self.rows.push(Row::failed(what, &trouble)),
+        };
+        let gated = nodes == Nodes::Two && !self.args.floor;
+        let quantiles: [(_, Quantile, _); 3] = [
+            ("p50", |trips| trips.p50_ns, gated.then_some(Target::RatioAtMost(1.25))),
+            ("p99", |trips| trips.p99_ns, None),
+            ("p99.9", |trips| trips.p999_ns, None),
+        ];
+        for (name, quantile, target) in quantiles {
+            let sample = |trips: &[responder::RoundTrips]| {
+                trips.iter().map(|t| seconds(quantile(t))).collect()
+            };
+            let what = if name == "p50" { format!("{what}: p50") } else { format!("  {name}") };
+            self.rows.push(Row::beside(
+                what,
+                Unit::Seconds,
+                sample(&pillion),
+                sample(&floor),
+                target,
+            ));
+        }
+    }
+}
+
+type Quantile = fn(&responder::RoundTrips) -> u64;
+
+/// The same cell through both, a value per round.
+struct Both<T> {
+    pillion: Vec<T>,
+    floor: Vec<T>,
+}
+
+struct Pairs {
+    floor: Pair,
+    daemons: Option<Pair>,
+}
+
+impl Pairs {
+    /// Measures both in every round, which of them first by turns: a busy second hits one of them as often as the other.
+    fn rounds<T>(
+        &self,
+        rounds: usize,
+        mut measure: impl FnMut(&str, usize, &Pair) -> Result<T, Trouble>,
+    ) -> Result<Both<T>, Trouble> {
+        let mut both = Both { pillion: Vec::new(), floor: Vec::new() };
+        for round in 0..rounds {
+            for turn in 0..2 {
+                if (round + turn) % 2 == 0 {
+                    both.floor.push(measure("floor", round, &self.floor)?);
+                } else if let Some(daemons) = &self.daemons {
+                    both.pillion.push(measure("daemons", round, daemons)?);
+                }
+            }
+        }
+        Ok(both)
+    }
+}
+
+fn bytes(size: usize) -> String {
+    match size {
+        0..1024 => format!("{size} B"),
+        _ if size.is_multiple_of(1024) => format!("{} KiB", size / 1024),
+        _ => format!("{size} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_printed_as_people_say_them() {
+        assert_eq!([64, 1024, 1500, 16_384].map(bytes), ["64 B", "1 KiB", "1500 B", "16 KiB"]);
+    }
+}

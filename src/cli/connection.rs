@@ -1,0 +1,146 @@
+//! A command's session with the node: found, connected, introduced, and with a bound on every wait.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::exit::{Exit, Failure};
+use super::{Globals, Output};
+use crate::client::{self, Answer, Client, ClientError, Event, Op};
+use crate::wire::command::Delivery;
+
+/// How long an answer may take. The node bounds its own waits well below.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// A session with the node, and where its answers are written.
+#[derive(Debug)]
+pub struct Connection {
+    /// The session.
+    pub client: Client,
+    /// What the node calls itself.
+    pub node: String,
+    /// The session's own process.
+    pub pid: String,
+    /// Where answers are written.
+    pub output: Output,
+    /// Listens from the start, so that ctrl-c is not lost between two events.
+    interrupt: Option<Signal>,
+}
+
+/// What happened while waiting for an event.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// This.
+    Event(Event),
+    /// Ctrl-c: the person has seen enough.
+    Enough,
+    /// Nothing for as long as was allowed.
+    Nothing,
+}
+
+impl Connection {
+    /// Finds the node and introduces this command to it.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn open(globals: &Globals, name: &str, delivery: Delivery) -> Result<Self, Failure> {
+        let path = client::find(globals.socket.as_ref().map(PathBuf::from))?;
+        let client = within(Duration::ZERO, Client::connect(&path)).await?;
+        let client_name = format!("pillion {name}");
+        let welcome = within(Duration::ZERO, client.hello(&client_name, delivery)).await?;
+        let output = Output { json: globals.json };
+        // A command that waits for nothing but its answer ends by ctrl-c as any program does.
+        let interrupt = match delivery {
+            Delivery::Pull => None,
+            _ => Some(signal(SignalKind::interrupt()).map_err(|error| {
+                Failure::new(Exit::Internal, format!("cannot listen for ctrl-c: {error}"))
+            })?),
+        };
+        Ok(Self { client, node: welcome.node, pid: welcome.pid, output, interrupt })
+    }
+
+    /// Asks and waits.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn request(&self, op: Op) -> Result<Answer, Failure> {
+        within(Duration::ZERO, self.client.request(op)).await
+    }
+
+    /// Asks and waits this much longer than usual.
+    pub(super) async fn request_for(&self, op: Op, extra: Duration) -> Result<Answer, Failure> {
+        within(extra, self.client.request(op)).await
+    }
+
+    /// Asks and prints the answer's list or map, as `words` puts it.
+    pub(super) async fn show(
+        &self,
+        op: Op,
+        noun: &str,
+        words: impl FnOnce(&serde_json::Value) -> String,
+    ) -> Result<(), Failure> {
+        let answer = self.request(op).await?;
+        self.output.tell(&answer, || words(&answer.to_value()[noun]))
+    }
+
+    /// Waits for the next event, ctrl-c, or for so long. Cancel safe.
+    ///
+    /// # Errors
+    /// When the node leaves or is gone: there is nothing more to wait for.
+    pub(super) async fn hear(&mut self, patience: Option<Duration>) -> Result<Heard, Failure> {
+        let impatience = async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        };
+        let interrupt = &mut self.interrupt;
+        let interrupted = async {
+            match interrupt {
+                Some(interrupt) => drop(interrupt.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        let event = tokio::select! {
+            biased;
+            () = interrupted => return Ok(Heard::Enough),
+            event = self.client.next_event() => event,
+            () = impatience => return Ok(Heard::Nothing),
+        };
+        let Some(event) = event else {
+            let why = self.client.ended().unwrap_or_default();
+            return Err(ClientError::Lost(why).into());
+        };
+        if event.name() == "draining" {
+            if self.output.json {
+                self.output.say(&event.to_json())?;
+            }
+            let words = format!("the node {} is leaving: start again when it is back", self.node);
+            return Err(Failure::new(Exit::Temporary, words));
+        }
+        Ok(Heard::Event(event))
+    }
+
+    /// Says goodbye. What was sent before has been carried out then.
+    pub(super) async fn close(self) -> Result<(), Failure> {
+        within(Duration::ZERO, self.client.close()).await
+    }
+}
+
+async fn within<T>(
+    extra: Duration,
+    what: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, Failure> {
+    let patience = ANSWER_WITHIN + extra;
+    match tokio::time::timeout(patience, what).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Failure::new(
+            Exit::Temporary,
+            format!(
+                "the node has not answered for {} s: it hangs or is stopped, and what was asked may have happened or not",
+                patience.as_secs()
+            ),
+        )),
+    }
+}

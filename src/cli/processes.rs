@@ -1,0 +1,117 @@
+//! `pillion ps`, `info`, `names`: looking at processes.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::connection::Connection;
+use super::exit::Failure;
+use super::{Globals, clean, table};
+use crate::client::Op;
+use crate::wire::command::Delivery;
+
+const PS_EXAMPLES: &str = "\
+The session of this command is a process too, and in the list.
+
+Examples:
+  pillion ps
+  pillion ps --node b@hal
+  pillion ps --json | jq '.processes[] | select(.message_queue_len > 100)'";
+
+const INFO_EXAMPLES: &str = "\
+Keys: pid, registered_name, label, status, message_queue_len, messages, links, monitors, monitored_by, trap_exit, parent,
+delivery, mailbox, dropped, memory, sensitive, client, session. Without any, all but the messages and a few rare ones.
+
+Examples:
+  pillion info stock
+  pillion info stock@b@hal message_queue_len links
+  pillion info '<stock@hal.19b3f0c2a4e5f3c9.112>' messages";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = PS_EXAMPLES)]
+pub(super) struct PsArgs {
+    /// Of another node
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = INFO_EXAMPLES)]
+pub(super) struct InfoArgs {
+    /// Of whom: a name, a name on another node, or a pid
+    to: String,
+    /// What of it
+    #[arg(value_name = "KEY")]
+    keys: Vec<String>,
+}
+
+pub(super) async fn ps(globals: &Globals, args: &PsArgs) -> Result<(), Failure> {
+    let connection = Connection::open(globals, "ps", Delivery::Pull).await?;
+    let op = Op::new("processes").maybe_text("node", args.node.as_deref());
+    connection.show(op, "processes", processes_table).await
+}
+
+pub(super) async fn info(globals: &Globals, args: &InfoArgs) -> Result<(), Failure> {
+    let connection = Connection::open(globals, "info", Delivery::Pull).await?;
+    let mut op = Op::new("info").text("to", &args.to);
+    if !args.keys.is_empty() {
+        op = op.json("keys", &args.keys.clone().into());
+    }
+    connection.show(op, "info", info_lines).await
+}
+
+pub(super) async fn names(globals: &Globals) -> Result<(), Failure> {
+    let connection = Connection::open(globals, "names", Delivery::Pull).await?;
+    connection.show(Op::new("registered"), "registered", names_table).await
+}
+
+pub(super) fn names_table(names: &Json) -> String {
+    let names = names.as_array().into_iter().flatten();
+    let mut rows: Vec<_> = names.map(|name| [cell(&name["name"]), cell(&name["pid"])]).collect();
+    rows.sort();
+    table(["NAME", "PID"], &rows)
+}
+
+pub(super) fn processes_table(processes: &Json) -> String {
+    let rows: Vec<_> = processes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|process| {
+            ["pid", "name", "status", "message_queue_len", "session", "client", "label"]
+                .map(|key| cell(&process[key]))
+        })
+        .collect();
+    table(["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "LABEL"], &rows)
+}
+
+pub(super) fn info_lines(info: &Json) -> String {
+    let width = info.as_object().into_iter().flatten().map(|(key, _)| key.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut pairs: Vec<_> = info.as_object().into_iter().flatten().collect();
+    // Who it is comes first.
+    pairs.sort_by_key(|(key, _)| !matches!(key.as_str(), "pid" | "registered_name" | "label"));
+    for (key, value) in pairs {
+        // Lists of pids read better below each other.
+        let values = match value {
+            Json::Array(items) if !items.is_empty() => items.iter().map(cell).collect(),
+            Json::Array(_) | Json::Null => vec!["-".to_owned()],
+            value => vec![cell(value)],
+        };
+        for (index, value) in values.iter().enumerate() {
+            let key = if index == 0 { key } else { "" };
+            let _ = writeln!(text, "{key:width$}  {}", clean(value));
+        }
+    }
+    text
+}
+
+/// A text as it is, nothing as nothing, all else as JSON.
+pub(super) fn cell(value: &Json) -> String {
+    match value {
+        Json::Null => String::new(),
+        Json::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}

@@ -1,0 +1,361 @@
+//! One line typed into the shell: what is meant by it, and what is asked of the node for it.
+
+use std::time::Duration;
+
+use super::manual::{self, INFO_KEYS};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::messages::duration;
+use crate::cli::nodes::milliseconds;
+use crate::client::Op;
+use crate::dialect::json::json_to_cbor;
+use crate::wire::cbor;
+
+/// What was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    SelfPid,
+    Nodes { state: Option<String> },
+    Ping { node: String },
+    Connect { to: String },
+    Disconnect { node: String },
+    Send { to: String, body: Body },
+    SendAfter { after: Duration, to: String, body: Body },
+    CancelTimer { timer: u64 },
+    Register { name: String },
+    Unregister { name: String },
+    Whereis { name: String, node: Option<String> },
+    Names,
+    Flush,
+    Receive { max: u64, timeout: Option<Duration> },
+    Info { to: Option<String>, keys: Vec<String> },
+    Monitor { to: String },
+    Demonitor { reference: u64 },
+    Link { to: String },
+    Unlink { to: String },
+    TrapExit { on: bool },
+    Exit { reason: String },
+    Kill { to: String, reason: Option<String> },
+    Ps { node: Option<String> },
+    MonitorNodes { on: bool },
+    Help { word: Option<String> },
+    Quit,
+}
+
+/// A message's body: one CBOR item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Body(Vec<u8>);
+
+impl Body {
+    /// JSON if it is, else a text. What begins like JSON and is not was meant to be.
+    fn parse(text: &str) -> Result<Self, Failure> {
+        match json_to_cbor(text.as_bytes()) {
+            Ok(item) => Ok(Self(item)),
+            Err(error) if text.starts_with(['{', '[', '"']) => {
+                Err(Failure::new(Exit::Data, format!("the body is not JSON: {error}")))
+            }
+            Err(_) => {
+                let mut item = Vec::with_capacity(text.len() + 9);
+                cbor::put_text(&mut item, text);
+                Ok(Self(item))
+            }
+        }
+    }
+}
+
+/// The line, word by word.
+struct Words<'a> {
+    command: &'a str,
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn maybe(&mut self) -> Option<&'a str> {
+        let rest = self.rest.trim_start();
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        let (word, rest) = rest.split_at(end);
+        self.rest = rest;
+        (!word.is_empty()).then_some(word)
+    }
+
+    fn next(&mut self) -> Result<&'a str, Failure> {
+        let word = self.maybe();
+        word.ok_or_else(|| self.wrong("something is missing"))
+    }
+
+    /// Everything that is left, as it was typed.
+    fn tail(&mut self) -> Option<&'a str> {
+        let tail = std::mem::take(&mut self.rest).trim();
+        (!tail.is_empty()).then_some(tail)
+    }
+
+    fn body(&mut self) -> Result<Body, Failure> {
+        let text = self.tail().ok_or_else(|| self.wrong("there is no body"))?;
+        Body::parse(text)
+    }
+
+    fn number(&mut self, what: &str) -> Result<u64, Failure> {
+        // References and timers are printed as `ref 3` and `timer 3`, and may be copied whole.
+        let mut word = self.next()?;
+        if word == what {
+            word = self.next()?;
+        }
+        word.parse().map_err(|_| self.wrong(&format!("`{word}` is not a number")))
+    }
+
+    fn duration(&self, word: &str) -> Result<Duration, Failure> {
+        match word.parse() {
+            Ok(ms) => Ok(Duration::from_millis(ms)),
+            Err(_) => duration(word).map_err(|message| self.wrong(&message)),
+        }
+    }
+
+    fn switch(&mut self) -> Result<bool, Failure> {
+        match self.next()? {
+            "on" | "true" => Ok(true),
+            "off" | "false" => Ok(false),
+            word => Err(self.wrong(&format!("`{word}` is neither on nor off"))),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Failure> {
+        match self.maybe() {
+            None => Ok(()),
+            Some(word) => Err(self.wrong(&format!("`{word}` is too much"))),
+        }
+    }
+
+    fn wrong(&self, what: &str) -> Failure {
+        let usage = manual::find(self.command).map(manual::Entry::usage).unwrap_or_default();
+        Failure::new(Exit::Usage, format!("{what}; it is `{usage}`"))
+    }
+}
+
+impl Command {
+    /// Reads a line; `None` when it is empty or a comment (`# ...`).
+    pub(super) fn parse(line: &str) -> Result<Option<Self>, Failure> {
+        let mut words = Words { command: "", rest: line };
+        let Some(command) = words.maybe() else { return Ok(None) };
+        if command.starts_with('#') {
+            return Ok(None);
+        }
+        words.command = command;
+        let w = &mut words;
+        let owned = str::to_owned;
+        let command = match command {
+            "self" => Self::SelfPid,
+            "nodes" => Self::Nodes { state: w.maybe().map(owned) },
+            "ping" => Self::Ping { node: w.next()?.into() },
+            "connect" => Self::Connect { to: w.next()?.into() },
+            "disconnect" => Self::Disconnect { node: w.next()?.into() },
+            "send" => Self::Send { to: w.next()?.into(), body: w.body()? },
+            "send_after" => {
+                let word = w.next()?;
+                Self::SendAfter { after: w.duration(word)?, to: w.next()?.into(), body: w.body()? }
+            }
+            "cancel_timer" => Self::CancelTimer { timer: w.number("timer")? },
+            "register" => Self::Register { name: w.next()?.into() },
+            "unregister" => Self::Unregister { name: w.next()?.into() },
+            "whereis" => Self::Whereis { name: w.next()?.into(), node: w.maybe().map(owned) },
+            "names" | "registered" => Self::Names,
+            "flush" => Self::Flush,
+            "receive" => receive(w)?,
+            "info" => info(w),
+            "monitor" => Self::Monitor { to: w.next()?.into() },
+            "demonitor" => Self::Demonitor { reference: w.number("ref")? },
+            "link" => Self::Link { to: w.next()?.into() },
+            "unlink" => Self::Unlink { to: w.next()?.into() },
+            "trap_exit" => Self::TrapExit { on: w.switch()? },
+            "exit" => w.tail().map_or(Self::Quit, |reason| Self::Exit { reason: reason.into() }),
+            "kill" => Self::Kill { to: w.next()?.into(), reason: w.tail().map(owned) },
+            "ps" | "processes" => Self::Ps { node: w.maybe().map(owned) },
+            "monitor_nodes" => Self::MonitorNodes { on: w.switch()? },
+            "help" | "?" => Self::Help { word: w.maybe().map(owned) },
+            "quit" | "bye" => Self::Quit,
+            unknown => return Err(no_such(unknown)),
+        };
+        w.end()?;
+        Ok(Some(command))
+    }
+
+    /// What is asked of the node. `None` for what the shell does by itself.
+    pub(super) fn op(&self) -> Option<Op> {
+        Some(match self {
+            Self::SelfPid => Op::new("self"),
+            Self::Nodes { state } => Op::new("nodes").maybe_text("state", state.as_deref()),
+            Self::Ping { node } => Op::new("ping").text("node", node),
+            Self::Connect { to } => Op::new("connect").text("to", to),
+            Self::Disconnect { node } => Op::new("disconnect").text("node", node),
+            Self::Send { to, body } => Op::new("send").text("to", to).body(&body.0),
+            Self::SendAfter { after, to, body } => Op::new("send_after")
+                .text("to", to)
+                .uint("after_ms", milliseconds(*after))
+                .body(&body.0),
+            Self::CancelTimer { timer } => Op::new("cancel_timer").uint("timer", *timer),
+            Self::Register { name } => Op::new("register").text("name", name),
+            Self::Unregister { name } => Op::new("unregister").text("name", name),
+            Self::Whereis { name, node } => {
+                Op::new("whereis").text("name", name).maybe_text("node", node.as_deref())
+            }
+            Self::Names => Op::new("registered"),
+            Self::Flush => Op::new("flush"),
+            Self::Receive { max, timeout } => {
+                let timeout = timeout.unwrap_or(FOR_EVER);
+                Op::new("receive").uint("max", *max).uint("timeout_ms", milliseconds(timeout))
+            }
+            Self::Info { to, keys } => {
+                let op = Op::new("info").maybe_text("to", to.as_deref());
+                if keys.is_empty() { op } else { op.json("keys", &keys.clone().into()) }
+            }
+            Self::Monitor { to } => Op::new("monitor").text("to", to),
+            Self::Demonitor { reference } => Op::new("demonitor").uint("ref", *reference),
+            Self::Link { to } => Op::new("link").text("to", to),
+            Self::Unlink { to } => Op::new("unlink").text("to", to),
+            Self::TrapExit { on } => Op::new("flag").bool("trap_exit", *on),
+            Self::Exit { reason } => Op::new("exit").text("reason", reason),
+            Self::Kill { to, reason } => {
+                Op::new("kill").text("to", to).maybe_text("reason", reason.as_deref())
+            }
+            Self::Ps { node } => Op::new("processes").maybe_text("node", node.as_deref()),
+            Self::MonitorNodes { on } => Op::new("monitor_nodes").bool("on", *on),
+            Self::Help { .. } | Self::Quit => return None,
+        })
+    }
+}
+
+/// How long `receive` waits when nobody says: longer than anybody looks at a shell.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+fn receive(w: &mut Words<'_>) -> Result<Command, Failure> {
+    let max = match w.maybe() {
+        None => 1,
+        Some(word) => word.parse().map_err(|_| w.wrong(&format!("`{word}` is not a number")))?,
+    };
+    let timeout = w.maybe().map(|word| w.duration(word)).transpose()?;
+    Ok(Command::Receive { max, timeout })
+}
+
+fn info(w: &mut Words<'_>) -> Command {
+    let (mut to, mut keys) = (None, Vec::new());
+    while let Some(word) = w.maybe() {
+        if to.is_none() && keys.is_empty() && !INFO_KEYS.contains(&word) {
+            to = Some(word.to_owned());
+        } else {
+            keys.push(word.to_owned());
+        }
+    }
+    Command::Info { to, keys }
+}
+
+/// The words for a command that there is not.
+pub(super) fn no_such(word: &str) -> Failure {
+    let shown: String = word.chars().take(40).collect();
+    let hint = match manual::nearest(&shown) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => "`help` lists them".to_owned(),
+    };
+    Failure::new(Exit::Usage, format!("`{shown}` is not a command; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Command {
+        Command::parse(line).expect("a good line").expect("a command")
+    }
+
+    fn wrong(line: &str) -> String {
+        Command::parse(line).expect_err("a bad line").words
+    }
+
+    fn body(line: &str) -> String {
+        match parse(line) {
+            Command::Send { body, .. } => crate::dialect::json::cbor_to_json(&body.0).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_is_json_or_the_words_as_they_were_typed() {
+        assert_eq!(body(r#"send stock {"a": [1, 2.5]}"#), r#"{"a":[1,2.5]}"#);
+        assert_eq!(body("send stock 12"), "12");
+        assert_eq!(body("send stock true"), "true");
+        assert_eq!(body("send stock hello  there "), r#""hello  there""#);
+        assert_eq!(body(r#"  send  stock  "12""#), r#""12""#);
+    }
+
+    #[test]
+    fn a_body_that_begins_like_json_and_is_not_is_refused() {
+        assert!(wrong(r#"send stock {"a": 1"#).starts_with("the body is not JSON"));
+        assert!(wrong("send stock").ends_with("it is `send TO BODY`"));
+    }
+
+    #[test]
+    fn empty_lines_and_comments_mean_nothing() {
+        assert_eq!(Command::parse("   ").unwrap(), None);
+        assert_eq!(Command::parse(" # send stock 1").unwrap(), None);
+    }
+
+    #[test]
+    fn info_tells_keys_from_whom() {
+        let info = |to: Option<&str>, keys: &[&str]| Command::Info {
+            to: to.map(str::to_owned),
+            keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        };
+        assert_eq!(parse("info"), info(None, &[]));
+        assert_eq!(parse("info messages"), info(None, &["messages"]));
+        assert_eq!(parse("info stock"), info(Some("stock"), &[]));
+        assert_eq!(parse("info stock links pid"), info(Some("stock"), &["links", "pid"]));
+    }
+
+    #[test]
+    fn waiting_is_told_in_milliseconds_or_with_a_unit() {
+        let receive =
+            |max, ms: Option<u64>| Command::Receive { max, timeout: ms.map(Duration::from_millis) };
+        assert_eq!(parse("receive"), receive(1, None));
+        assert_eq!(parse("receive 3"), receive(3, None));
+        assert_eq!(parse("receive 3 250"), receive(3, Some(250)));
+        assert_eq!(parse("receive 1 2s"), receive(1, Some(2000)));
+        assert!(wrong("receive soon").contains("`soon` is not a number"));
+    }
+
+    #[test]
+    fn references_may_be_typed_as_they_are_printed() {
+        assert_eq!(parse("demonitor 3"), Command::Demonitor { reference: 3 });
+        assert_eq!(parse("demonitor ref 3"), Command::Demonitor { reference: 3 });
+        assert_eq!(parse("cancel_timer timer 4"), Command::CancelTimer { timer: 4 });
+    }
+
+    #[test]
+    fn exit_with_a_reason_ends_the_process_and_without_one_the_shell() {
+        assert_eq!(parse("exit no stock left"), Command::Exit { reason: "no stock left".into() });
+        assert_eq!(parse("exit"), Command::Quit);
+        assert_eq!(parse("kill stock"), Command::Kill { to: "stock".into(), reason: None });
+    }
+
+    #[test]
+    fn what_is_too_much_or_unknown_is_told_with_what_is_right() {
+        assert_eq!(wrong("self again"), "`again` is too much; it is `self`");
+        assert_eq!(
+            wrong("trap_exit maybe"),
+            "`maybe` is neither on nor off; it is `trap_exit on|off`"
+        );
+        assert_eq!(wrong("fulsh"), "`fulsh` is not a command; did you mean `flush`?");
+        assert_eq!(wrong("frobnicate"), "`frobnicate` is not a command; `help` lists them");
+    }
+
+    #[test]
+    fn every_command_of_the_manual_is_understood() {
+        for entry in &manual::MANUAL {
+            let line = entry
+                .usage()
+                .replace("on|off", "on")
+                .replace("MS", "1")
+                .replace("REF", "1")
+                .replace("TIMER", "1")
+                .replace("[N]", "1")
+                .replace("[TIMEOUT]", "1");
+            assert!(matches!(Command::parse(&line), Ok(Some(_))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What a whole configuration promises, from what was typed to what it means.
+
+use super::*;
+
+fn machine() -> Machine {
+    Machine {
+        environment: vec![("HOME".into(), "/home/gus".into())],
+        directory: "/src/product-stock".into(),
+        name: "hal.local".to_owned(),
+        uid: 501,
+    }
+}
+
+fn load(flags: &[(Key, &str)]) -> Result<Config, Problems> {
+    let mut given: Vec<(Key, Vec<String>)> = Vec::new();
+    for (key, text) in flags {
+        match given.iter_mut().find(|(known, _)| known == key) {
+            Some((_, texts)) => texts.push((*text).to_owned()),
+            None => given.push((*key, vec![(*text).to_owned()])),
+        }
+    }
+    Config::load(&given, None, &machine())
+}
+
+fn load_file(text: &str, flags: &[(Key, &str)]) -> Result<Config, Problems> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.toml");
+    std::fs::write(&path, text).unwrap();
+    let flags: Vec<_> = flags.iter().map(|(key, text)| (*key, vec![(*text).to_owned()])).collect();
+    Config::load(&flags, Some(&path), &machine())
+}
+
+fn words(result: Result<Config, Problems>) -> Vec<String> {
+    result.expect_err("refused").0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_typed_is_a_node_of_the_directory_on_this_machine() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.base, WantedBase { text: "product-stock".to_owned(), explicit: false });
+    assert_eq!(config.host, "hal");
+    assert_eq!(config.mesh.as_str(), "default");
+    assert_eq!(config.listen, Listen { host: Host::Any, port: None });
+    assert_eq!(config.dir, Path::new("/tmp/pillion-501"));
+    assert_eq!(config.socket, None);
+    assert_eq!(config.socket_mode, 0o600);
+    assert_eq!(config.strategies.first().map(String::as_str), Some("local://"));
+    assert_eq!(config.strategies.contains(&"mdns://".to_owned()), cfg!(feature = "mdns"));
+    assert_eq!(
+        config.trust,
+        Trust::Cookie { file: "/home/gus/.config/pillion/cookie".into(), explicit: false }
+    );
+    assert_eq!(config.profile.silence(), Duration::from_secs(5));
+    assert_eq!(config.grace, Duration::from_secs(10));
+    assert_eq!(config.body_bytes_max, 1 << 20);
+    assert_eq!((config.mailbox_entries_max, config.mailbox_bytes_max), (65_536, 8 << 20));
+    assert_eq!(config.queue_bytes_max, 32 << 20);
+    assert_eq!(config.send_timeout, Duration::from_secs(1));
+    assert_eq!((config.log_level, config.log_format), (LogLevel::Info, LogFormat::Text));
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.toml");
+    std::fs::write(&path, "mesh = \"file\"\ngrace = \"1s\"\nname = \"file\"\n").unwrap();
+    let mut machine = machine();
+    machine.environment.push(("PILLION_MESH".into(), "variable".into()));
+    machine.environment.push(("PILLION_NAME".into(), "variable".into()));
+    machine.environment.push(("PILLION_CONFIG".into(), path.clone().into()));
+    let flags = [(Key::Name, vec!["flag".to_owned()])];
+    let config = Config::load(&flags, None, &machine).unwrap();
+    assert_eq!(config.base.text, "flag");
+    assert_eq!(config.mesh.as_str(), "variable");
+    assert_eq!(config.grace, Duration::from_secs(1));
+    assert_eq!(config.profile, Profile::Lan);
+    let origin = |key: Key| config.shown[&key].origin.to_string();
+    assert_eq!(origin(Key::Name), "--name");
+    assert_eq!(origin(Key::Mesh), "PILLION_MESH");
+    assert_eq!(origin(Key::Grace), format!("{}:2", path.display()));
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_each_with_its_place_and_what_would_be_right() {
+    let mut machine = machine();
+    machine.environment.push(("PILLION_BODY_MAX".into(), "1MB".into()));
+    machine.environment.push(("PILLION_GRAEC".into(), "1s".into()));
+    let flags = [
+        (Key::Name, vec!["product stock".to_owned()]),
+        (Key::Join, vec!["hal".to_owned(), "hal:x".to_owned()]),
+        (Key::Profile, vec!["lann".to_owned()]),
+    ];
+    let told = words(Config::load(&flags, None, &machine));
+    let begins = [
+        "PILLION_GRAEC: is not known; did you mean `PILLION_GRACE`?",
+        "--name = \"product stock\": a node is called base or base@host",
+        "--join = \"hal:x\": `x` is not a port",
+        "--profile = \"lann\": is one of local, lan, wan; did you mean lan?",
+        "PILLION_BODY_MAX = \"1MB\": write 1MiB",
+    ];
+    assert_eq!(told.len(), begins.len(), "{told:#?}");
+    for (told, begin) in told.iter().zip(begins) {
+        assert!(told.starts_with(begin), "{told}");
+    }
+}
+
+#[test]
+fn a_long_name_may_have_an_address_for_a_host() {
+    let config = load(&[(Key::Name, "gus@10.0.0.5")]).unwrap();
+    assert_eq!(config.base, WantedBase { text: "gus".to_owned(), explicit: true });
+    assert_eq!(config.host, "10.0.0.5");
+}
+
+#[test]
+fn joining_adds_a_list_to_the_strategies_that_are_there() {
+    let config = load(&[(Key::Join, "hal"), (Key::Join, "[::1]:9")]).unwrap();
+    assert_eq!(config.strategies.first().map(String::as_str), Some("local://"));
+    assert_eq!(config.strategies.last().map(String::as_str), Some("list://hal:4470,[::1]:9"));
+    let config = load(&[(Key::Join, "hal"), (Key::Strategy, "mdns")]).unwrap();
+    assert_eq!(config.strategies, ["mdns://", "list://hal:4470"]);
+}
+
+#[test]
+fn a_node_may_look_for_nobody() {
+    assert_eq!(load(&[(Key::Strategy, "none")]).unwrap().strategies, [""; 0]);
+    assert_eq!(words(load(&[(Key::Strategy, "none"), (Key::Strategy, "mdns")])).len(), 1);
+}
+
+#[test]
+fn a_cookie_and_certificates_together_are_refused() {
+    let told = words(load(&[
+        (Key::CookieFile, "/c"),
+        (Key::TlsCa, "/ca"),
+        (Key::TlsCert, "/cert"),
+        (Key::TlsKey, "/key"),
+    ]));
+    assert_eq!(
+        told,
+        [
+            "--cookie-file = \"/c\": a mesh is held together by a cookie or by certificates, not by both: --tls-ca gives \
+          the other"
+        ]
+    );
+}
+
+#[test]
+fn a_part_of_the_three_certificates_is_refused_and_the_missing_ones_named() {
+    let told = words(load(&[(Key::TlsCert, "/cert")]));
+    assert_eq!(
+        told,
+        ["--tls-cert = \"/cert\": certificates come in three: give `tls-ca` and `tls-key` too"]
+    );
+    let config = load(&[(Key::TlsCa, "ca"), (Key::TlsCert, "/cert"), (Key::TlsKey, "~/key")]);
+    assert_eq!(
+        config.unwrap().trust,
+        Trust::Certificates {
+            ca: "/src/product-stock/ca".into(),
+            cert: "/cert".into(),
+            key: "/home/gus/key".into()
+        }
+    );
+}
+
+#[test]
+fn without_a_home_a_cookie_must_be_named() {
+    let machine = Machine { environment: Vec::new(), ..machine() };
+    assert_eq!(words(Config::load(&[], None, &machine)).len(), 1);
+    let flags = [(Key::CookieFile, vec!["/c".to_owned()])];
+    assert!(Config::load(&flags, None, &machine).is_ok());
+}
+
+#[test]
+fn bounds_that_were_asked_for_must_fit_into_each_other_and_defaults_give_way() {
+    let config = load(&[(Key::QueueBytes, "4MiB")]).unwrap();
+    assert_eq!(config.mailbox_bytes_max, 4 << 20);
+    let told = words(load(&[(Key::BodyMax, "16MiB")]));
+    assert_eq!(
+        told,
+        [
+            "--body-max = \"16MiB\": does not fit `mailbox-bytes`, which is 8MiB: raise that, or lower this"
+        ]
+    );
+    let config = load(&[(Key::BodyMax, "16MiB"), (Key::MailboxBytes, "16MiB")]).unwrap();
+    assert_eq!(config.body_bytes_max, 16 << 20);
+}
+
+#[test]
+fn a_role_is_a_label_and_is_given_once() {
+    let config = load(&[(Key::Role, "web"), (Key::Labels, "zone=a")]).unwrap();
+    let labels: Vec<_> = config.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(labels, [("role", "web"), ("zone", "a")]);
+    assert_eq!(words(load(&[(Key::Role, "web"), (Key::Labels, "role=db")])).len(), 1);
+    assert_eq!(words(load(&[(Key::Labels, "zone=a"), (Key::Labels, "zone=b")])).len(), 1);
+    let config = load_file("[labels]\nrole = \"db\"\n", &[(Key::Role, "web")]).unwrap();
+    assert_eq!(config.labels["role"], "web");
+}
+
+#[test]
+fn a_path_in_a_file_starts_at_the_file() {
+    let config = load_file("cookie-file = \"cookie\"\n", &[]).unwrap();
+    let Trust::Cookie { file, .. } = config.trust else { panic!("a cookie was given") };
+    assert!(file.is_absolute() && file.parent() != Some(&machine().directory), "{file:?}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_with_who_named_it() {
+    let told = words(Config::load(&[], Some(Path::new("/nowhere/p.toml")), &machine()));
+    assert!(told[0].starts_with("--config = \"/nowhere/p.toml\": cannot be read: "), "{told:?}");
+}
+
+#[test]
+fn a_socket_path_that_is_too_long_is_told_before_anything_starts() {
+    let long = format!("/{}", "a".repeat(120));
+    assert!(words(load(&[(Key::Socket, &long)]))[0].contains("choose a shorter"));
+    assert!(words(load(&[(Key::Dir, &long)]))[0].starts_with("--dir"));
+}
+
+#[test]
+fn a_mesh_whose_name_is_not_safe_in_a_path_is_refused() {
+    for mesh in ["", "../x", "a/b", "a b", "ä"] {
+        assert_eq!(words(load(&[(Key::Mesh, mesh)])).len(), 1, "{mesh}");
+    }
+}
+
+#[test]
+fn what_is_printed_is_a_file_that_means_the_same() {
+    let config = load(&[
+        (Key::Name, "stock@hal"),
+        (Key::Listen, "[::1]:5000"),
+        (Key::SocketMode, "666"),
+        (Key::Join, "hal"),
+        (Key::Strategy, "local"),
+        (Key::Role, "web"),
+        (Key::Labels, "zone=a \"b\""),
+        (Key::Labels, "x.y/z=1"),
+        (Key::Hidden, "true"),
+        (Key::CookieFile, "/c"),
+        (Key::Grace, "1500ms"),
+        (Key::MailboxEntries, "1_000"),
+        (Key::LogFormat, "json"),
+    ])
+    .unwrap();
+    let printed = print(&config);
+    assert!(printed.contains("# --socket-mode"), "{printed}");
+    let plain = |config: Config| Config { shown: BTreeMap::new(), ..config };
+    let again = load_file(&printed, &[]).unwrap_or_else(|told| panic!("{told}\n{printed}"));
+    assert_eq!(plain(again), plain(config), "{printed}");
+
+    let defaults = print(&load(&[]).unwrap());
+    assert!(defaults.lines().all(|line| line.starts_with('#')), "{defaults}");
+    assert!(defaults.contains("# default"), "{defaults}");
+}
+
+#[test]
+fn a_file_is_checked_without_flags_and_environment() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.toml");
+    std::fs::write(&path, "mesh = \"a\"\n").unwrap();
+    let mut machine = machine();
+    machine.environment.push(("PILLION_MESH".into(), "b".into()));
+    assert_eq!(check(&path, &machine).unwrap().mesh.as_str(), "a");
+    std::fs::write(&path, "mesh = \"a b\"\nnam = \"a\"\n").unwrap();
+    let told: Vec<String> =
+        check(&path, &machine).unwrap_err().0.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
+#[test]
+fn every_key_is_in_the_manual() {
+    let manual = include_str!("../../docs/configuration.md");
+    for key in Key::ALL {
+        let row = format!("`{key}`");
+        assert!(
+            manual.lines().any(|line| line.starts_with("| `") && line.contains(&row)),
+            "docs/configuration.md has no row for {row}"
+        );
+    }
+}

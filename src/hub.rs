@@ -1,0 +1,561 @@
+//! The router behind one lock.
+//!
+//! Tasks bring batches in and take buffers out; the lock is held for at most [`SLICE`] entries at a time, never
+//! across an await, and nothing is written to a socket under it. What a batch made ready is announced by
+//! [`Notify`]s before the lock is let go.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::router::nodes::SelfSeen;
+pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
+pub use crate::router::peers::PeerHello;
+use crate::router::peers::PeerId;
+use crate::router::sessions::SessionId;
+use crate::router::{Counters, Limits, Map, Outbox, Router, SLICE};
+use crate::shutdown::Shutdown;
+use crate::wire::command::{Id, Refused};
+use crate::wire::id::Node;
+use crate::wire::message::{Frame, FrameError, Goodbye, Kind, Peers};
+
+/// Largest frame of a peer: a fragment and its head, or a short message.
+const PEER_FRAME_BYTES_MAX: usize = crate::wire::message::FRAGMENT_BYTES + 4096;
+
+/// How often buffers that nobody uses are given back, while there are any.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// The router behind one lock.
+#[derive(Debug)]
+pub struct Hub {
+    me: Node,
+    state: Mutex<State>,
+    /// A deadline earlier than the one waited for.
+    sooner: Notify,
+    /// The mesh is asked something.
+    asked: Notify,
+    /// The last session has gone.
+    deserted: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    router: Router,
+    out: Outbox,
+    sessions: BTreeMap<SessionId, Arc<SessionSignal>>,
+    peers: Map<PeerId, Arc<PeerSignal>>,
+    last_connection: u64,
+    /// What the deadline task waits for.
+    armed: Option<Instant>,
+    /// When buffers that nobody has used since are given back; none when there are none.
+    tidied: Option<Instant>,
+}
+
+impl State {
+    /// A connection takes up an earlier session.
+    fn rebind(&mut self, from: SessionId, to: SessionId) {
+        let Some(signal) = self.sessions.remove(&from) else { return };
+        signal.id.store(to, Ordering::Relaxed);
+        self.out.forget_session(from);
+        self.out.dirty_sessions.push(to);
+        if let Some(old) = self.sessions.insert(to, signal) {
+            // The earlier connection, if it is still there, has lost its session.
+            old.id.store(0, Ordering::Relaxed);
+            old.writable.notify_one();
+            old.readable.notify_one();
+        }
+    }
+}
+
+/// How a session's task hears that something is ready.
+#[derive(Debug)]
+struct SessionSignal {
+    /// Changes when the connection takes up an earlier session; 0 when another connection took this one up.
+    id: AtomicU64,
+    writable: Notify,
+    readable: Notify,
+}
+
+/// How a peer's task hears that something is ready.
+#[derive(Debug, Default)]
+struct PeerSignal {
+    writable: Notify,
+    up: AtomicBool,
+    went_up: Notify,
+}
+
+/// One app's connection, as its task holds it. Dropping it is the end of the connection.
+#[derive(Debug)]
+#[must_use = "dropping the handle closes the session"]
+pub struct SessionHandle {
+    hub: Arc<Hub>,
+    signal: Arc<SessionSignal>,
+}
+
+/// What became of a batch of commands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// How many bytes were whole frames and have been carried out.
+    pub consumed: usize,
+    /// More may be read now; else wait for [`SessionHandle::readable`].
+    pub may_read: bool,
+    /// The next frame announces this many bytes, more than allowed.
+    pub too_large: Option<usize>,
+    /// It stopped before all whole frames were carried out: go on once more may be read.
+    pub stopped: bool,
+    /// The session is over.
+    pub over: bool,
+}
+
+/// What there was to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The buffer holds whole frames.
+    Some,
+    /// Nothing now.
+    Nothing,
+    /// The buffer holds the last of it, perhaps nothing; the connection is to be closed then.
+    Last,
+}
+
+/// Frames that are the peer task's own business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Sign of life.
+    Beat,
+    /// Answer with a beat, at once.
+    Probe,
+    /// The peer leaves.
+    Goodbye(Goodbye),
+    /// Whom the peer is connected to.
+    Peers(Peers),
+}
+
+/// One accepted connection to a peer, as its task holds it.
+#[derive(Debug)]
+#[must_use = "dropping the handle tells the apps that the peer is down"]
+pub struct PeerHandle {
+    hub: Arc<Hub>,
+    id: PeerId,
+    signal: Arc<PeerSignal>,
+    ended: bool,
+}
+
+impl Hub {
+    /// A hub without sessions and peers.
+    #[must_use]
+    pub fn new(me: Node, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            me: me.clone(),
+            state: Mutex::new(State {
+                router: Router::new(me, limits),
+                out: Outbox::default(),
+                sessions: BTreeMap::new(),
+                peers: Map::default(),
+                last_connection: 0,
+                armed: None,
+                tidied: None,
+            }),
+            sooner: Notify::new(),
+            asked: Notify::new(),
+            deserted: Notify::new(),
+        })
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn me(&self) -> &Node {
+        &self.me
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock ends the node; until then the others go on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One hold of the lock: does something, then announces what it made ready.
+    fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let now = tokio::time::Instant::now().into_std();
+        let mut state = self.lock();
+        let result = act(&mut state, now);
+        self.settle(&mut state, now);
+        result
+    }
+
+    fn settle(&self, state: &mut State, now: Instant) {
+        let State { out, sessions, peers, .. } = state;
+        for session in out.dirty_sessions.drain(..) {
+            if let Some(signal) = sessions.get(&session) {
+                signal.writable.notify_one();
+            }
+        }
+        for session in out.resumed.drain(..) {
+            if let Some(signal) = sessions.get(&session) {
+                signal.readable.notify_one();
+            }
+        }
+        for session in out.gone.drain(..) {
+            sessions.remove(&session);
+            if sessions.is_empty() {
+                self.deserted.notify_one();
+            }
+        }
+        for peer in out.dirty_peers.drain(..) {
+            if let Some(signal) = peers.get(&peer) {
+                signal.writable.notify_one();
+            }
+        }
+        for peer in out.peers_up.drain(..) {
+            if let Some(signal) = peers.get(&peer) {
+                signal.up.store(true, Ordering::Relaxed);
+                signal.went_up.notify_one();
+            }
+        }
+        if !out.requests.is_empty() {
+            self.asked.notify_one();
+        }
+        if state.tidied.is_none() && !out.shelf.is_empty() {
+            state.tidied = Some(now + TIDY_EVERY);
+        }
+        let next = state.router.next_deadline(now).into_iter().chain(state.tidied).min();
+        if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
+            state.armed = next;
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Does what becomes due, until it is asked to stop.
+    pub async fn run_deadlines(&self, mut shutdown: Shutdown) {
+        loop {
+            let armed = self.lock().armed;
+            let due = async {
+                match armed {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.asked() => return,
+                () = self.sooner.notified() => continue,
+                () = due => {}
+            }
+            self.hold(|state, now| {
+                state.armed = None;
+                state.router.on_deadline(now, &mut state.out);
+                if state.tidied.is_some_and(|due| due <= now) {
+                    state.tidied = None;
+                    state.out.shelf.rest();
+                }
+            });
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// What was lost so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.lock().router.counters()
+    }
+
+    /// Bytes in all queues of the node.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        let state = self.lock();
+        state.router.queued(&state.out)
+    }
+
+    /// How many sessions there are, those waiting to be resumed included.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
+    /// Completes when there is no session. Cancel safe.
+    pub async fn without_sessions(&self) {
+        while self.sessions() > 0 {
+            self.deserted.notified().await;
+        }
+    }
+
+    /// Sets what `nodes` says of this node.
+    pub fn set_self(&self, me: SelfSeen) {
+        self.lock().router.on_self(me);
+    }
+
+    /// Tells every app that the node is about to leave.
+    pub fn drain(&self) {
+        self.hold(|state, _| {
+            let sessions = state.sessions.keys().copied();
+            Router::on_draining(sessions, &mut state.out);
+        });
+    }
+
+    /// An app has connected.
+    pub fn open_session(self: &Arc<Self>, operator: bool) -> SessionHandle {
+        let secret = format!("{:032x}", u128::from_ne_bytes(random()));
+        let signal = self.hold(|state, _| {
+            state.last_connection += 1;
+            let id = state.last_connection;
+            let signal = Arc::new(SessionSignal {
+                id: AtomicU64::new(id),
+                writable: Notify::new(),
+                readable: Notify::new(),
+            });
+            state.sessions.insert(id, Arc::clone(&signal));
+            state.router.on_session_open(id, operator, &secret, &mut state.out);
+            signal
+        });
+        SessionHandle { hub: Arc::clone(self), signal }
+    }
+
+    /// Registers an accepted connection. Its nodeup is told once the end of every earlier one has been told.
+    pub fn peer_up(self: &Arc<Self>, hello: PeerHello) -> PeerHandle {
+        let signal = Arc::new(PeerSignal::default());
+        let id = self.hold(|state, now| {
+            state.last_connection += 1;
+            let id = state.last_connection;
+            state.peers.insert(id, Arc::clone(&signal));
+            state.router.on_peer_up(now, id, hello, &mut state.out);
+            id
+        });
+        PeerHandle { hub: Arc::clone(self), id, signal, ended: false }
+    }
+
+    /// Replaces the nodes that are visible and not connected.
+    pub fn set_known(&self, known: Vec<KnownNode>) {
+        self.lock().router.on_known(known);
+    }
+
+    /// The next thing that an app asks of the mesh. Cancel safe.
+    pub async fn next_mesh_request(&self) -> MeshRequest {
+        loop {
+            let (request, more) = {
+                let mut state = self.lock();
+                (state.out.requests.pop_front(), !state.out.requests.is_empty())
+            };
+            if more {
+                self.asked.notify_one();
+            }
+            match request {
+                Some(request) => return request,
+                None => self.asked.notified().await,
+            }
+        }
+    }
+
+    /// Answers what [`Hub::next_mesh_request`] gave.
+    pub fn answer_mesh(&self, token: MeshToken, answer: MeshAnswer) {
+        self.hold(|state, now| state.router.on_mesh_answer(now, token, answer, &mut state.out));
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Without the system's randomness there are no keys either: the node would not have started.
+    getrandom::fill(&mut bytes).expect("the system gives randomness");
+    bytes
+}
+
+impl SessionHandle {
+    fn id(&self) -> SessionId {
+        self.signal.id.load(Ordering::Relaxed)
+    }
+
+    /// Carries out the commands at the front of `buffer`: whole CBOR frames of at most `frame_bytes_max`.
+    #[must_use]
+    pub fn commands(&self, buffer: &[u8], frame_bytes_max: usize) -> Fed {
+        let mut fed = Fed::default();
+        loop {
+            let before = fed.consumed;
+            let full = self.hold(|state, now| {
+                let mut entries = 0;
+                while entries < SLICE {
+                    entries += 1;
+                    let rest = &buffer[fed.consumed..];
+                    // A few bytes of commands may ask for a lot: answers that nobody reads are not added to.
+                    if !rest.is_empty() && !state.router.may_answer(self.id(), &state.out) {
+                        fed.stopped = true;
+                        return false;
+                    }
+                    let Some(length) = rest.first_chunk::<4>() else { return false };
+                    let length = u32::from_be_bytes(*length) as usize;
+                    if length > frame_bytes_max {
+                        fed.too_large = Some(length);
+                        return false;
+                    }
+                    let Some(frame) = rest.get(4..4 + length) else { return false };
+                    state.router.on_command(now, self.id(), frame, &mut state.out);
+                    fed.consumed += 4 + length;
+                    if let Some((from, to)) = state.out.rebound.take() {
+                        state.rebind(from, to);
+                    }
+                }
+                true
+            });
+            if !full || fed.consumed == before {
+                break;
+            }
+        }
+        let state = self.lock();
+        fed.may_read = state.router.may_read(self.id(), &state.out);
+        fed.over = !state.router.has_session(self.id());
+        fed
+    }
+
+    /// Answers something that could not even be read as a command.
+    pub fn refused(&self, id: Option<Id<'_>>, refused: Refused) {
+        self.hold(|state, now| {
+            state.router.on_refused(now, self.id(), id, refused, &mut state.out);
+        });
+    }
+
+    /// Completes when the session may have become readable again. Cancel safe.
+    pub async fn readable(&self) {
+        self.signal.readable.notified().await;
+    }
+
+    /// Whether commands may be read now.
+    #[must_use]
+    pub fn may_read(&self) -> bool {
+        let state = self.lock();
+        state.router.may_read(self.id(), &state.out)
+    }
+
+    /// Whether the session is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !self.lock().router.has_session(self.id())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.hub.lock()
+    }
+
+    fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+        self.hub.hold(act)
+    }
+
+    /// Moves what waits for the app into `out`, which must be empty.
+    #[must_use]
+    pub fn take(&self, out: &mut Vec<u8>) -> Taken {
+        self.hold(|state, _| {
+            let id = self.id();
+            let last = state.out.take_session(id, out);
+            state.router.on_session_room(id, &mut state.out);
+            // Reading may go on now that answers have left.
+            if !out.is_empty() {
+                state.out.resumed.push(id);
+            }
+            match (last, out.is_empty()) {
+                (true, _) => Taken::Last,
+                (false, true) => Taken::Nothing,
+                (false, false) => Taken::Some,
+            }
+        })
+    }
+
+    /// Completes when [`SessionHandle::take`] may have something. Cancel safe.
+    pub async fn waiting(&self) {
+        self.signal.writable.notified().await;
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        self.hub.hold(|state, now| {
+            let id = self.signal.id.swap(0, Ordering::Relaxed);
+            if id == 0 {
+                return;
+            }
+            state.router.on_session_closed(now, id, &mut state.out);
+        });
+    }
+}
+
+impl PeerHandle {
+    /// Completes when the nodeup has been told. Cancel safe.
+    pub async fn up(&self) {
+        while !self.signal.up.load(Ordering::Relaxed) {
+            self.signal.went_up.notified().await;
+        }
+    }
+
+    /// Carries out the frames at the front of `buffer` and says how many bytes they took. Frames that are the
+    /// peer task's own business go to `controls`, in order.
+    ///
+    /// # Errors
+    /// [`FrameError`]: the connection must be closed; the frames before the bad one have been carried out.
+    pub fn frames(&self, buffer: &[u8], controls: &mut Vec<Control>) -> Result<usize, FrameError> {
+        let mut consumed = 0;
+        loop {
+            let more = self.hub.hold(|state, now| {
+                for _ in 0..SLICE {
+                    let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX)?;
+                    let Some((frame, bytes)) = cut else { return Ok(false) };
+                    consumed += bytes;
+                    state.router.may_hear(self.id, &state.out)?;
+                    match Kind::from_u8(frame.kind) {
+                        Some(Kind::Beat) => controls.push(Control::Beat),
+                        Some(Kind::Probe) => controls.push(Control::Probe),
+                        Some(Kind::Goodbye) => {
+                            controls.push(Control::Goodbye(frame.cbor("goodbye")?));
+                        }
+                        Some(Kind::Peers) => controls.push(Control::Peers(frame.cbor("peers")?)),
+                        _ => state.router.on_message(now, self.id, frame, &mut state.out)?,
+                    }
+                }
+                Ok(true)
+            })?;
+            if !more {
+                return Ok(consumed);
+            }
+        }
+    }
+
+    /// Moves what waits for the peer into `out`, which must be empty. False when there was nothing.
+    #[must_use]
+    pub fn take(&self, out: &mut Vec<u8>) -> bool {
+        self.hub.hold(|state, _| {
+            let some = state.out.take_peer(self.id, out);
+            state.router.on_peer_room(self.id, &mut state.out);
+            some
+        })
+    }
+
+    /// Completes when [`PeerHandle::take`] may have something. Cancel safe.
+    pub async fn waiting(&self) {
+        self.signal.writable.notified().await;
+    }
+
+    /// Queues a whole frame of the peer task's own.
+    pub fn control(&self, frame: Vec<u8>, urgent: bool) {
+        self.hub.hold(|state, _| {
+            state.router.on_control(self.id, &frame, urgent, &mut state.out);
+        });
+    }
+
+    /// The connection is over.
+    pub fn down(mut self, reason: &str) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: &str) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.hub.hold(|state, now| {
+            state.peers.remove(&self.id);
+            state.router.on_peer_down(now, self.id, reason, &mut state.out);
+        });
+    }
+}
+
+impl Drop for PeerHandle {
+    fn drop(&mut self) {
+        self.end("connection lost");
+    }
+}

@@ -1,0 +1,801 @@
+//! Wanted (from strategies, people and peers) against connected (here): dial, accept, tell, back off.
+//!
+//! One task owns the whole picture. It decides with three values that do nothing themselves, so that each can be
+//! read and tested alone: `Wanted` (whom to dial, when), `Roster` (which connection is *the* connection to a node)
+//! and `Hearsay` (what peers say, who has left). Connections are tasks of their own ([`crate::peer`]): they tell
+//! events and follow orders.
+//!
+//! ```text
+//! strategies --reports--> |        | --dial---> peer tasks
+//! hub ----mesh requests-> |  mesh  | <-events-- (hello, accepted, ready, up, peers, ended)
+//! listeners --streams---> |        | --orders-> (accept, take, up, probe, close)
+//! ```
+//!
+//! What a newcomer gets wrong: a strategy's set only ever *adds* dials. Nothing here closes a connection because a
+//! strategy no longer sees its node.
+
+mod backoff;
+mod hearsay;
+mod listen;
+mod notices;
+mod requests;
+mod roster;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pillion_strategies::Report;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{debug, error, info, warn};
+
+use self::listen::Inbound;
+use self::notices::Notices;
+use self::requests::{Requests, Resolved};
+use self::roster::{Accept, Roster, Ruling};
+use self::wanted::{Held, Outcome, TargetId, Wanted};
+use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
+pub use crate::peer::Profile;
+use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, scope};
+use crate::shutdown::Shutdown;
+use crate::tls::Tls;
+use crate::transport::Transport;
+use crate::wire::id::{Incarnation, Node};
+use crate::wire::message::{Goodbye, Kind, PeerEntry, Peers, cbor_frame};
+
+/// Most events of connections that wait for the mesh; a connection that has more waits itself.
+const EVENTS_MAX: usize = 1024;
+/// Most orders that wait for a connection. Half of them is kept for those that every connection gets at most once.
+const ORDERS_MAX: usize = 32;
+/// Most dials under way.
+const DIALS_MAX: usize = 128;
+/// Changes of who is connected are told to the peers together when they come that close together.
+const TELL_WITHIN: Duration = Duration::from_millis(10);
+/// Changes of who is known are told to the hub together when they come that close together.
+const KNOWN_WITHIN: Duration = Duration::from_millis(50);
+/// How often the mesh looks whether the keys were read again: who had another cookie may have ours now.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Most bytes of nodes in one frame of hearsay: well below the largest frame.
+const TOLD_BYTES_MAX: usize = 48 * 1024;
+/// How long the goodbyes may take.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// What the mesh needs to know of this node.
+#[derive(Clone, Debug)]
+pub struct MeshOptions {
+    /// The mesh's name; meshes of different names never join.
+    pub mesh: String,
+    /// Addresses to tell peers beside those that the listeners are bound to (`--advertise`).
+    pub advertised: Vec<SocketAddr>,
+    /// role, zone and whatever else.
+    pub labels: BTreeMap<String, String>,
+    /// Stays out of what peers tell each other, and does not act on it (as Erlang's hidden nodes).
+    pub hidden: bool,
+    /// How soon a silent peer is down.
+    pub profile: Profile,
+    /// What this build can do beside the protocol.
+    pub features: Vec<String>,
+    /// False for a node without a network: every request is answered `ignored`.
+    pub network: bool,
+    /// For jitter.
+    pub seed: u64,
+}
+
+/// Runs the mesh until shutdown; then says goodbye to everybody, for at most three seconds.
+///
+/// `listeners` are bound; what strategies see comes through `reports`, each under its strategy's name. A panic of any
+/// task within is passed on. Dropping the future drops every connection without a goodbye.
+pub async fn run<T: Transport>(
+    options: MeshOptions,
+    transport: Arc<T>,
+    listeners: Vec<T::Listener>,
+    tls: Tls,
+    hub: Arc<Hub>,
+    reports: Vec<(String, watch::Receiver<Report>)>,
+    mut shutdown: Shutdown,
+) {
+    if !options.network {
+        return requests::ignore_all(&hub, shutdown).await;
+    }
+    let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
+    loop {
+        mesh.act();
+        let next = mesh.next_deadline();
+        tokio::select! {
+            biased;
+            () = shutdown.asked() => break,
+            Some(joined) = mesh.tasks.join_next() => loud(joined),
+            Some(event) = inputs.events.recv() => mesh.on_event(event),
+            Some(input) = inputs.others.recv() => mesh.on_input(input),
+            Some(inbound) = inputs.inbound.recv() => mesh.on_inbound(inbound),
+            () = sleep_until(next) => {}
+        }
+    }
+    mesh.leave(inputs).await;
+}
+
+/// A panic in a task is a bug and ends the node; a task that was called off is not.
+fn loud(joined: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = joined
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+/// What reaches the mesh from anybody but connections.
+enum Input {
+    Report(usize),
+    Request(MeshRequest),
+    Resolved(Resolved),
+}
+
+struct Inputs<S> {
+    events: mpsc::Receiver<Event>,
+    others: mpsc::Receiver<Input>,
+    inbound: mpsc::Receiver<Inbound<S>>,
+}
+
+/// A connection as the mesh sees it.
+struct Conn {
+    orders: mpsc::Sender<Order>,
+    task: AbortHandle,
+    remote: SocketAddr,
+    dial: Option<(TargetId, SocketAddr)>,
+    met: Option<Box<Met>>,
+    up: Option<Instant>,
+    /// Of the last hearsay sent on it.
+    told: Option<u64>,
+}
+
+struct Mesh<T: Transport> {
+    context: Arc<Context>,
+    transport: Arc<T>,
+    reports: Vec<(String, watch::Receiver<Report>)>,
+    wanted: Wanted,
+    roster: Roster,
+    requests: Requests,
+    notices: Notices,
+    conns: BTreeMap<ConnId, Conn>,
+    conn_ids: u64,
+    tasks: JoinSet<()>,
+    /// Listeners, watchers: everything that stops first.
+    services: Vec<AbortHandle>,
+    inputs: mpsc::Sender<Input>,
+    known: Vec<KnownNode>,
+    /// What a node that may join announces one of.
+    ids: Vec<[u8; 8]>,
+    /// When to look whether the keys were read again.
+    look_at: Instant,
+    /// When to tell the peers whom we are connected to.
+    tell_at: Option<Instant>,
+    /// When to tell the hub who is known.
+    known_at: Option<Instant>,
+    hasher: foldhash::fast::FixedState,
+}
+
+impl<T: Transport> Mesh<T> {
+    fn new(
+        options: MeshOptions,
+        transport: &Arc<T>,
+        listeners: Vec<T::Listener>,
+        tls: Tls,
+        hub: &Arc<Hub>,
+        reports: Vec<(String, watch::Receiver<Report>)>,
+    ) -> (Self, Inputs<T::Stream>) {
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        let (inputs_in, others) = mpsc::channel(EVENTS_MAX);
+        let (inbound_in, inbound) = mpsc::channel(16);
+        let me = hub.me().clone();
+        let mut listens = options.advertised;
+        listens.extend(listeners.iter().filter_map(|l| transport.local_address(l).ok()));
+        let context = Arc::new(Context {
+            hub: Arc::clone(hub),
+            tls,
+            mesh: options.mesh.clone(),
+            me: me.clone(),
+            labels: options.labels,
+            hidden: options.hidden,
+            features: options.features,
+            profile: options.profile,
+            listens,
+            held: Mutex::default(),
+            events: events_in,
+        });
+        let mut mesh = Self {
+            context,
+            transport: Arc::clone(transport),
+            reports,
+            wanted: Wanted::new(me.clone(), &options.mesh, options.hidden, options.seed),
+            roster: Roster::new(me),
+            requests: Requests::default(),
+            notices: Notices::default(),
+            conns: BTreeMap::new(),
+            conn_ids: 0,
+            tasks: JoinSet::new(),
+            services: Vec::new(),
+            inputs: inputs_in,
+            known: Vec::new(),
+            ids: Vec::new(),
+            look_at: Instant::now(),
+            tell_at: None,
+            known_at: None,
+            hasher: foldhash::fast::FixedState::default(),
+        };
+        listen::start(&mut mesh.tasks, &mut mesh.services, transport, listeners, &inbound_in);
+        mesh.start_watchers(hub);
+        (mesh, Inputs { events, others, inbound })
+    }
+
+    /// One small task per report and one for the hub's requests, so that nothing here depends on what is cancel safe.
+    fn start_watchers(&mut self, hub: &Arc<Hub>) {
+        for (index, (_, report)) in self.reports.iter().enumerate() {
+            let (mut report, inputs) = (report.clone(), self.inputs.clone());
+            report.mark_changed();
+            self.services.push(self.tasks.spawn(async move {
+                while report.changed().await.is_ok() {
+                    if inputs.send(Input::Report(index)).await.is_err() {
+                        return;
+                    }
+                }
+            }));
+        }
+        let (hub, inputs) = (Arc::clone(hub), self.inputs.clone());
+        self.services.push(self.tasks.spawn(async move {
+            loop {
+                let request = hub.next_mesh_request().await;
+                if inputs.send(Input::Request(request)).await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+
+    /// Does whatever is due.
+    fn act(&mut self) {
+        let now = Instant::now();
+        if now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
+            let ids = self.context.tls.ids();
+            if ids != self.ids {
+                self.ids = ids;
+                self.merge(now);
+            }
+        }
+        if self.wanted.hearsay.next_expiry().is_some_and(|at| at <= now)
+            && self.wanted.hearsay.expire(now)
+        {
+            self.merge(now);
+        }
+        let held = self.roster.held();
+        let room = DIALS_MAX.saturating_sub(self.dials());
+        for round in self.wanted.due(&held, now, room) {
+            for address in round.addresses {
+                self.dial(round.target, address);
+            }
+        }
+        if self.tell_at.is_some_and(|at| at <= now) {
+            self.tell_at = None;
+            self.tell_peers();
+        }
+        if self.known_at.is_some_and(|at| at <= now) {
+            self.known_at = None;
+            let known = self.wanted.known(&held, now);
+            if known != self.known {
+                self.known.clone_from(&known);
+                self.context.hub.set_known(known);
+            }
+        }
+        let told = self.told();
+        for (token, answer) in self.requests.due(now, &told, &mut self.wanted) {
+            if answer == MeshAnswer::False {
+                // The wish is void.
+                self.merge(now);
+            }
+            self.context.hub.answer_mesh(token, answer);
+        }
+    }
+
+    /// Who is connected, and the apps have heard of it.
+    fn told(&self) -> Held {
+        let told = self
+            .roster
+            .up()
+            .filter(|(conn, _)| self.conns.get(conn).is_some_and(|conn| conn.up.is_some()));
+        told.map(|(_, node)| (node.name.clone(), node.incarnation)).collect()
+    }
+
+    fn dials(&self) -> usize {
+        self.conns.values().filter(|conn| conn.dial.is_some() && conn.met.is_none()).count()
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let now = Instant::now();
+        // With every slot taken it is the end of a dial that wakes us.
+        let dial = (self.dials() < DIALS_MAX)
+            .then(|| self.wanted.next_due(&self.roster.held(), now))
+            .flatten();
+        let others =
+            [self.wanted.hearsay.next_expiry(), self.tell_at, self.known_at, self.requests.next()];
+        others.into_iter().flatten().chain(dial).fold(self.look_at, Instant::min)
+    }
+
+    fn merge(&mut self, now: Instant) {
+        self.wanted.merge(&self.ids, now);
+        self.known_changed(now);
+    }
+
+    fn known_changed(&mut self, now: Instant) {
+        self.known_at.get_or_insert(now + KNOWN_WITHIN);
+    }
+
+    fn next_conn(&mut self) -> ConnId {
+        self.conn_ids += 1;
+        ConnId(self.conn_ids)
+    }
+
+    fn dial(&mut self, target: TargetId, address: SocketAddr) {
+        let conn = self.next_conn();
+        let (orders, heard) = mpsc::channel(ORDERS_MAX);
+        let (context, transport) = (Arc::clone(&self.context), Arc::clone(&self.transport));
+        let task = self.tasks.spawn(peer::dial(context, transport, conn, address, heard));
+        self.wanted.begun(target, conn);
+        let dial = Some((target, address));
+        self.conns.insert(
+            conn,
+            Conn { orders, task, remote: address, dial, met: None, up: None, told: None },
+        );
+    }
+
+    fn on_inbound(&mut self, inbound: Inbound<T::Stream>) {
+        let conn = self.next_conn();
+        let (orders, heard) = mpsc::channel(ORDERS_MAX);
+        let context = Arc::clone(&self.context);
+        let remote = scope::canonical(inbound.remote);
+        let ends = Ends { remote, local: inbound.local, dialled: false };
+        let task = self.tasks.spawn(peer::accept(
+            context,
+            conn,
+            inbound.stream,
+            ends,
+            heard,
+            inbound.permit,
+        ));
+        self.conns.insert(
+            conn,
+            Conn { orders, task, remote, dial: None, met: None, up: None, told: None },
+        );
+    }
+
+    fn on_input(&mut self, input: Input) {
+        let now = Instant::now();
+        match input {
+            Input::Report(index) => {
+                let Some((name, report)) = self.reports.get_mut(index) else { return };
+                let sightings = report.borrow_and_update().sightings.clone();
+                self.wanted.report(name, sightings);
+                self.merge(now);
+            }
+            Input::Request(request) => self.on_request(request, now),
+            Input::Resolved(resolved) => {
+                let hub = Arc::clone(&self.context.hub);
+                if let Some((token, answer)) =
+                    self.requests.resolved(resolved, &mut self.wanted, now)
+                {
+                    hub.answer_mesh(token, answer);
+                }
+                self.merge(now);
+                self.wanted.hurry(now);
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: MeshRequest, now: Instant) {
+        match request {
+            MeshRequest::Connect { token, to } => {
+                let told = self.told();
+                match self.requests.connect(token, &to, &told, &mut self.wanted, now) {
+                    requests::Begun::Answered(answer) => {
+                        self.context.hub.answer_mesh(token, answer);
+                    }
+                    requests::Begun::Waits => {
+                        self.merge(now);
+                        self.wanted.hurry(now);
+                    }
+                    requests::Begun::Resolve(host) => {
+                        let inputs = self.inputs.clone();
+                        self.services.push(self.tasks.spawn(async move {
+                            let resolved = requests::resolve(token, host).await;
+                            let _ = inputs.send(Input::Resolved(resolved)).await;
+                        }));
+                        self.services.retain(|service| !service.is_finished());
+                    }
+                }
+            }
+            MeshRequest::Disconnect { token, node } => {
+                self.wanted.unask_name(&node);
+                let Some((conn, incarnation)) = self.roster.holder(&node) else {
+                    return self.context.hub.answer_mesh(token, MeshAnswer::False);
+                };
+                self.requests.disconnecting(conn, token);
+                let message = "disconnected on request of the other side".to_owned();
+                self.close(conn, "disconnect", Some(message), true);
+                self.part(&Node { name: node, incarnation }, now);
+                self.merge(now);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Hello(conn, met) => self.on_hello(conn, met, now),
+            Event::Accepted(conn, number, holds) => {
+                let rulings = self.roster.accepted(conn, Accept { number, holds });
+                self.follow(rulings);
+            }
+            Event::Ready(conn) => {
+                let rulings = self.roster.ready(conn);
+                self.follow(rulings);
+            }
+            Event::Up(conn) => self.on_up(conn, now),
+            Event::Probed(conn, alive) => {
+                let rulings = self.roster.probed(conn, alive);
+                self.follow(rulings);
+            }
+            Event::Peers(conn, peers) => self.on_peers(conn, peers, now),
+            Event::Ended(conn, ending) => self.on_ended(conn, &ending, now),
+        }
+    }
+
+    fn on_hello(&mut self, id: ConnId, met: Box<Met>, now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let (node, known) = (met.node.clone(), met.known);
+        if let Some((_, address)) = conn.dial {
+            self.wanted.learn(address, node.clone(), now);
+        }
+        let dialled = conn.dial.is_some();
+        conn.met = Some(met);
+        self.notices.well(&conn.remote.ip().to_string());
+        if self.wanted.is_parted(&node, dialled, now) {
+            let message = "these two were disconnected on request".to_owned();
+            return self.close(id, "parted", Some(message), false);
+        }
+        let rulings = self.roster.hello(id, node, known);
+        self.follow(rulings);
+        self.known_changed(now);
+    }
+
+    fn on_up(&mut self, id: ConnId, now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(met) = &conn.met else { return };
+        conn.up = Some(now);
+        info!(node = %met.node.name, incarnation = %met.node.incarnation, address = %met.remote, "joined");
+        let node = met.node.clone();
+        self.notices.well(node.name.as_str());
+        for subject in self.wanted.joined(&node) {
+            self.notices.well(&subject);
+        }
+        self.tell_at.get_or_insert(now + TELL_WITHIN);
+        self.known_changed(now);
+    }
+
+    fn on_peers(&mut self, id: ConnId, peers: Peers, now: Instant) {
+        let Some(met) = self.conns.get(&id).and_then(|conn| conn.met.as_ref()) else { return };
+        let remote = met.remote;
+        let said = peers.peers.into_iter().filter_map(|entry| {
+            let node = Node {
+                name: entry.node.parse().ok()?,
+                incarnation: Incarnation(entry.incarnation),
+            };
+            Some((node, scope::rumoured(&entry.addresses, remote)))
+        });
+        let teller = met.node.name.clone();
+        self.wanted.hearsay.told(&teller, said, now);
+        self.merge(now);
+    }
+
+    fn on_ended(&mut self, id: ConnId, ending: &Ending, now: Instant) {
+        let Some(conn) = self.conns.remove(&id) else { return };
+        let lasted = conn.up.map(|up| now.saturating_duration_since(up));
+        let was_up = matches!(ending, Ending::Down { .. });
+        if let (Ending::Down { reason, goodbye }, Some(met)) = (ending, &conn.met) {
+            self.on_down(met, reason, goodbye.as_ref(), lasted.unwrap_or_default(), now);
+        }
+        if let Ending::Failed(problem) = ending {
+            self.on_failed(&conn, problem, now);
+        }
+        let rulings = self.roster.ended(id);
+        self.follow(rulings);
+        if let Some((target, address)) = conn.dial {
+            let outcome = outcome(ending, lasted);
+            if let Some((subject, reason)) = self.wanted.over(target, id, address, outcome, now)
+                && self.notices.is_news(&subject, &reason)
+            {
+                info!(to = %subject, "not connected: {reason}");
+            }
+        }
+        for token in self.requests.disconnected(id) {
+            self.context.hub.answer_mesh(token, MeshAnswer::True);
+        }
+        if was_up {
+            self.tell_at.get_or_insert(now + TELL_WITHIN);
+            self.merge(now);
+        } else {
+            self.known_changed(now);
+        }
+    }
+
+    fn on_down(
+        &mut self,
+        met: &Met,
+        reason: &str,
+        goodbye: Option<&Goodbye>,
+        lasted: Duration,
+        now: Instant,
+    ) {
+        let node = &met.node;
+        match goodbye {
+            Some(goodbye) if goodbye.reason == "name_taken" => {
+                error!(by = %node.name, "{}", peer::words(&goodbye.message));
+            }
+            _ => info!(node = %node.name, incarnation = %node.incarnation, %reason, "left"),
+        }
+        self.wanted.hearsay.gone(&node.name, now);
+        match goodbye.map(|goodbye| goodbye.reason.as_str()) {
+            Some("shutdown") => self.wanted.hearsay.goodbye(node, now),
+            Some("disconnect") => {
+                self.wanted.unask_name(&node.name);
+                self.part(node, now);
+            }
+            // One that we sent away is not missed.
+            None if matches!(reason, "disconnect" | "name_taken") => {}
+            _ => {
+                let addresses = met.places.addresses.clone();
+                self.wanted.hearsay.lost(&self.context.me.name, node.clone(), addresses, now);
+            }
+        }
+        self.wanted.left(node, lasted, goodbye.is_some(), now);
+    }
+
+    /// Keeps away from a node, also on connections that are under way.
+    fn part(&mut self, node: &Node, now: Instant) {
+        self.wanted.part(node, now);
+        for (id, conn) in &self.conns {
+            let to_it = conn.met.as_ref().is_some_and(|met| met.node == *node);
+            if to_it && self.roster.holder(&node.name).is_none_or(|(holder, _)| holder != *id) {
+                let message = "these two were disconnected on request".to_owned();
+                self.close(*id, "parted", Some(message), false);
+            }
+        }
+    }
+
+    /// Says once, in words, why a connection did not come about. A dial's reason is said with its whole round.
+    fn on_failed(&mut self, conn: &Conn, problem: &Problem, now: Instant) {
+        if let (Problem::Itself, Some((_, address))) = (problem, conn.dial) {
+            self.wanted.learn(address, self.context.me.clone(), now);
+            return;
+        }
+        let words = problem.to_string();
+        let who = conn
+            .met
+            .as_ref()
+            .map_or_else(|| conn.remote.ip().to_string(), |met| met.node.name.to_string());
+        match problem {
+            Problem::Refused(refusal) if refusal.code == "name_taken" => {
+                if self.notices.is_news("name_taken", &refusal.message) {
+                    error!(by = %conn.remote, "{}", peer::words(&refusal.message));
+                }
+            }
+            Problem::SameName(node) => {
+                let subject = format!("{} {}", node.name, node.incarnation);
+                if self.notices.is_news(&subject, "same name") {
+                    warn!(
+                        address = %conn.remote,
+                        incarnation = %node.incarnation,
+                        "another node {words}"
+                    );
+                }
+            }
+            Problem::Refused(refusal) | Problem::Refusing(refusal)
+                if matches!(refusal.code.as_str(), "duplicate" | "leaving" | "parted") =>
+            {
+                debug!(%who, "{words}");
+            }
+            _ if conn.dial.is_some() => debug!(%who, "{words}"),
+            // An inbound one: somebody may be trying for ever.
+            Problem::Stranger(_) | Problem::Refused(_) | Problem::Refusing(_) => {
+                if self.notices.is_news(&who, &words) {
+                    warn!(from = %who, "{words}");
+                }
+            }
+            _ => debug!(%who, "{words}"),
+        }
+    }
+
+    fn follow(&mut self, rulings: Vec<Ruling>) {
+        for ruling in rulings {
+            match ruling {
+                Ruling::Accept(conn, Accept { number, holds }) => {
+                    self.call_off_round(conn);
+                    self.order(conn, Order::Accept { number, holds });
+                }
+                Ruling::Take(conn) => {
+                    self.call_off_round(conn);
+                    self.order(conn, Order::Take);
+                }
+                Ruling::Up(conn) => {
+                    self.order(conn, Order::Up);
+                }
+                // Without an answer the newcomer waits until its deadline.
+                Ruling::Probe(conn) => {
+                    self.order(conn, Order::Probe);
+                }
+                Ruling::Duplicate(conn) => {
+                    let message = "there is a connection between these two nodes".to_owned();
+                    self.close(conn, "duplicate", Some(message), false);
+                }
+                Ruling::NameTaken(conn, winner) => {
+                    let name = self.conns.get(&conn).and_then(|c| c.met.as_ref());
+                    let name = name.map_or("of that node", |met| met.node.name.as_str());
+                    let message = format!(
+                        "the name {name} belongs to a node that started earlier (incarnation {winner}) and is alive: start this one with another --name"
+                    );
+                    self.close(conn, "name_taken", Some(message), false);
+                }
+                Ruling::Drop(conn, reason) => self.close(conn, reason, None, false),
+            }
+        }
+        *self.context.held.lock().unwrap_or_else(PoisonError::into_inner) = self.roster.held();
+    }
+
+    /// False when the order could not be given.
+    fn order(&self, conn: ConnId, order: Order) -> bool {
+        let Some(conn) = self.conns.get(&conn) else { return false };
+        let once = !matches!(order, Order::Probe | Order::Send(_));
+        let room = once || conn.orders.capacity() > ORDERS_MAX / 2;
+        // One that has just ended says so in a moment.
+        room && conn.orders.try_send(order).is_ok()
+    }
+
+    fn close(&self, conn: ConnId, code: &'static str, message: Option<String>, flush: bool) {
+        self.order(conn, Order::Close { code, message, flush });
+    }
+
+    /// The node that this round was after has its connection: the dials that have not met anybody yet are pointless.
+    /// Those that have met somebody get their answer like any other.
+    fn call_off_round(&mut self, winner: ConnId) {
+        let Some(conn) = self.conns.get(&winner) else { return };
+        let (Some((target, _)), Some(met)) = (conn.dial, &conn.met) else { return };
+        if !self.wanted.expects(target, &met.node.name) {
+            return;
+        }
+        let rest: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| c.met.is_none() && c.dial.is_some_and(|(t, _)| t == target))
+            .map(|(id, _)| *id)
+            .collect();
+        let now = Instant::now();
+        for id in rest {
+            if let Some(conn) = self.conns.remove(&id) {
+                conn.task.abort();
+                if let Some((target, address)) = conn.dial {
+                    self.wanted.over(target, id, address, Outcome::Superfluous, now);
+                }
+            }
+        }
+    }
+
+    /// Tells each peer whom else we are connected to.
+    fn tell_peers(&mut self) {
+        if self.context.hidden {
+            return;
+        }
+        let ups: Vec<ConnId> = self.roster.up().map(|(conn, _)| conn).collect();
+        let mut frames = Vec::new();
+        for id in &ups {
+            let Some(conn) = self.conns.get(id) else { continue };
+            let Some(met) = conn.met.as_ref().filter(|met| !met.hidden && conn.up.is_some()) else {
+                continue;
+            };
+            let frame = cbor_frame(Kind::Peers, 0, &self.peers_for(met, &ups));
+            let mut hasher = self.hasher.build_hasher();
+            hasher.write(&frame);
+            let hash = hasher.finish();
+            if conn.told != Some(hash) {
+                frames.push((*id, hash, frame));
+            }
+        }
+        for (id, hash, frame) in frames {
+            let sent = self.order(id, Order::Send(frame));
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.told = sent.then_some(hash);
+            }
+        }
+    }
+
+    /// In name order from the listener on, around: in a mesh too large for one frame, every listener hears of others.
+    fn peers_for(&self, listener: &Met, ups: &[ConnId]) -> Peers {
+        let mut others: Vec<&Met> = ups
+            .iter()
+            .filter_map(|id| self.conns.get(id)?.met.as_deref())
+            .filter(|met| !met.hidden && met.node != listener.node)
+            .collect();
+        let after = others.partition_point(|met| met.node < listener.node);
+        others.rotate_left(after);
+        let mut bytes = 0;
+        let mut peers = Vec::new();
+        for met in others.into_iter().take(hearsay::TOLD_MAX) {
+            let addresses = scope::hearsay(&met.places, listener.remote, listener.local);
+            if addresses.is_empty() {
+                continue;
+            }
+            bytes += 64 + met.node.name.as_str().len();
+            bytes += addresses.iter().map(|address| address.len() + 2).sum::<usize>();
+            if bytes > TOLD_BYTES_MAX {
+                break;
+            }
+            let (node, incarnation) = (met.node.name.to_string(), met.node.incarnation.0);
+            peers.push(PeerEntry { node, incarnation, addresses });
+        }
+        Peers { peers }
+    }
+
+    /// Stop listening and dialling; say goodbye; wait for the goodbyes to be out; drop the rest.
+    async fn leave(mut self, mut inputs: Inputs<T::Stream>) {
+        for service in self.services.drain(..) {
+            service.abort();
+        }
+        for (token, answer) in self.requests.give_up() {
+            self.context.hub.answer_mesh(token, answer);
+        }
+        let strangers: Vec<ConnId> =
+            self.conns.iter().filter(|(_, c)| c.met.is_none()).map(|(id, _)| *id).collect();
+        for id in strangers {
+            if let Some(conn) = self.conns.remove(&id) {
+                conn.task.abort();
+            }
+        }
+        for (id, conn) in &self.conns {
+            // Its task says `leaving` where the connection was not up yet.
+            let code = if conn.up.is_some() { "shutdown" } else { "leaving" };
+            self.close(*id, code, Some("this node stops".to_owned()), true);
+        }
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        let goodbyes = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(_) = inputs.events.recv() => {}
+                    joined = self.tasks.join_next() => match joined {
+                        Some(joined) => loud(joined),
+                        None => break,
+                    }
+                }
+            }
+        };
+        if timeout_at(deadline, goodbyes).await.is_err() {
+            debug!("some peers did not take our goodbye in time");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+fn outcome(ending: &Ending, lasted: Option<Duration>) -> Outcome {
+    match ending {
+        Ending::Down { .. } => Outcome::Ended(lasted.unwrap_or_default()),
+        Ending::Failed(Problem::Itself | Problem::CalledOff) => Outcome::Superfluous,
+        Ending::Failed(Problem::Refused(refusal) | Problem::Refusing(refusal))
+            if refusal.code == "duplicate" =>
+        {
+            Outcome::Superfluous
+        }
+        Ending::Failed(problem) => Outcome::Failed(problem.failure(), problem.to_string()),
+    }
+}

@@ -1,0 +1,714 @@
+//! Whom this node wants to be connected to, where they may be, and when to try next. Decides; does nothing.
+//!
+//! Strategies report whole sets, peers tell hearsay, people ask: all are merged into targets with their sources.
+//! A target whose run is known is one run of one node; one of which only addresses are known is those addresses.
+//! What answers at an address is remembered, so that an address that leads to this node itself, or to somebody
+//! who is connected already, is not dialled again and again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pillion_strategies::Sighting;
+use tokio::time::Instant;
+
+use super::backoff::{Backoff, Rng};
+use super::hearsay::Hearsay;
+use crate::hub::KnownNode;
+use crate::peer::{ConnId, Failure, scope};
+use crate::wire::id::{Incarnation, Node, NodeName};
+
+/// Most targets; what comes after is not dialled and not listed.
+const TARGETS_MAX: usize = 4096;
+/// Most wishes of people.
+const ASKED_MAX: usize = 1024;
+/// Most addresses whose owner is remembered.
+const LEARNED_MAX: usize = 8192;
+/// How long an address is believed to lead to a peer that is connected.
+const LEARNED_FOR: Duration = Duration::from_secs(300);
+/// How long an address is believed to lead to this node itself.
+const SELF_FOR: Duration = Duration::from_secs(60);
+/// What a junior waits before it dials a senior whose name it knows: the senior is likely to dial as well.
+const JUNIOR_WAIT: Duration = Duration::from_millis(50);
+/// A connection that lasted this long was a success.
+const SUCCESS_AFTER: Duration = Duration::from_secs(1);
+/// Most nodes that an explicit disconnect keeps away.
+const PARTED_MAX: usize = 1024;
+/// How long the other side of an explicit disconnect may take to hear of it.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Names a target for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TargetId(u64);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Node(NodeName, Option<Incarnation>),
+    Addresses(BTreeSet<SocketAddr>),
+}
+
+/// A round of dials: all of these at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Round {
+    /// Which target.
+    pub target: TargetId,
+    /// Where.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// How a try at one address ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// No connection; why, and whether time alone may heal it.
+    Failed(Failure, String),
+    /// It was a second connection to somebody who is connected, or it was called off.
+    Superfluous,
+    /// It was the connection, and lasted this long.
+    Ended(Duration),
+}
+
+#[derive(Debug)]
+struct Target {
+    id: TargetId,
+    addresses: BTreeSet<SocketAddr>,
+    sources: BTreeSet<String>,
+    /// Why it is never dialled.
+    barred: Option<String>,
+    /// Why the last round failed, per address.
+    reasons: BTreeMap<SocketAddr, String>,
+    /// The same of the round that is under way.
+    failing: BTreeMap<SocketAddr, String>,
+    worst: Option<Failure>,
+    backoff: Backoff,
+    next: Instant,
+    dialling: BTreeSet<ConnId>,
+}
+
+#[derive(Debug, Default)]
+struct Merged {
+    addresses: BTreeSet<SocketAddr>,
+    sources: BTreeSet<String>,
+    barred: Option<String>,
+    /// Somebody says so who need not be barred.
+    good: bool,
+}
+
+/// Who is connected, by name: the run.
+pub(crate) type Held = BTreeMap<NodeName, Incarnation>;
+
+/// Everything that is wanted.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    me: Node,
+    mesh: String,
+    /// Acts on hearsay. Hidden nodes do not, as in Erlang.
+    listens: bool,
+    rng: Rng,
+    reports: BTreeMap<String, Vec<Sighting>>,
+    asked: BTreeSet<Key>,
+    asked_addresses: BTreeMap<NodeName, BTreeSet<SocketAddr>>,
+    /// What peers say; the owner changes it and calls [`Wanted::merge`].
+    pub hearsay: Hearsay,
+    parted: BTreeMap<Node, Instant>,
+    targets: BTreeMap<Key, Target>,
+    learned: BTreeMap<SocketAddr, (Node, Instant)>,
+    ids: u64,
+}
+
+impl Wanted {
+    /// Nobody wanted yet.
+    pub(crate) fn new(me: Node, mesh: &str, hidden: bool, seed: u64) -> Self {
+        Self {
+            me,
+            mesh: mesh.to_owned(),
+            listens: !hidden,
+            rng: Rng::new(seed),
+            reports: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            asked_addresses: BTreeMap::new(),
+            hearsay: Hearsay::default(),
+            parted: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            ids: 0,
+        }
+    }
+
+    /// Replaces what a strategy sees.
+    pub(crate) fn report(&mut self, strategy: &str, sightings: Vec<Sighting>) {
+        self.reports.insert(strategy.to_owned(), sightings);
+    }
+
+    /// Somebody asked for a connection to these addresses.
+    pub(crate) fn ask_addresses(&mut self, addresses: BTreeSet<SocketAddr>) {
+        let parted: Vec<Node> = addresses
+            .iter()
+            .filter_map(|a| self.learned.get(a).map(|(node, _)| node.clone()))
+            .collect();
+        for node in parted {
+            self.forgive(&node);
+        }
+        if self.asked.len() < ASKED_MAX {
+            self.asked.insert(Key::Addresses(addresses));
+        }
+    }
+
+    /// Somebody asked for a connection to this node. False when nobody ever spoke of it.
+    pub(crate) fn ask_name(&mut self, name: &NodeName) -> bool {
+        let parted: Vec<Node> = self
+            .parted
+            .keys()
+            .chain(self.hearsay.tombstones())
+            .filter(|node| node.name == *name)
+            .cloned()
+            .collect();
+        for node in &parted {
+            self.forgive(node);
+        }
+        let mut addresses: BTreeSet<SocketAddr> = self
+            .targets
+            .iter()
+            .filter(|(key, _)| matches!(key, Key::Node(n, _) if n == name))
+            .flat_map(|(_, target)| target.addresses.iter().copied())
+            .collect();
+        addresses.extend(
+            self.learned.iter().filter(|(_, (node, _))| node.name == *name).map(|(a, _)| *a),
+        );
+        if addresses.is_empty() {
+            return false;
+        }
+        if self.asked.len() < ASKED_MAX {
+            self.asked.insert(Key::Node(name.clone(), None));
+            self.asked_addresses.entry(name.clone()).or_default().extend(addresses);
+        }
+        true
+    }
+
+    /// The wish is void: it led nowhere, or the opposite was asked.
+    pub(crate) fn unask_addresses(&mut self, addresses: &BTreeSet<SocketAddr>) {
+        self.asked.remove(&Key::Addresses(addresses.clone()));
+    }
+
+    /// The wish is void: it led nowhere, or the opposite was asked.
+    pub(crate) fn unask_name(&mut self, name: &NodeName) {
+        self.asked.remove(&Key::Node(name.clone(), None));
+        self.asked_addresses.remove(name);
+        let learned = &self.learned;
+        self.asked.retain(|key| match key {
+            Key::Node(..) => true,
+            Key::Addresses(set) => !set
+                .iter()
+                .any(|address| learned.get(address).is_some_and(|(node, _)| node.name == *name)),
+        });
+    }
+
+    /// Keeps away from this run of a node until somebody asks for it, or a later run shows up.
+    pub(crate) fn part(&mut self, node: &Node, now: Instant) {
+        if self.parted.len() >= PARTED_MAX {
+            self.parted.pop_first();
+        }
+        self.parted.insert(node.clone(), now);
+    }
+
+    /// Whether a connection with this node is the leftover of one that was ended on request: a dial that was under way
+    /// at either side, or one from a side that has not heard of it yet. Later ones from there were asked for there.
+    pub(crate) fn is_parted(&self, node: &Node, dialled: bool, now: Instant) -> bool {
+        self.parted.get(node).is_some_and(|at| dialled || now < *at + PARTING)
+    }
+
+    /// It may be dialled again.
+    pub(crate) fn forgive(&mut self, node: &Node) {
+        self.parted.remove(node);
+        self.hearsay.forgive(node);
+    }
+
+    /// `node` answered at `address`.
+    pub(crate) fn learn(&mut self, address: SocketAddr, node: Node, now: Instant) {
+        if self.learned.len() >= LEARNED_MAX && !self.learned.contains_key(&address) {
+            let oldest = self.learned.iter().min_by_key(|(_, (_, at))| *at).map(|(a, _)| *a);
+            if let Some(oldest) = oldest {
+                self.learned.remove(&oldest);
+            }
+        }
+        self.learned.insert(address, (node, now));
+    }
+
+    /// Who answered last at this address.
+    pub(crate) fn owner(&self, address: &SocketAddr) -> Option<&Node> {
+        self.learned.get(address).map(|(node, _)| node)
+    }
+
+    /// Puts all sources together. Targets that stay keep their history; new ones, and ones with a new address, are
+    /// due at once.
+    pub(crate) fn merge(&mut self, ids: &[[u8; 8]], now: Instant) {
+        let mut merged = self.collect(ids);
+        self.targets.retain(|key, target| merged.contains_key(key) || !target.dialling.is_empty());
+        for (key, target) in &mut self.targets {
+            let Some(found) = merged.remove(key) else {
+                // Only until what is under way has ended.
+                target.sources.clear();
+                continue;
+            };
+            let barred = if found.good { None } else { found.barred };
+            let fresh = found.addresses.difference(&target.addresses).next().is_some()
+                || (target.barred.is_some() && barred.is_none());
+            if fresh {
+                target.backoff.reset();
+                target.next = now;
+            }
+            target.addresses = found.addresses;
+            target.reasons.retain(|address, _| target.addresses.contains(address));
+            target.sources = found.sources;
+            target.barred = barred;
+        }
+        for (key, found) in merged {
+            if self.targets.len() >= TARGETS_MAX {
+                break;
+            }
+            self.ids += 1;
+            let wait = if self.is_senior(&key) { JUNIOR_WAIT } else { Duration::ZERO };
+            let target = Target {
+                id: TargetId(self.ids),
+                addresses: found.addresses,
+                sources: found.sources,
+                barred: if found.good { None } else { found.barred },
+                reasons: BTreeMap::new(),
+                failing: BTreeMap::new(),
+                worst: None,
+                backoff: Backoff::default(),
+                next: now + wait,
+                dialling: BTreeSet::new(),
+            };
+            self.targets.insert(key, target);
+        }
+    }
+
+    fn collect(&self, ids: &[[u8; 8]]) -> BTreeMap<Key, Merged> {
+        let mut merged: BTreeMap<Key, Merged> = BTreeMap::new();
+        for (strategy, sightings) in &self.reports {
+            for sighting in sightings {
+                let addresses: BTreeSet<SocketAddr> = sighting
+                    .addresses
+                    .iter()
+                    .map(|a| scope::canonical(*a))
+                    .filter(|a| scope::is_dialable(*a))
+                    .take(scope::ADDRESSES_MAX)
+                    .collect();
+                let name = sighting.node.as_deref().and_then(|n| n.parse::<NodeName>().ok());
+                let incarnation = sighting.incarnation.map(Incarnation);
+                let me = name.as_ref() == Some(&self.me.name)
+                    && incarnation.is_none_or(|i| i == self.me.incarnation);
+                if me || addresses.is_empty() {
+                    continue;
+                }
+                let key = match name {
+                    Some(name) => Key::Node(name, incarnation),
+                    None => Key::Addresses(addresses.clone()),
+                };
+                let entry = merged.entry(key).or_default();
+                entry.sources.insert(if sighting.source.is_empty() {
+                    strategy.clone()
+                } else {
+                    sighting.source.clone()
+                });
+                if let Some(why) = self.bar(sighting, ids) {
+                    entry.barred = Some(why);
+                    if !entry.good {
+                        entry.addresses.extend(addresses);
+                    }
+                } else {
+                    if !entry.good {
+                        entry.addresses.clear();
+                    }
+                    entry.good = true;
+                    entry.addresses.extend(addresses);
+                }
+            }
+        }
+        if self.listens {
+            for (node, teller, addresses) in self.hearsay.iter() {
+                if node.name == self.me.name && node.incarnation == self.me.incarnation {
+                    continue;
+                }
+                let key = Key::Node(node.name.clone(), Some(node.incarnation));
+                let entry = merged.entry(key).or_default();
+                let source = if *teller == self.me.name {
+                    "lost".to_owned()
+                } else {
+                    format!("peer {teller}")
+                };
+                entry.sources.insert(source);
+                entry.addresses.extend(addresses);
+                entry.good = true;
+            }
+        }
+        for key in &self.asked {
+            let entry = merged.entry(key.clone()).or_default();
+            match key {
+                Key::Addresses(addresses) => entry.addresses.extend(addresses),
+                Key::Node(name, _) => {
+                    entry.addresses.extend(self.asked_addresses.get(name).into_iter().flatten());
+                }
+            }
+            entry.sources.insert("asked".to_owned());
+            entry.good = true;
+        }
+        fold_nameless_runs(&mut merged);
+        merged
+    }
+
+    /// Why a sighting is never dialled.
+    fn bar(&self, sighting: &Sighting, ids: &[[u8; 8]]) -> Option<String> {
+        if let Some(mesh) = sighting.mesh.as_ref().filter(|mesh| **mesh != self.mesh) {
+            return Some(format!(
+                "is in the mesh `{mesh}`, this node in `{}`: start both with the same --mesh to join them",
+                self.mesh
+            ));
+        }
+        if !sighting.ids.is_empty() && !sighting.ids.iter().any(|id| ids.contains(id)) {
+            return Some(
+                "has another cookie or CA: give both nodes the same one to join them".to_owned(),
+            );
+        }
+        None
+    }
+
+    /// Whether the other side of this target is known to be senior to us.
+    fn is_senior(&self, key: &Key) -> bool {
+        match key {
+            Key::Node(name, incarnation) => {
+                (name, incarnation.unwrap_or(Incarnation(0))) < (&self.me.name, self.me.incarnation)
+            }
+            Key::Addresses(addresses) => addresses
+                .iter()
+                .filter_map(|a| self.learned.get(a))
+                .any(|(node, _)| *node < self.me),
+        }
+    }
+
+    /// Why a run of a node is left alone.
+    fn left_alone(&self, node: &Node) -> Option<Idle> {
+        if self.parted.contains_key(node) {
+            return Some(Idle::Parted);
+        }
+        self.hearsay.is_gone(node).then_some(Idle::Goodbye)
+    }
+
+    /// Where a target is worth a dial now; an error says why nowhere, and whether it is connected anyway.
+    fn dialable(
+        &self,
+        key: &Key,
+        target: &Target,
+        held: &Held,
+        now: Instant,
+    ) -> Result<Vec<SocketAddr>, Idle> {
+        if target.barred.is_some() {
+            return Err(Idle::Barred);
+        }
+        match key {
+            Key::Node(name, Some(incarnation)) => {
+                if held.get(name) == Some(incarnation) {
+                    return Err(Idle::Connected);
+                }
+                let node = Node { name: name.clone(), incarnation: *incarnation };
+                if let Some(idle) = self.left_alone(&node) {
+                    return Err(idle);
+                }
+            }
+            Key::Node(name, None) if held.contains_key(name) => return Err(Idle::Connected),
+            Key::Node(..) => {}
+            Key::Addresses(addresses) => {
+                let mut owners = addresses.iter().filter_map(|a| self.fresh_owner(a, held, now));
+                if owners.any(|owner| owner.name != self.me.name) {
+                    return Err(Idle::Connected);
+                }
+            }
+        }
+        let mut parted = false;
+        let addresses: Vec<SocketAddr> = target
+            .addresses
+            .iter()
+            .copied()
+            .filter(|address| {
+                if self.fresh_owner(address, held, now).is_some() {
+                    return false;
+                }
+                // A goodbye at shutdown does not bar an address: the next run may listen there.
+                let owner = self.learned.get(address).map(|(node, _)| node);
+                let apart = owner.is_some_and(|owner| self.parted.contains_key(owner));
+                parted |= apart;
+                !apart
+            })
+            .collect();
+        match (addresses.is_empty(), parted) {
+            (false, _) => Ok(addresses),
+            (true, true) => Err(Idle::Parted),
+            (true, false) => Err(Idle::Connected),
+        }
+    }
+
+    /// Who is known to be at an address, if that is this node itself or somebody connected.
+    fn fresh_owner(&self, address: &SocketAddr, held: &Held, now: Instant) -> Option<&Node> {
+        let (node, at) = self.learned.get(address)?;
+        let fresh = if *node == self.me {
+            now < *at + SELF_FOR
+        } else {
+            held.get(&node.name) == Some(&node.incarnation) && now < *at + LEARNED_FOR
+        };
+        fresh.then_some(node)
+    }
+
+    /// The rounds that are due. Each is to be begun with [`Wanted::begun`].
+    pub(crate) fn due(&self, held: &Held, now: Instant, dials_max: usize) -> Vec<Round> {
+        let mut due: Vec<(&Key, &Target)> = self
+            .targets
+            .iter()
+            .filter(|(_, t)| t.dialling.is_empty() && t.next <= now && !t.sources.is_empty())
+            .collect();
+        // Who has waited longest goes first, so that a thousand dead ones do not starve a living one.
+        due.sort_by_key(|(_, target)| target.next);
+        let (mut rounds, mut dials) = (Vec::new(), 0);
+        for (key, target) in due {
+            if dials >= dials_max {
+                break;
+            }
+            if let Ok(addresses) = self.dialable(key, target, held, now) {
+                dials += addresses.len();
+                rounds.push(Round { target: target.id, addresses });
+            }
+        }
+        rounds
+    }
+
+    /// When the next round is due.
+    pub(crate) fn next_due(&self, held: &Held, now: Instant) -> Option<Instant> {
+        self.targets
+            .iter()
+            .filter(|(_, target)| target.dialling.is_empty() && !target.sources.is_empty())
+            .filter_map(|(key, target)| match self.dialable(key, target, held, now) {
+                Ok(_) => Some(target.next),
+                Err(Idle::Barred | Idle::Parted | Idle::Goodbye) => None,
+                // What was learned of its addresses goes stale some time.
+                Err(Idle::Connected) => target
+                    .addresses
+                    .iter()
+                    .filter(|address| self.fresh_owner(address, held, now).is_some())
+                    .filter_map(|address| {
+                        let (node, at) = self.learned.get(address)?;
+                        Some(*at + if *node == self.me { SELF_FOR } else { LEARNED_FOR })
+                    })
+                    .min(),
+            })
+            .min()
+    }
+
+    /// A dial of a round was begun.
+    pub(crate) fn begun(&mut self, target: TargetId, conn: ConnId) {
+        if let Some(target) = self.target(target) {
+            if target.dialling.is_empty() {
+                target.failing.clear();
+                target.worst = None;
+            }
+            target.dialling.insert(conn);
+        }
+    }
+
+    /// A dial of a round has ended. Returns the target's reason when the round is over and failed.
+    pub(crate) fn over(
+        &mut self,
+        target: TargetId,
+        conn: ConnId,
+        address: SocketAddr,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<(String, String)> {
+        let mut rng = Rng::new(self.rng.next());
+        let key = self.targets.iter().find(|(_, t)| t.id == target).map(|(key, _)| key.clone())?;
+        let senior = self.is_senior(&key);
+        let target = self.targets.get_mut(&key)?;
+        target.dialling.remove(&conn);
+        match outcome {
+            Outcome::Failed(failure, why) => {
+                target.failing.insert(address, why);
+                if target.worst != Some(Failure::Cause) {
+                    target.worst = Some(failure);
+                }
+            }
+            Outcome::Superfluous => {}
+            Outcome::Ended(lasted) => {
+                if lasted >= SUCCESS_AFTER {
+                    target.backoff.reset();
+                }
+                target.worst.get_or_insert(Failure::Passing);
+            }
+        }
+        if !target.dialling.is_empty() {
+            return None;
+        }
+        target.reasons = std::mem::take(&mut target.failing);
+        let wait = target.backoff.next(target.worst.unwrap_or(Failure::Passing), &mut rng);
+        // `left` may have put it off for longer already.
+        target.next = target.next.max(now + if senior { wait.max(JUNIOR_WAIT) } else { wait });
+        target.reason().map(|reason| (subject(&key, &target.addresses), reason))
+    }
+
+    /// A connection to `node` is up: whoever was its target has succeeded. Returns what they are called.
+    pub(crate) fn joined(&mut self, node: &Node) -> Vec<String> {
+        self.forgive(node);
+        let mut subjects = Vec::new();
+        for (key, target) in self.targets_of(node) {
+            target.reasons.clear();
+            subjects.push(subject(key, &target.addresses));
+        }
+        subjects
+    }
+
+    /// The connection to `node` is gone after `lasted`; its targets are due again, later when it left on purpose.
+    pub(crate) fn left(&mut self, node: &Node, lasted: Duration, on_purpose: bool, now: Instant) {
+        let mut rng = Rng::new(self.rng.next());
+        let senior = *node < self.me;
+        for (_, target) in self.targets_of(node) {
+            if lasted >= SUCCESS_AFTER {
+                target.backoff.reset();
+            }
+            let mut wait = target.backoff.next(Failure::Passing, &mut rng);
+            if on_purpose {
+                wait = super::backoff::CAP;
+            } else if senior {
+                wait = wait.max(JUNIOR_WAIT);
+            }
+            target.next = target.next.max(now + wait);
+        }
+    }
+
+    fn targets_of<'a>(
+        &'a mut self,
+        node: &'a Node,
+    ) -> impl Iterator<Item = (&'a Key, &'a mut Target)> {
+        let learned = &self.learned;
+        self.targets.iter_mut().filter(move |(key, _)| match key {
+            Key::Node(name, incarnation) => {
+                *name == node.name && incarnation.is_none_or(|i| i == node.incarnation)
+            }
+            Key::Addresses(addresses) => {
+                addresses.iter().any(|a| learned.get(a).is_some_and(|(owner, _)| owner == node))
+            }
+        })
+    }
+
+    fn target(&mut self, id: TargetId) -> Option<&mut Target> {
+        self.targets.values_mut().find(|target| target.id == id)
+    }
+
+    /// Whether this target is that node.
+    pub(crate) fn expects(&self, id: TargetId, name: &NodeName) -> bool {
+        let key = self.targets.iter().find(|(_, target)| target.id == id).map(|(key, _)| key);
+        matches!(key, Some(Key::Node(expected, _)) if expected == name)
+    }
+
+    /// This node.
+    pub(crate) fn me(&self) -> &Node {
+        &self.me
+    }
+
+    /// Makes every target that somebody asked for due now.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        for target in self.targets.values_mut() {
+            if target.sources.contains("asked") {
+                target.backoff.reset();
+                target.next = now;
+            }
+        }
+    }
+
+    /// Everybody known and not connected, with the reason.
+    pub(crate) fn known(&self, held: &Held, now: Instant) -> Vec<KnownNode> {
+        let mut known = Vec::new();
+        for (key, target) in &self.targets {
+            if target.sources.is_empty() {
+                continue;
+            }
+            let reason = match self.dialable(key, target, held, now) {
+                Err(Idle::Connected) => continue,
+                Err(Idle::Barred) => target.barred.clone(),
+                Err(Idle::Parted) => {
+                    Some("was disconnected on request: `connect` joins it again".to_owned())
+                }
+                Err(Idle::Goodbye) => Some("said goodbye: it stopped".to_owned()),
+                Ok(_) => target.reason(),
+            };
+            let (name, incarnation) = match key {
+                Key::Node(name, incarnation) => (Some(name.clone()), *incarnation),
+                Key::Addresses(_) => (None, None),
+            };
+            known.push(KnownNode {
+                name,
+                incarnation,
+                addresses: target.addresses.iter().copied().collect(),
+                sources: target.sources.iter().cloned().collect(),
+                reason,
+            });
+        }
+        known
+    }
+}
+
+/// Why a target is not dialled.
+enum Idle {
+    /// It is connected, or its addresses lead to somebody who is.
+    Connected,
+    /// By what its sighting says.
+    Barred,
+    /// On request.
+    Parted,
+    /// This run of it has stopped.
+    Goodbye,
+}
+
+impl Target {
+    fn reason(&self) -> Option<String> {
+        if self.reasons.is_empty() {
+            return None;
+        }
+        let one = self.reasons.values().collect::<BTreeSet<_>>().len() == 1;
+        if one {
+            return self.reasons.values().next().cloned();
+        }
+        let all: Vec<String> = self.reasons.iter().map(|(a, why)| format!("{a} {why}")).collect();
+        Some(all.join("; "))
+    }
+}
+
+/// A name without a run means the latest run that anybody speaks of.
+fn fold_nameless_runs(merged: &mut BTreeMap<Key, Merged>) {
+    let nameless: Vec<Key> =
+        merged.keys().filter(|key| matches!(key, Key::Node(_, None))).cloned().collect();
+    for key in nameless {
+        let Key::Node(name, _) = &key else { continue };
+        let latest = merged
+            .iter()
+            .rev()
+            .find(|(k, m)| matches!(k, Key::Node(n, Some(_)) if n == name) && m.good)
+            .map(|(k, _)| k.clone());
+        let Some(latest) = latest else { continue };
+        if let Some(found) = merged.remove(&key)
+            && found.good
+            && let Some(into) = merged.get_mut(&latest)
+        {
+            into.addresses.extend(found.addresses);
+            into.sources.extend(found.sources);
+        }
+    }
+}
+
+fn subject(key: &Key, addresses: &BTreeSet<SocketAddr>) -> String {
+    match key {
+        Key::Node(name, _) => name.to_string(),
+        Key::Addresses(_) => {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,504 @@
+//! The composition root: owns every task, starts the edges, stops them in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pillion_strategies::{Announcement, Reporter, Strategy, StrategyError, Surroundings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::{
+    self, Claim, Config, Host, LocalDir, LocalDirError, Machine, Profile, Trust, claim_base,
+};
+use crate::hub::Hub;
+use crate::mesh::{self, MeshOptions};
+use crate::peer::health;
+use crate::router::nodes::SelfSeen;
+use crate::router::{self, Limits};
+use crate::shutdown::{self, Trigger};
+use crate::socket::{Socket, SocketError};
+use crate::tls::{self, CookieError, Tls, TlsError};
+use crate::transport::{self, Tcp, Transport};
+use crate::wire::id::{Incarnation, Node, NodeName};
+use crate::wire::message::PROTOCOL_MAX;
+
+/// How often files of cookies and certificates are looked at.
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
+/// How often polling strategies look.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// First and longest pause before a failed strategy is started again.
+const STRATEGY_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How long the tasks may take to end once they were asked.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why a node did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The local directory cannot be used, or the name is taken.
+    #[error(transparent)]
+    LocalDir(#[from] LocalDirError),
+    /// There is no app socket to be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// There is no TLS to be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is no cookie to be had.
+    #[error(transparent)]
+    Cookie(#[from] CookieError),
+    /// A strategy cannot be meant.
+    #[error("--strategy {url}: {source}")]
+    Strategy {
+        /// As it was written.
+        url: String,
+        /// What is wrong with it.
+        source: StrategyError,
+    },
+    /// The mesh port cannot be bound.
+    #[error(
+        "cannot listen on {address} for other nodes: {source}. Choose another --listen, or leave it out to take the first free port from 4470"
+    )]
+    Listen {
+        /// As it was written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused something else.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A node that runs. Dropping it ends everything at once; [`Running::stop`] says goodbye first.
+#[derive(Debug)]
+#[must_use = "dropping it ends the node without a goodbye"]
+pub struct Running {
+    hub: Arc<Hub>,
+    socket: PathBuf,
+    listen: SocketAddr,
+    grace: Duration,
+    mesh: Trigger,
+    apps: Trigger,
+    tasks: JoinSet<()>,
+    _claim: Option<Claim>,
+}
+
+/// Runs a node until it is told to stop by SIGTERM or ctrl-c. A second signal ends it at once.
+///
+/// # Errors
+/// [`NodeError`] when it cannot start.
+pub async fn run(config: Config, machine: &Machine) -> Result<(), NodeError> {
+    let failed = |source| NodeError::Io { what: "listen for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut node = start(config, machine).await?;
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = node.ended() => {}
+    }
+    tracing::info!(
+        "leaving: waiting up to {:?} for apps to go; a second signal stops at once",
+        node.grace
+    );
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => tracing::warn!("stopped at once, without a goodbye"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once, without a goodbye"),
+        () = node.stop() => tracing::info!("gone"),
+    }
+    Ok(())
+}
+
+/// Starts a node. The app socket is there first.
+///
+/// # Errors
+/// [`NodeError`]: what the operator has to change.
+pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeError> {
+    let dir = LocalDir::open(&config.dir, machine)?;
+    let claim = claim_base(&dir, &config.mesh, &config.base)?;
+    let name = NodeName::new(&claim.base, &config.host).map_err(|error| NodeError::Io {
+        what: "name the node",
+        source: io::Error::other(error),
+    })?;
+    let path = match &config.socket {
+        Some(path) => path.clone(),
+        None => dir.socket(&config.mesh, &claim.base)?,
+    };
+    let socket = Socket::bind(&path, config.socket_mode)?;
+    let operators = operator_socket(&path, config.socket_mode)?;
+    let strategies = strategies(&config, &dir.registry(&config.mesh)?)?;
+
+    let me = Node { name, incarnation: incarnation()? };
+    let hub = Hub::new(me.clone(), limits(&config));
+    let mut tasks = JoinSet::new();
+    let (mesh_trigger, mesh_shutdown) = shutdown::channel();
+    let (apps_trigger, apps_shutdown) = shutdown::channel();
+    {
+        let (hub, shutdown) = (Arc::clone(&hub), apps_shutdown.clone());
+        tasks.spawn(async move { hub.run_deadlines(shutdown).await });
+    }
+    for socket in std::iter::once(socket).chain(operators) {
+        tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
+    }
+
+    let trust = trust(&config.trust)?;
+    let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
+    let (listener, listen) = bind(&config).await?;
+    hub.set_self(SelfSeen {
+        labels: config.labels.clone(),
+        hidden: config.hidden,
+        addresses: vec![listen.to_string()],
+    });
+    let (announce, announced) = watch::channel(Announcement {
+        mesh: config.mesh.as_str().to_owned(),
+        node: me.name.to_string(),
+        incarnation: me.incarnation.0,
+        protocol: PROTOCOL_MAX,
+        ids: tls.ids(),
+        listen: vec![listen],
+        socket: Some(path.clone()),
+        labels: config.labels.clone(),
+    });
+    let mut reports = Vec::new();
+    for (number, strategy) in strategies.into_iter().enumerate() {
+        let (reporter, report) = Reporter::new();
+        reports.push((strategy.name().to_owned(), report));
+        let seed = me.incarnation.0.wrapping_add(number as u64);
+        tasks.spawn(keep_looking(
+            strategy,
+            announced.clone(),
+            reporter,
+            mesh_shutdown.clone(),
+            seed,
+        ));
+    }
+    tasks.spawn(keep_reloading(tls.clone(), announce, mesh_shutdown.clone()));
+    let options = MeshOptions {
+        mesh: config.mesh.as_str().to_owned(),
+        advertised: Vec::new(),
+        labels: config.labels.clone(),
+        hidden: config.hidden,
+        profile: profile(config.profile),
+        features: Vec::new(),
+        network: true,
+        seed: me.incarnation.0,
+    };
+    tasks.spawn(mesh::run(
+        options,
+        Arc::new(Tcp),
+        vec![listener],
+        tls,
+        Arc::clone(&hub),
+        reports,
+        mesh_shutdown,
+    ));
+    tracing::info!(
+        "{} is up: mesh {}, port {}, socket {}",
+        me.name,
+        config.mesh.as_str(),
+        listen.port(),
+        path.display()
+    );
+    Ok(Running {
+        hub,
+        socket: path,
+        listen,
+        grace: config.grace,
+        mesh: mesh_trigger,
+        apps: apps_trigger,
+        tasks,
+        _claim: Some(claim),
+    })
+}
+
+impl Running {
+    /// Where apps connect.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What the node is called.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.hub.me().name
+    }
+
+    /// Where other nodes connect.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Completes when a task has ended that should not have: the node is of no use then. Cancel safe.
+    ///
+    /// # Panics
+    /// When the task panicked: a bug ends the node loudly.
+    pub async fn ended(&mut self) {
+        if let Some(Err(error)) = self.tasks.join_next().await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+
+    /// Leaves in order, within the grace and a few seconds.
+    pub async fn stop(mut self) {
+        // 1. The apps hear of it first, and may finish what they are at.
+        self.hub.drain();
+        let _ = tokio::time::timeout(self.grace, self.hub.without_sessions()).await;
+        // 2. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
+        //    announcing.
+        self.mesh.ask();
+        // 3. What is left of the sessions is closed. The socket's file goes with its task.
+        self.apps.ask();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
+            tracing::warn!("some tasks did not end within {END_WITHIN:?}; they are dropped");
+        }
+    }
+}
+
+/// Where the apps are not operators, the operator has a socket of his own, named after the app socket: several
+/// nodes share a directory.
+fn operator_socket(path: &Path, mode: u32) -> Result<Option<Socket>, NodeError> {
+    const MODE: u32 = 0o600;
+    if mode & 0o777 == MODE {
+        return Ok(None);
+    }
+    Ok(Some(Socket::bind(&path.with_extension("operator.sock"), MODE)?))
+}
+
+fn strategies(config: &Config, registry: &Path) -> Result<Vec<Box<dyn Strategy>>, NodeError> {
+    let surroundings = Surroundings { registry: registry.to_owned(), interval: LOOK_EVERY };
+    config
+        .strategies
+        .iter()
+        .map(|url| {
+            pillion_strategies::build(url, &surroundings)
+                .map_err(|source| NodeError::Strategy { url: url.clone(), source })
+        })
+        .collect()
+}
+
+fn incarnation() -> Result<Incarnation, NodeError> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| NodeError::Io {
+        what: "get randomness from the system",
+        source: io::Error::other(error.to_string()),
+    })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ms = u64::try_from(now.as_millis()).unwrap_or(0);
+    Ok(Incarnation::new(unix_ms, u32::from_ne_bytes(random)))
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        mailbox_entries: config.mailbox_entries_max,
+        mailbox_bytes: config.mailbox_bytes_max,
+        queue_bytes: config.queue_bytes_max,
+        body_bytes: config.body_bytes_max,
+        send_timeout: config.send_timeout,
+        remote: match config.remote {
+            config::Remote::None => router::Remote::None,
+            config::Remote::Read => router::Remote::Read,
+            config::Remote::Full => router::Remote::Full,
+        },
+        ..Limits::default()
+    }
+}
+
+fn trust(trust: &Trust) -> Result<tls::Trust, NodeError> {
+    Ok(match trust {
+        Trust::Cookie { file, explicit: true } => tls::Trust::cookie_file(file.clone())?,
+        Trust::Cookie { file, explicit: false } => tls::Trust::cookie_file_or_new(file.clone())?,
+        Trust::Certificates { ca, cert, key } => {
+            tls::Trust::Certificates { ca: ca.clone(), cert: cert.clone(), key: key.clone() }
+        }
+    })
+}
+
+const fn profile(profile: Profile) -> health::Profile {
+    match profile {
+        Profile::Local => health::Profile::Local,
+        Profile::Lan => health::Profile::Lan,
+        Profile::Wan => health::Profile::Wan,
+    }
+}
+
+async fn bind(config: &Config) -> Result<(<Tcp as Transport>::Listener, SocketAddr), NodeError> {
+    let failed = |source| NodeError::Listen { address: config.listen.to_string(), source };
+    let any = std::net::IpAddr::from([0_u16; 8]);
+    let ip = match &config.listen.host {
+        Host::Any => any,
+        Host::Ip(ip) => *ip,
+        Host::Name(name) => tokio::net::lookup_host((name.as_str(), 0))
+            .await
+            .map_err(failed)?
+            .next()
+            .map(|address| address.ip())
+            .ok_or_else(|| failed(io::Error::other("the name has no address")))?,
+    };
+    let Some(port) = config.listen.port else {
+        return transport::bind_from(&Tcp, ip).await.map_err(failed);
+    };
+    let mut bound = Tcp.bind(SocketAddr::new(ip, port)).await;
+    if bound.is_err() && config.listen.host == Host::Any {
+        // A machine without IPv6.
+        bound = Tcp.bind(SocketAddr::new(std::net::IpAddr::from([0_u8; 4]), port)).await;
+    }
+    let listener = bound.map_err(failed)?;
+    let address = Tcp.local_address(&listener).map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Runs a strategy for as long as the node is in the mesh, again after each failure.
+async fn keep_looking(
+    strategy: Box<dyn Strategy>,
+    mut announced: watch::Receiver<Announcement>,
+    reporter: Reporter,
+    mut shutdown: shutdown::Shutdown,
+    seed: u64,
+) {
+    let mut pause = STRATEGY_PAUSE.0;
+    let mut jitter = seed | 1;
+    loop {
+        let announcement = announced.borrow_and_update().clone();
+        let started = Instant::now();
+        let result = tokio::select! {
+            biased;
+            () = shutdown.asked() => return,
+            Ok(()) = announced.changed() => continue,
+            result = strategy.run(announcement, &reporter) => result,
+        };
+        if let Err(error) = result {
+            reporter.unwell(error.to_string());
+            tracing::warn!("strategy {}: {error}; trying again", strategy.name());
+        }
+        if started.elapsed() >= STRATEGY_PAUSE.1 {
+            // It was well for long: what failed before says nothing of this failure.
+            pause = STRATEGY_PAUSE.0;
+        }
+        // xorshift: half to one and a half of the pause.
+        jitter ^= jitter << 13;
+        jitter ^= jitter >> 7;
+        jitter ^= jitter << 17;
+        let half = pause / 2;
+        let waited = half + pause * u32::try_from(jitter % 1000).unwrap_or(0) / 1000;
+        tokio::select! {
+            biased;
+            () = shutdown.asked() => return,
+            () = tokio::time::sleep(waited) => {}
+        }
+        pause = (pause * 2).min(STRATEGY_PAUSE.1);
+    }
+}
+
+/// Reads cookies or certificates again when they change.
+async fn keep_reloading(
+    tls: Tls,
+    announce: watch::Sender<Announcement>,
+    mut shutdown: shutdown::Shutdown,
+) {
+    let mut told = String::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.asked() => return,
+            () = tokio::time::sleep(RELOAD_EVERY) => {}
+        }
+        match tls.reload() {
+            Ok(true) => {
+                told.clear();
+                tracing::info!("the keys of the mesh were read again");
+                announce.send_if_modified(|announcement| {
+                    let ids = tls.ids();
+                    let news = announcement.ids != ids;
+                    announcement.ids = ids;
+                    news
+                });
+            }
+            Ok(false) => told.clear(),
+            Err(error) => {
+                let text = error.to_string();
+                if text != told {
+                    tracing::warn!("{text}; the keys that were read before stay in use");
+                    told = text;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Fails at once ten times, then after it was well for an hour.
+    struct Flaky(Arc<Mutex<Vec<Instant>>>);
+
+    impl Strategy for Flaky {
+        fn name(&self) -> &'static str {
+            "flaky"
+        }
+
+        fn run<'a>(
+            &'a self,
+            _: Announcement,
+            reporter: &'a Reporter,
+        ) -> pillion_strategies::Running<'a> {
+            Box::pin(async move {
+                let run = {
+                    let mut starts = self.0.lock().expect("no panic");
+                    starts.push(Instant::now());
+                    starts.len()
+                };
+                reporter.visible(Vec::new());
+                if run > 10 {
+                    tokio::time::sleep(Duration::from_secs(3600)).await;
+                }
+                Err(StrategyError::Source("flaky".to_owned()))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_strategy_that_was_well_for_long_is_started_again_as_soon_as_one_that_is_new() {
+        let starts = Arc::new(Mutex::new(Vec::new()));
+        let (_announce, announced) = watch::channel(Announcement {
+            mesh: "default".to_owned(),
+            node: "a@hal".to_owned(),
+            incarnation: 1,
+            protocol: PROTOCOL_MAX,
+            ids: Vec::new(),
+            listen: Vec::new(),
+            socket: None,
+            labels: std::collections::BTreeMap::new(),
+        });
+        let (reporter, _report) = Reporter::new();
+        let (_trigger, shutdown) = shutdown::channel();
+        let flaky = Box::new(Flaky(Arc::clone(&starts)));
+        let looking = keep_looking(flaky, announced, reporter, shutdown, 1);
+        let _ = tokio::time::timeout(Duration::from_secs(3 * 3600), looking).await;
+        let starts = starts.lock().expect("no panic").clone();
+        let pause = |run: usize| starts[run] - starts[run - 1];
+        assert!(pause(10) >= STRATEGY_PAUSE.1 / 2, "{:?}", pause(10));
+        let after = pause(11).saturating_sub(Duration::from_secs(3600));
+        assert!(after <= 2 * STRATEGY_PAUSE.0, "{after:?}");
+    }
+}

@@ -1,0 +1,330 @@
+//! An accepted connection: frames both ways, beats, and the failure detector.
+//!
+//! One task per peer polls everything in turn, so that neither direction waits for the other and a wake of the one
+//! moves the other too. No timer is touched on the data path: reads and writes note when they happened, and the
+//! tick, about once a second, looks.
+
+mod buffers;
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use self::buffers::{Inbox, Outbox};
+use super::health::LocalHealth;
+use super::problem::words;
+use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders};
+use crate::hub::{Control, PeerHandle};
+use crate::wire::message::{Goodbye, Kind, bare_frame, cbor_frame};
+
+/// How long what is waiting may take to go out before a goodbye.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// After that many bytes the other tasks get a turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// How long a connection whose writing failed is still read: a goodbye may be there.
+const LAST_READS: Duration = Duration::from_millis(100);
+/// The shortest time between two ticks.
+const TICK_MIN: Duration = Duration::from_millis(10);
+
+/// What one look at everything found.
+#[derive(Default)]
+struct Turn {
+    order: Option<Order>,
+    up: bool,
+    read: Option<io::Result<usize>>,
+    wrote: Option<io::Result<()>>,
+    tick: bool,
+}
+
+impl Turn {
+    fn is_nothing(&self) -> bool {
+        self.order.is_none()
+            && !self.up
+            && self.read.is_none()
+            && self.wrote.is_none()
+            && !self.tick
+    }
+}
+
+/// Why it is over.
+enum Cause {
+    /// The stream ended or failed.
+    Lost,
+    /// Nothing was heard for this long.
+    Silent(Duration),
+    /// The peer said so.
+    Goodbye(Goodbye),
+    /// The peer sent what is no frame.
+    Malformed(String),
+    /// The mesh said so.
+    Closed { code: &'static str, message: Option<String>, flush: bool },
+}
+
+/// Lives with an accepted connection. Returns once the hub has been told of its end.
+pub(super) async fn run<R, W>(
+    context: &Context,
+    conn: ConnId,
+    read: R,
+    mut write: W,
+    handle: PeerHandle,
+    orders: &mut Orders,
+) -> (Ending, Farewell)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut outbox = Outbox::new(Instant::now());
+    let cause = talk(context, conn, read, &mut write, &handle, &mut outbox, orders).await;
+    let (reason, message, goodbye) = match cause {
+        Cause::Lost => ("connection lost".to_owned(), None, None),
+        Cause::Silent(limit) => (format!("silent for {} s", limit.as_secs()), None, None),
+        Cause::Goodbye(goodbye) => (words(&goodbye.reason), None, Some(goodbye)),
+        Cause::Malformed(error) => ("protocol".to_owned(), Some(error), None),
+        Cause::Closed { code, message, flush } => {
+            if flush {
+                // What does not go out in time is lost as the suffix that semantics allow.
+                let _ = timeout(FLUSH_WITHIN, outbox.drain(&mut write, &handle)).await;
+            }
+            (code.to_owned(), message, None)
+        }
+    };
+    handle.down(&reason);
+    let mut farewell = Farewell::default();
+    if let Some(message) = message {
+        farewell.bytes = outbox.into_rest();
+        let goodbye = Goodbye { reason: reason.clone(), message };
+        farewell.bytes.extend_from_slice(&cbor_frame(Kind::Goodbye, 0, &goodbye));
+    }
+    (Ending::Down { reason, goodbye }, farewell)
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "one look at everything, one answer to each: a screen more is clearer than a struct"
+)]
+async fn talk<R, W>(
+    context: &Context,
+    conn: ConnId,
+    mut read: R,
+    write: &mut W,
+    handle: &PeerHandle,
+    outbox: &mut Outbox,
+    orders: &mut Orders,
+) -> Cause
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut inbox = Inbox::new();
+    let mut controls = Vec::new();
+    let mut told = pin!(handle.up());
+    let mut waiting = pin!(handle.waiting());
+    let now = Instant::now();
+    let mut watch = Watch::new(context, now);
+    let mut tick = pin!(sleep_until(watch.due));
+    let mut up = false;
+    let mut broken = false;
+    let mut since_yield = 0;
+    loop {
+        let turn = poll_fn(|cx| {
+            let mut turn = Turn::default();
+            if let Poll::Ready(order) = orders.poll_recv(cx) {
+                turn.order = Some(order.unwrap_or_else(mesh_is_gone));
+            }
+            if !up {
+                turn.up = told.as_mut().poll(cx).is_ready();
+            } else if let Poll::Ready(result) = inbox.poll_read(cx, &mut read) {
+                turn.read = Some(result);
+            }
+            if !broken {
+                let rearm = || handle.waiting();
+                if let Poll::Ready(result) =
+                    outbox.poll_write(cx, write, handle, waiting.as_mut(), rearm)
+                {
+                    turn.wrote = Some(result);
+                }
+            }
+            turn.tick = tick.as_mut().poll(cx).is_ready();
+            if turn.is_nothing() { Poll::Pending } else { Poll::Ready(turn) }
+        })
+        .await;
+
+        if turn.up {
+            up = true;
+            watch.heard = Instant::now();
+            context.tell(Event::Up(conn)).await;
+        }
+        match turn.order {
+            None | Some(Order::Accept { .. } | Order::Take | Order::Up) => {}
+            Some(Order::Send(frame)) => handle.control(frame, false),
+            Some(Order::Probe) if up => {
+                handle.control(bare_frame(Kind::Probe), true);
+                watch.probe(Instant::now(), tick.as_mut());
+            }
+            // Our own hub is not done with the last connection: that says nothing of this one.
+            Some(Order::Probe) => context.tell(Event::Probed(conn, true)).await,
+            Some(Order::Close { code, message, flush }) => {
+                return Cause::Closed { code, message, flush };
+            }
+        }
+        match turn.read {
+            None => {}
+            Some(Ok(0) | Err(_)) => return Cause::Lost,
+            Some(Ok(n)) => {
+                since_yield += n;
+                watch.heard = Instant::now();
+                if watch.probed.take().is_some() {
+                    context.tell(Event::Probed(conn, true)).await;
+                }
+                match handle.frames(inbox.bytes(), &mut controls) {
+                    Ok(consumed) => inbox.consume(consumed),
+                    Err(error) => return Cause::Malformed(error.to_string()),
+                }
+                if inbox.is_stuck() {
+                    return Cause::Malformed("a frame that never ends".to_owned());
+                }
+                for control in controls.drain(..) {
+                    match control {
+                        Control::Beat => {}
+                        Control::Probe => handle.control(bare_frame(Kind::Beat), true),
+                        Control::Goodbye(goodbye) => return Cause::Goodbye(goodbye),
+                        Control::Peers(peers) => context.tell(Event::Peers(conn, peers)).await,
+                    }
+                }
+            }
+        }
+        match turn.wrote {
+            None => {}
+            Some(Ok(())) => since_yield += TURN_BYTES,
+            // What the peer said before it closed counts for more than that it closed.
+            Some(Err(_)) => {
+                broken = true;
+                watch.until(Instant::now() + LAST_READS, tick.as_mut());
+            }
+        }
+        if turn.tick {
+            if broken {
+                return Cause::Lost;
+            }
+            match watch.tick(Instant::now(), up, outbox) {
+                Look::Silent(limit) => return Cause::Silent(limit),
+                Look::NotAlive => context.tell(Event::Probed(conn, false)).await,
+                Look::Beat => handle.control(bare_frame(Kind::Beat), true),
+                Look::Nothing => {}
+            }
+            tick.as_mut().reset(watch.due);
+            inbox.rest();
+            outbox.rest();
+        }
+        if since_yield >= TURN_BYTES {
+            since_yield = 0;
+            yield_now().await;
+        }
+    }
+}
+
+fn mesh_is_gone() -> Order {
+    Order::Close { code: "shutdown", message: Some("this node stops".to_owned()), flush: false }
+}
+
+/// The failure detector of one connection.
+struct Watch {
+    profile: super::Profile,
+    health: LocalHealth,
+    heard: Instant,
+    due: Instant,
+    /// Until when it must show life.
+    probed: Option<Instant>,
+}
+
+enum Look {
+    Nothing,
+    Beat,
+    NotAlive,
+    Silent(Duration),
+}
+
+impl Watch {
+    fn new(context: &Context, now: Instant) -> Self {
+        let profile = context.profile;
+        Self {
+            profile,
+            health: LocalHealth::default(),
+            heard: now,
+            due: now + profile.beat(),
+            probed: None,
+        }
+    }
+
+    fn until(&mut self, due: Instant, tick: std::pin::Pin<&mut Sleep>) {
+        self.due = due;
+        tick.reset(due);
+    }
+
+    fn probe(&mut self, now: Instant, tick: std::pin::Pin<&mut Sleep>) {
+        let until = now + self.profile.probe();
+        self.probed = Some(until);
+        if until < self.due {
+            self.until(until, tick);
+        }
+    }
+
+    fn tick(&mut self, now: Instant, up: bool, outbox: &Outbox) -> Look {
+        self.health.tick(self.due, now, self.profile);
+        if !up {
+            // Nothing is read before the apps have heard of the end of the last connection.
+            self.heard = now;
+        }
+        let limit = self.health.limit(self.profile);
+        if now >= self.heard + limit {
+            return Look::Silent(limit);
+        }
+        let beat = now >= outbox.wrote + self.profile.beat();
+        let next_beat = if beat { now } else { outbox.wrote } + self.profile.beat();
+        self.due = next_beat.min(self.heard + limit);
+        let look = match self.probed {
+            Some(until) if now >= until => {
+                self.probed = None;
+                Look::NotAlive
+            }
+            Some(until) => {
+                self.due = self.due.min(until);
+                Look::Nothing
+            }
+            // A write that is stuck would only get another beat to carry.
+            None if beat && outbox.is_idle() => Look::Beat,
+            None => Look::Nothing,
+        };
+        self.due = self.due.max(now + TICK_MIN);
+        look
+    }
+}
+
+impl Outbox {
+    /// Writes all that is waiting. What it had not written when it was dropped is [`Outbox::into_rest`].
+    async fn drain<W>(&mut self, write: &mut W, handle: &PeerHandle) -> io::Result<()>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            while !self.rest_bytes().is_empty() {
+                let n = write.write(self.rest_bytes()).await?;
+                if n == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                self.wrote_some(n);
+            }
+            if !self.take(handle) {
+                return write.flush().await;
+            }
+        }
+    }
+}

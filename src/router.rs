@@ -1,0 +1,430 @@
+//! The state machine in the middle: commands, messages and deadlines in, effects out.
+//!
+//! Everything that goes in is a method named `on_*`; everything that comes out is in the [`Outbox`]. The router
+//! does no IO, awaits nothing, reads no clock and draws no randomness: `now` and secrets are arguments. It
+//! returns no errors: a command that cannot be carried out is answered to the app that gave it.
+//!
+//! Work that may touch many entries (the end of a large session, a lost peer, listings) goes on in slices of
+//! [`SLICE`] entries by `on_deadline`, in the order in which it came up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::wire::command::{Command, Id, Refused, Request};
+use crate::wire::event::Head;
+use crate::wire::id::{Node, NodeName, Pid};
+
+mod again;
+mod agenda;
+mod deliver;
+mod info;
+mod links;
+pub mod mailbox;
+mod monitors;
+mod names;
+pub mod nodes;
+pub mod outbox;
+pub mod peers;
+mod processes;
+mod send;
+pub mod sessions;
+pub mod shelf;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use agenda::{Agenda, Deadline};
+use nodes::KnownNode;
+pub use outbox::Outbox;
+use peers::{Peer, PeerId};
+use processes::Process;
+use sessions::{Session, SessionId};
+use work::Work;
+
+/// A map that is looked up and never iterated.
+pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Most entries that one hold of the lock handles.
+pub const SLICE: usize = 512;
+/// A process with this many signals waiting exits `overloaded`.
+const SIGNALS_MAX: usize = 100_000;
+/// Most processes of one session, and most links or monitors of one process.
+const OWNED_MAX: usize = 200_000;
+/// Unconsumed bytes that a window allows beyond its first event.
+const WINDOW_BYTES_MAX: usize = 1024 * 1024;
+
+/// What other nodes may ask of this one beyond messages, links and monitors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remote {
+    /// Nothing.
+    None,
+    /// Looking: `info`, `processes`, `whereis`.
+    #[default]
+    Read,
+    /// Also `kill` with the reason `kill`.
+    Full,
+}
+
+/// Every bound of the router.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most messages in a mailbox unless the process says otherwise.
+    pub mailbox_entries: usize,
+    /// Most bytes in a mailbox unless the process says otherwise.
+    pub mailbox_bytes: usize,
+    /// Most bytes in all queues of the node.
+    pub queue_bytes: usize,
+    /// Bytes waiting for one peer at which the sessions that feed it are no longer read.
+    pub peer_bytes: usize,
+    /// Longest body of a message, in bytes.
+    pub body_bytes: usize,
+    /// How long a sender waits for a full queue.
+    pub send_timeout: Duration,
+    /// What other nodes may ask.
+    pub remote: Remote,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            mailbox_entries: 65_536,
+            mailbox_bytes: 8 * 1024 * 1024,
+            queue_bytes: 32 * 1024 * 1024,
+            // Enough to write while the sessions that were stopped start again.
+            peer_bytes: 512 * 1024,
+            body_bytes: 1024 * 1024,
+            send_timeout: Duration::from_secs(1),
+            remote: Remote::Read,
+        }
+    }
+}
+
+/// What is counted, for `info` of the node and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Messages shed by full mailboxes.
+    pub shed: u64,
+    /// Messages dropped because a peer was congested.
+    pub congested: u64,
+    /// Messages from peers that were longer than allowed here.
+    pub too_large: u64,
+}
+
+/// The state of one node: its processes, names, sessions and peers.
+#[derive(Debug)]
+pub struct Router {
+    me: Node,
+    /// `<name.incarnation.`: what every local pid begins with.
+    prefix: String,
+    limits: Limits,
+    counters: Counters,
+    processes: Map<u64, Process>,
+    /// The keys of `processes`, in order, for listings.
+    serials: BTreeSet<u64>,
+    names: Map<Box<str>, u64>,
+    sessions: Map<SessionId, Session>,
+    /// Sessions that want `died` events, and how many each has missed since it stopped reading.
+    mourners: BTreeMap<SessionId, u64>,
+    peers: Map<PeerId, Peer>,
+    connected: BTreeMap<NodeName, PeerId>,
+    known: Vec<KnownNode>,
+    labels: BTreeMap<String, String>,
+    hidden: bool,
+    addresses: Vec<String>,
+    /// Processes that watch every node.
+    node_watchers: BTreeSet<u64>,
+    /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
+    refs: Map<u64, u64>,
+    asks: BTreeMap<u64, peers::Asked>,
+    mesh_asks: BTreeMap<u64, nodes::MeshAsked>,
+    timers: BTreeMap<u64, send::Timer>,
+    /// Bytes of what is sent later.
+    timer_bytes: usize,
+    agenda: Agenda,
+    work: VecDeque<Work>,
+    /// Mailboxes of more than 64 KiB, by that, so that the heaviest is found at once.
+    heavy: BTreeSet<(usize, u64)>,
+    mailbox_bytes: usize,
+    partial_bytes: usize,
+    next: u64,
+    /// Changes whenever an address may lead elsewhere than before.
+    routes: u64,
+    last_serial: u64,
+    /// Where heads of events are built.
+    scratch: Vec<u8>,
+}
+
+/// Why a command could not be carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    code: &'static str,
+    message: String,
+    nodes: Option<String>,
+}
+
+impl Failure {
+    fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), nodes: None }
+    }
+
+    fn badarg(message: impl ToString) -> Self {
+        Self::new("badarg", message.to_string())
+    }
+
+    fn denied(message: impl Into<String>) -> Self {
+        Self::new("denied", message)
+    }
+}
+
+/// Whose command it is and where its answer goes.
+#[derive(Clone, Copy, Debug)]
+struct Asker<'a> {
+    now: Instant,
+    session: SessionId,
+    id: Option<Id<'a>>,
+    op: &'a str,
+    /// The address of the command, for `failed`.
+    to: &'a str,
+}
+
+/// An `id` kept until its answer comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeptId {
+    Number(u64),
+    Text(Box<str>),
+}
+
+impl KeptId {
+    fn keep(id: Id<'_>) -> Self {
+        match id {
+            Id::Number(number) => Self::Number(number),
+            Id::Text(text) => Self::Text(text.into()),
+        }
+    }
+
+    fn id(&self) -> Id<'_> {
+        match self {
+            Self::Number(number) => Id::Number(*number),
+            Self::Text(text) => Id::Text(text),
+        }
+    }
+}
+
+impl Router {
+    /// An empty node.
+    #[must_use]
+    pub fn new(me: Node, limits: Limits) -> Self {
+        let prefix = format!("<{}.{}.", me.name, me.incarnation);
+        Self {
+            me,
+            prefix,
+            limits,
+            counters: Counters::default(),
+            processes: Map::default(),
+            serials: BTreeSet::new(),
+            names: Map::default(),
+            sessions: Map::default(),
+            mourners: BTreeMap::new(),
+            peers: Map::default(),
+            connected: BTreeMap::new(),
+            known: Vec::new(),
+            labels: BTreeMap::new(),
+            hidden: false,
+            addresses: Vec::new(),
+            node_watchers: BTreeSet::new(),
+            refs: Map::default(),
+            asks: BTreeMap::new(),
+            mesh_asks: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            timer_bytes: 0,
+            agenda: Agenda::default(),
+            work: VecDeque::new(),
+            heavy: BTreeSet::new(),
+            mailbox_bytes: 0,
+            partial_bytes: 0,
+            next: 0,
+            routes: 0,
+            // 1 to 99 are kept for processes that are built in.
+            last_serial: 99,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn me(&self) -> &Node {
+        &self.me
+    }
+
+    /// What was lost so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// A number that was never given before, for refs, timers and questions.
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn pid(&self, serial: u64) -> Pid {
+        Pid { node: self.me.clone(), serial }
+    }
+
+    /// Carries out one command: a frame without its first four bytes.
+    pub fn on_command(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.commands += 1;
+        if self.send_again(now, session, rest, out) {
+            return;
+        }
+        let request = Request::read(rest);
+        self.remember(session, rest, &request);
+        let asker = Asker { now, session, id: request.id, op: request.op, to: "" };
+        match request.command {
+            Ok(command) => self.carry_out(asker, command, request.ct, request.body, out),
+            Err(refused) => self.refuse(asker, refused, out),
+        }
+        if !self.work.is_empty() {
+            self.run_work(now, SLICE, out);
+        }
+    }
+
+    /// Answers a command that could not even be read.
+    pub fn on_refused(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        id: Option<Id<'_>>,
+        refused: Refused,
+        out: &mut Outbox,
+    ) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.commands += 1;
+        self.refuse(Asker { now, session, id, op: "", to: "" }, refused, out);
+    }
+
+    fn carry_out<'a>(
+        &mut self,
+        mut asker: Asker<'a>,
+        command: Command<'a>,
+        ct: Option<&str>,
+        body: &[u8],
+        out: &mut Outbox,
+    ) {
+        let asker = &mut asker;
+        let result = match command {
+            Command::Send { pid, to, mode } => self.send(asker, pid, to, mode, ct, body, out),
+            Command::Hello { version, client, delivery, grace_ms, resume } => {
+                self.hello(asker, version, client, delivery, grace_ms, resume, out)
+            }
+            Command::SelfPid => self.self_pid(asker, out),
+            Command::Bye => self.bye(asker, out),
+            Command::Nodes { state } => self.nodes(asker, state, out),
+            Command::Ping { node, timeout_ms } => self.ping(asker, node, timeout_ms, out),
+            Command::Connect { to } => self.connect(asker, to, out),
+            Command::Disconnect { node } => self.disconnect(asker, node, out),
+            Command::MonitorNodes { pid, on } => self.monitor_nodes(asker, pid, on, out),
+            Command::MonitorNode { pid, node, on } => self.monitor_node(asker, pid, node, on, out),
+            Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
+            Command::Spawn { pid, name, label, link, monitor, trap_exit, delivery, mailbox } => {
+                let wanted =
+                    processes::Wanted { name, label, link, monitor, trap_exit, delivery, mailbox };
+                self.spawn(asker, pid, &wanted, out)
+            }
+            Command::Exit { pid, reason } => self.exit(asker, pid, reason, out),
+            Command::Kill { pid, to, reason } => self.kill(asker, pid, to, reason, out),
+            Command::Info { to, keys } => self.info(asker, to, keys, out),
+            Command::Processes { node } => self.list_processes(asker, node, out),
+            Command::Flag { pid, trap_exit, sensitive, label, delivery, mailbox } => {
+                let flags = processes::Flags { trap_exit, sensitive, label, delivery, mailbox };
+                self.flag(asker, pid, &flags, out)
+            }
+            Command::Register { pid, name } => self.register(asker, pid, name, out),
+            Command::Unregister { name } => self.unregister(asker, name, out),
+            Command::Whereis { name, node } => self.whereis(asker, name, node, out),
+            Command::Registered => self.registered(asker, out),
+            Command::SendAfter { pid, to, after_ms } => {
+                self.send_after(asker, pid, to, after_ms, ct, body, out)
+            }
+            Command::CancelTimer { timer } => self.cancel_timer(asker, timer, out),
+            Command::Receive { pid, max, timeout_ms } => {
+                self.receive(asker, pid, max, timeout_ms, out)
+            }
+            Command::Flush { pid } => self.flush(asker, pid, out),
+            Command::More { pid, n } => self.more(asker, pid, n, out),
+            Command::Link { pid, to } => self.link(asker, pid, to, out),
+            Command::Unlink { pid, to } => self.unlink(asker, pid, to, out),
+            Command::Monitor { pid, to } => self.monitor(asker, pid, to, out),
+            Command::Demonitor { reference, flush } => self.demonitor(asker, reference, flush, out),
+        };
+        if let Err(failure) = result {
+            self.fail(asker, &failure, out);
+        }
+    }
+
+    fn refuse(&mut self, asker: Asker<'_>, refused: Refused, out: &mut Outbox) {
+        let failure = Failure::new(refused.code, refused.message);
+        self.fail(&asker, &failure, out);
+    }
+
+    /// The answer `ok` without anything in it.
+    fn done(asker: &Asker<'_>, out: &mut Outbox) {
+        if let Some(id) = asker.id {
+            answer(out, asker.session, &Head::ok(id), &[]);
+        }
+    }
+
+    /// The answer `error`, or a `failed` event where no answer was asked for.
+    fn fail(&mut self, asker: &Asker<'_>, failure: &Failure, out: &mut Outbox) {
+        match asker.id {
+            Some(id) => {
+                let mut head = Head::error(id, failure.code, &failure.message, false);
+                if let Some(node) = &failure.nodes {
+                    let mut list = Vec::new();
+                    crate::wire::cbor::put_array(&mut list, 1);
+                    crate::wire::cbor::put_text(&mut list, node);
+                    head = head.raw("nodes", &list);
+                }
+                answer(out, asker.session, &head, &[]);
+            }
+            None => self.note_failed(asker, failure, out),
+        }
+    }
+
+    /// When [`Router::on_deadline`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.work.is_empty() { self.agenda.next() } else { Some(now) }
+    }
+
+    /// Does what has become due, and a slice of the work that was put off.
+    pub fn on_deadline(&mut self, now: Instant, out: &mut Outbox) {
+        for _ in 0..SLICE {
+            let Some(due) = self.agenda.due(now) else { break };
+            match due {
+                Deadline::Timer(timer) => self.timer_fires(now, timer, out),
+                Deadline::Receive { serial, wait } => self.receive_times_out(serial, wait, out),
+                Deadline::Ask(ask) => self.ask_times_out(ask, out),
+                Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
+                Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
+                Deadline::Congestion(peer) => self.peer_congests(now, peer, out),
+                Deadline::Grace { session, epoch } => self.grace_ends(now, session, epoch, out),
+                Deadline::Failed(session) => self.tell_failed(now, session, out),
+            }
+        }
+        self.run_work(now, SLICE, out);
+    }
+
+    /// Bytes in all queues of the node.
+    #[must_use]
+    pub fn queued(&self, out: &Outbox) -> usize {
+        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + out.queued()
+    }
+}
+
+/// Writes an answer: answers pass mailboxes and windows by.
+fn answer(out: &mut Outbox, session: SessionId, head: &Head, body: &[u8]) {
+    out.write_session(session, 1, |bytes| crate::wire::event::put_frame(bytes, head.bytes(), body));
+}

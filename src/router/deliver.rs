@@ -1,0 +1,661 @@
+//! The way of an event into a mailbox and out of it: bounds, windows, holds, `receive`.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::agenda::Deadline;
+use super::mailbox::Tag;
+use super::outbox::LANE_BYTES;
+use super::peers::PeerId;
+use super::processes::Process;
+use super::{Asker, Failure, KeptId, Outbox, Router, SIGNALS_MAX, WINDOW_BYTES_MAX, answer};
+use crate::wire::cbor;
+use crate::wire::command::{Delivery, Mode, Overflow};
+use crate::wire::event::{self, Head};
+use crate::wire::message::{self, Kind};
+
+/// Most events that one `receive` takes.
+const RECEIVE_MAX: u64 = 65_536;
+/// Most `receive`s of one process that wait.
+const RECEIVERS_MAX: usize = 1024;
+/// Bytes after which a `receive`, `flush` or `info` of messages takes no more.
+pub(super) const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What one sender may write before it is known to be held, its last command aside: twice what a session reads at a
+/// time, because what is read as JSON may grow.
+const BATCH_BYTES: usize = 128 * 1024;
+/// What may be between the lane of a peer and this mailbox while a busy node does not come to read: what that peer is
+/// writing, what the systems at both ends hold (`transport` bounds it), and what has been read here.
+const PIPE_BYTES: usize = 4 * 1024 * 1024;
+/// Mailboxes are weighed in steps of this many bytes.
+const WEIGHT_STEP_BITS: u32 = 16;
+
+/// Whom a full mailbox holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holder {
+    /// A process here.
+    Local(u64),
+    /// A process of a peer.
+    Remote(PeerId, u64),
+}
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A process, which can be held.
+    Process(Holder),
+    /// A process whose message may rather be lost.
+    Lossy,
+    /// The node.
+    Node,
+}
+
+/// A `receive` that waits for its first event.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) id: KeptId,
+    pub(super) wait: u64,
+    pub(super) max: u64,
+    pub(super) ends: Instant,
+}
+
+impl Receiver {
+    pub(super) fn deadline(&self, serial: u64) -> Deadline {
+        Deadline::Receive { serial, wait: self.wait }
+    }
+}
+
+/// What was given to the app and not yet consumed, where it asked for a window.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    sizes: VecDeque<u32>,
+    bytes: usize,
+}
+
+impl Window {
+    fn has_room(&self, n: u32) -> bool {
+        self.sizes.is_empty() || (self.sizes.len() < n as usize && self.bytes < WINDOW_BYTES_MAX)
+    }
+
+    fn give(&mut self, bytes: usize) {
+        self.sizes.push_back(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.bytes += bytes;
+    }
+
+    fn consumed(&mut self, n: u64) {
+        for _ in 0..n {
+            let Some(bytes) = self.sizes.pop_front() else { return };
+            self.bytes -= bytes as usize;
+        }
+    }
+}
+
+impl Process {
+    /// Whether `heavy` has it under another weight.
+    fn is_heavier(&self) -> bool {
+        self.mailbox.bytes() >> WEIGHT_STEP_BITS != self.weight
+    }
+
+    /// Whether an event of this kind may go to the app now, room in the lane aside.
+    fn may_push(&self, tag: Tag) -> bool {
+        match self.delivery {
+            Delivery::Push => true,
+            Delivery::Pull => false,
+            Delivery::Window(n) => tag != Tag::Message || self.window.has_room(n),
+        }
+    }
+}
+
+impl Router {
+    /// An event of the node itself for a process: never shed.
+    pub(super) fn tell(&mut self, serial: u64, tag: Tag, head: &Head, out: &mut Outbox) {
+        self.deliver(None, serial, Origin::Node, tag, head.bytes(), &[], out);
+    }
+
+    /// Puts an event behind all that the process has been told before.
+    #[allow(clippy::too_many_arguments, reason = "the one door into every mailbox")]
+    pub(super) fn deliver(
+        &mut self,
+        now: Option<Instant>,
+        serial: u64,
+        origin: Origin,
+        tag: Tag,
+        head: &[u8],
+        body: &[u8],
+        out: &mut Outbox,
+    ) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let Some(session) = self.sessions.get_mut(&process.session) else { return };
+        if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
+            let own = session.own == serial;
+            let written = out.write_session_within(process.session, LANE_BYTES, |bytes| {
+                put(bytes, head, body, own, &self.prefix, serial);
+            });
+            if written {
+                if tag == Tag::Message && matches!(process.delivery, Delivery::Window(_)) {
+                    process.window.give(head.len() + body.len());
+                }
+                if let Tag::Down(reference) = tag {
+                    self.refs.remove(&reference);
+                }
+                return;
+            }
+        }
+        let size = 6 + head.len() + body.len();
+        let mut hold = false;
+        if tag == Tag::Message {
+            if !process.mailbox.has_room(&process.bounds, size) {
+                match process.bounds.policy {
+                    Overflow::DropNewest => return self.shed_this(serial),
+                    Overflow::DropOldest => {
+                        let before = process.mailbox.bytes();
+                        while !process.mailbox.has_room(&process.bounds, size)
+                            && process.mailbox.shed_oldest()
+                        {
+                            process.shed += 1;
+                            self.counters.shed += 1;
+                        }
+                        self.mailbox_bytes -= before - process.mailbox.bytes();
+                    }
+                    Overflow::Exit => return self.overloaded(serial, out),
+                    Overflow::Wait => {
+                        // What is under way when senders are held. The sum of all queues bounds it once more.
+                        let of_sender = self.limits.body_bytes + BATCH_BYTES;
+                        let of_peer = self.limits.peer_bytes + PIPE_BYTES;
+                        let under_way = of_sender
+                            .saturating_mul(process.holding.len() + 1)
+                            .saturating_add(of_peer.saturating_mul(self.peers.len()));
+                        let far_over = process.mailbox.bytes() + size
+                            > process.bounds.bytes.saturating_add(under_way);
+                        if process.lapsed || far_over || !matches!(origin, Origin::Process(_)) {
+                            return self.shed_this(serial);
+                        }
+                        hold = true;
+                    }
+                }
+            }
+        } else if process.mailbox.signals() >= SIGNALS_MAX {
+            if let Tag::Down(reference) = tag {
+                self.refs.remove(&reference);
+            }
+            return self.overloaded(serial, out);
+        }
+        if let Tag::Down(reference) = tag {
+            self.refs.insert(reference, serial);
+        }
+        process
+            .mailbox
+            .push(tag, size, &mut out.shelf, |bytes| event::put_frame(bytes, head, body));
+        self.mailbox_bytes += size;
+        let (heavier, served, queued) =
+            (process.is_heavier(), !process.receivers.is_empty(), process.queued);
+        if process.bounds.policy == Overflow::Wait
+            && !process.lapsed
+            && !process.mailbox.has_room(&process.bounds, size)
+        {
+            hold = true;
+        }
+        if heavier {
+            self.weigh(serial);
+        }
+        if let (true, Origin::Process(holder), Some(now)) = (hold, origin, now) {
+            self.hold(now, serial, holder, out);
+        }
+        if self.queued(out) > self.limits.queue_bytes {
+            self.shed_heaviest(out);
+        }
+        if served {
+            self.serve_receivers(serial, out);
+        }
+        if !queued {
+            self.wants_room(serial, out);
+        }
+    }
+
+    fn shed_this(&mut self, serial: u64) {
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.mailbox.push_gap();
+            process.shed += 1;
+            self.counters.shed += 1;
+        }
+    }
+
+    fn overloaded(&mut self, serial: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get(&serial) else { return };
+        let session = process.session;
+        if self.sessions.get(&session).is_some_and(|session| session.own == serial) {
+            self.end_session(session, "overloaded", out);
+        } else {
+            let head = Head::event("died")
+                .pid("pid", Some(&self.pid(serial)))
+                .text("reason", "overloaded");
+            answer(out, session, &head, &[]);
+            self.die(serial, "overloaded", out);
+        }
+    }
+
+    /// Notes how heavy a mailbox has become.
+    fn weigh(&mut self, serial: u64) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let weight = process.mailbox.bytes() >> WEIGHT_STEP_BITS;
+        if weight != process.weight {
+            self.heavy.remove(&(process.weight, serial));
+            process.weight = weight;
+            if weight > 0 {
+                self.heavy.insert((weight, serial));
+            }
+        }
+    }
+
+    /// The node's queues are full together: the mailbox that holds most sheds.
+    fn shed_heaviest(&mut self, out: &Outbox) {
+        while self.queued(out) > self.limits.queue_bytes {
+            let Some(&(_, serial)) = self.heavy.last() else { return };
+            let Some(process) = self.processes.get_mut(&serial) else { return };
+            let before = process.mailbox.bytes();
+            let shed = if process.bounds.policy == Overflow::DropOldest {
+                process.mailbox.shed_oldest()
+            } else {
+                process.mailbox.shed_newest()
+            };
+            if !shed {
+                return;
+            }
+            process.shed += 1;
+            self.counters.shed += 1;
+            self.mailbox_bytes -= before - process.mailbox.bytes();
+            self.weigh(serial);
+        }
+    }
+
+    /// What the app may have now goes into its lane; the rest queues for room.
+    pub(super) fn wants_room(&mut self, serial: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let Some(session) = self.sessions.get_mut(&process.session) else { return };
+        if process.queued || process.mailbox.is_empty() {
+            return;
+        }
+        let Some((tag, _)) = process.mailbox.front() else { return };
+        if !process.may_push(tag) {
+            return;
+        }
+        process.queued = true;
+        session.wanting.push_back(serial);
+        if session.attached && out.session_len(process.session) < LANE_BYTES {
+            let session = process.session;
+            self.fill(session, out);
+        }
+    }
+
+    /// The lane of a session was taken: its processes' events move up.
+    pub fn on_session_room(&mut self, session: u64, out: &mut Outbox) {
+        let Some(state) = self.sessions.get(&session) else { return };
+        if state.attached && !state.wanting.is_empty() {
+            self.fill(session, out);
+        }
+    }
+
+    fn fill(&mut self, session: u64, out: &mut Outbox) {
+        while out.session_len(session) < LANE_BYTES {
+            let Some(state) = self.sessions.get_mut(&session) else { return };
+            let Some(serial) = state.wanting.pop_front() else { return };
+            let own = state.own == serial;
+            let Some(process) = self.processes.get_mut(&serial) else { continue };
+            process.queued = false;
+            let before = process.mailbox.bytes();
+            let mut frames = 0;
+            let prefix = &self.prefix;
+            // Chunks of the mailbox become the lane's buffer as they are, where their frames need no change.
+            let whole = own && process.delivery == Delivery::Push;
+            if whole
+                && out.session_len(session) == 0
+                && let Some((chunk, count)) = process.mailbox.take_chunk(LANE_BYTES / 2)
+            {
+                process.mailbox.keep(out.give_session(session, chunk));
+                frames = count;
+            }
+            let mut more = false;
+            let mut full = false;
+            out.write_session(session, 0, |bytes| {
+                while let Some((tag, _)) = process.mailbox.front() {
+                    if !process.may_push(tag) {
+                        return;
+                    }
+                    full = bytes.len() >= LANE_BYTES
+                        || (whole
+                            && bytes.len() >= LANE_BYTES / 2
+                            && process.mailbox.is_between_chunks());
+                    if full {
+                        more = true;
+                        return;
+                    }
+                    let Some((_, frame)) = process.mailbox.front() else { return };
+                    let size = frame.len();
+                    match tag {
+                        Tag::Gap(lost) => {
+                            let head = gap(lost);
+                            put(bytes, head.bytes(), &[], own, prefix, serial);
+                        }
+                        _ if own => bytes.extend_from_slice(frame),
+                        _ => {
+                            if let Some((head, body)) = event::split_frame(frame) {
+                                put(bytes, head, body, own, prefix, serial);
+                            }
+                        }
+                    }
+                    if tag == Tag::Message && matches!(process.delivery, Delivery::Window(_)) {
+                        process.window.give(size);
+                    }
+                    if let Tag::Down(reference) = tag {
+                        self.refs.remove(&reference);
+                    }
+                    process.mailbox.pop();
+                    frames += 1;
+                }
+            });
+            out.write_session(session, frames, |_| {});
+            self.mailbox_bytes -= before - process.mailbox.bytes();
+            if more {
+                process.queued = true;
+                if let Some(state) = self.sessions.get_mut(&session) {
+                    state.wanting.push_back(serial);
+                }
+            } else if process.mailbox.is_empty() {
+                process.mailbox.rest(&mut out.shelf);
+            }
+            self.weigh(serial);
+            self.mailbox_shrank(serial, out);
+            if full {
+                return;
+            }
+        }
+    }
+
+    /// Lets its senders go on when a mailbox has become half empty.
+    pub(super) fn mailbox_shrank(&mut self, serial: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.holding.is_empty() && !process.lapsed {
+            return;
+        }
+        if process.mailbox.is_half_empty(&process.bounds) || process.bounds.policy != Overflow::Wait
+        {
+            process.lapsed = false;
+            self.release(serial, out);
+        }
+    }
+
+    /// A `wait` mailbox is full of what somebody sends: that sender's session is not read for a while.
+    fn hold(&mut self, now: Instant, serial: u64, holder: Holder, out: &mut Outbox) {
+        let ends = now + self.limits.send_timeout;
+        let Some(process) = self.processes.get(&serial) else { return };
+        if let Holder::Local(sender) = holder
+            && process.delivery != Delivery::Push
+            && self.processes.get(&sender).is_some_and(|from| from.session == process.session)
+        {
+            // Only this session's own `receive` or `more` could empty the mailbox: they have to be read.
+            return;
+        }
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if !process.holding.insert(holder) {
+            return;
+        }
+        if process.hold_ends.is_none() {
+            process.hold_ends = Some(ends);
+            self.agenda.add(ends, Deadline::Hold(serial));
+        }
+        match holder {
+            Holder::Local(sender) => {
+                self.held(sender);
+            }
+            Holder::Remote(peer, sender) => write_hold(peer, Kind::Hold, sender, out),
+        }
+    }
+
+    /// A process is held by one more mailbox.
+    pub(super) fn held(&mut self, sender: u64) -> bool {
+        let Some(process) = self.processes.get_mut(&sender) else { return false };
+        process.holds += 1;
+        if let Some(session) = self.sessions.get_mut(&process.session) {
+            session.held += 1;
+        }
+        true
+    }
+
+    /// A process is held by one mailbox less.
+    pub(super) fn let_on(&mut self, sender: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&sender) else { return };
+        if process.holds == 0 {
+            return;
+        }
+        process.holds -= 1;
+        if let Some(session) = self.sessions.get_mut(&process.session) {
+            session.held = session.held.saturating_sub(1);
+            if session.held == 0 {
+                out.resumed.push(process.session);
+            }
+        }
+    }
+
+    fn release(&mut self, serial: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if let Some(ends) = process.hold_ends.take() {
+            self.agenda.remove(ends, Deadline::Hold(serial));
+        }
+        for holder in std::mem::take(&mut process.holding) {
+            self.release_one(holder, out);
+        }
+    }
+
+    fn release_one(&mut self, holder: Holder, out: &mut Outbox) {
+        match holder {
+            Holder::Local(sender) => self.let_on(sender, out),
+            Holder::Remote(peer, sender) => write_hold(peer, Kind::Go, sender, out),
+        }
+    }
+
+    /// A dying process lets everybody go.
+    pub(super) fn let_go(&mut self, serial: u64, process: &mut Process, out: &mut Outbox) {
+        if let Some(ends) = process.hold_ends.take() {
+            self.agenda.remove(ends, Deadline::Hold(serial));
+        }
+        for holder in std::mem::take(&mut process.holding) {
+            self.release_one(holder, out);
+        }
+    }
+
+    /// Held for the whole send timeout: from now on the mailbox sheds and holds nobody until half empty.
+    pub(super) fn hold_lapses(&mut self, now: Instant, serial: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.hold_ends.is_none_or(|ends| ends > now) {
+            return;
+        }
+        process.lapsed = true;
+        self.release(serial, out);
+    }
+
+    /// Whether a message of `size` bytes would find room at once.
+    pub(super) fn has_room_for(&self, serial: u64, size: usize) -> bool {
+        self.processes
+            .get(&serial)
+            .is_none_or(|process| process.mailbox.has_room(&process.bounds, size))
+    }
+
+    pub(super) fn origin(mode: Mode, holder: Holder) -> Origin {
+        if mode == Mode::Wait { Origin::Process(holder) } else { Origin::Lossy }
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        max: u64,
+        timeout_ms: Option<u64>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        let Some(id) = asker.id else {
+            return Err(Failure::badarg(
+                "`receive` needs an `id`: its answer carries the messages",
+            ));
+        };
+        if !(1..=RECEIVE_MAX).contains(&max) {
+            return Err(Failure::badarg("`max` of `receive` is 1 to 65536"));
+        }
+        let wait = self.number();
+        let Some(process) = self.processes.get_mut(&serial) else { return Ok(()) };
+        let empty = process.mailbox.is_empty();
+        match timeout_ms {
+            Some(timeout_ms) if timeout_ms > 0 && (empty || !process.receivers.is_empty()) => {
+                if process.receivers.len() >= RECEIVERS_MAX {
+                    let text = format!("{RECEIVERS_MAX} `receive`s of this process wait already");
+                    return Err(Failure::new("overloaded", text));
+                }
+                let ends = asker.now + Duration::from_millis(timeout_ms);
+                let receiver = Receiver { id: KeptId::keep(id), wait, max, ends };
+                self.agenda.add(ends, receiver.deadline(serial));
+                process.receivers.push_back(receiver);
+                self.serve_receivers(serial, out);
+            }
+            _ => self.give(asker.session, serial, &KeptId::keep(id), max, out),
+        }
+        Ok(())
+    }
+
+    fn serve_receivers(&mut self, serial: u64, out: &mut Outbox) {
+        while let Some(process) = self.processes.get_mut(&serial) {
+            if process.mailbox.is_empty() {
+                return;
+            }
+            let Some(receiver) = process.receivers.pop_front() else { return };
+            let session = process.session;
+            self.agenda.remove(receiver.ends, receiver.deadline(serial));
+            self.give(session, serial, &receiver.id, receiver.max, out);
+        }
+    }
+
+    pub(super) fn receive_times_out(&mut self, serial: u64, wait: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let Some(at) = process.receivers.iter().position(|receiver| receiver.wait == wait) else {
+            return;
+        };
+        let Some(receiver) = process.receivers.remove(at) else { return };
+        let session = process.session;
+        self.give(session, serial, &receiver.id, receiver.max, out);
+    }
+
+    pub(super) fn flush(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        match asker.id {
+            Some(id) => self.give(asker.session, serial, &KeptId::keep(id), u64::MAX, out),
+            None => {
+                if let Some(process) = self.processes.get_mut(&serial) {
+                    self.mailbox_bytes -= process.mailbox.bytes();
+                    process.mailbox.remove(|tag, _| {
+                        if let Tag::Down(reference) = tag {
+                            self.refs.remove(&reference);
+                        }
+                        true
+                    });
+                    while process.mailbox.front().is_some() {}
+                    process.mailbox.rest(&mut out.shelf);
+                }
+                self.weigh(serial);
+                self.mailbox_shrank(serial, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers with at most `max` events from the front of a mailbox, and takes them.
+    fn give(&mut self, session: u64, serial: u64, id: &KeptId, max: u64, out: &mut Outbox) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let before = process.mailbox.bytes();
+        let mut items = Vec::new();
+        let mut count = 0;
+        while count < max && (count == 0 || items.len() < LIST_BYTES_MAX) {
+            let Some((tag, frame)) = process.mailbox.front() else { break };
+            put_item(&mut items, tag, frame);
+            if let Tag::Down(reference) = tag {
+                self.refs.remove(&reference);
+            }
+            process.mailbox.pop();
+            count += 1;
+        }
+        self.mailbox_bytes -= before - process.mailbox.bytes();
+        if process.mailbox.is_empty() {
+            process.mailbox.rest(&mut out.shelf);
+        }
+        let mut body = Vec::with_capacity(items.len() + 9);
+        cbor::put_array(&mut body, usize::try_from(count).unwrap_or(usize::MAX));
+        body.append(&mut items);
+        answer(out, session, &Head::ok(id.id()).carries("messages"), &body);
+        self.weigh(serial);
+        self.mailbox_shrank(serial, out);
+    }
+
+    pub(super) fn more(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        n: u64,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.window.consumed(n);
+        }
+        self.wants_room(serial, out);
+        Ok(())
+    }
+
+    /// Takes events back that arrived already: the barrier of `unlink` and `demonitor`.
+    pub(super) fn take_back(
+        &mut self,
+        serial: u64,
+        unwanted: impl FnMut(Tag, &[u8]) -> bool,
+        out: &mut Outbox,
+    ) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.mailbox.signals() == 0 {
+            return;
+        }
+        let before = process.mailbox.bytes();
+        process.mailbox.remove(unwanted);
+        self.mailbox_bytes -= before - process.mailbox.bytes();
+        self.weigh(serial);
+        self.mailbox_shrank(serial, out);
+    }
+}
+
+/// The event that stands where messages were lost.
+pub(super) fn gap(lost: u64) -> Head {
+    Head::event("gap").uint("lost", lost).text("reason", "overflow")
+}
+
+/// One event of a list of events.
+pub(super) fn put_item(items: &mut Vec<u8>, tag: Tag, frame: &[u8]) {
+    match tag {
+        Tag::Gap(lost) => items.extend_from_slice(gap(lost).bytes()),
+        _ => event::put_event_item(items, frame),
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, head: &[u8], body: &[u8], own: bool, prefix: &str, serial: u64) {
+    if own {
+        event::put_frame(bytes, head, body);
+    } else {
+        event::put_frame_for(bytes, head, body, prefix, serial);
+    }
+}
+
+fn write_hold(peer: PeerId, kind: Kind, sender: u64, out: &mut Outbox) {
+    let mut frame = Vec::with_capacity(24);
+    let at = message::start(&mut frame, kind, 0, 0);
+    frame.extend_from_slice(&sender.to_be_bytes());
+    message::finish(&mut frame, at);
+    out.write_urgent(peer, &frame);
+}

@@ -1,0 +1,119 @@
+//! Local names: one process per name, one name per process.
+
+use super::info::Listing;
+use super::{Asker, Failure, Outbox, Router, answer};
+use crate::wire::event::Head;
+use crate::wire::id::{NodeName, check_name};
+use crate::wire::message::Ask;
+
+/// Names that Erlang reserves, and that look like something else.
+const RESERVED: [&str; 5] = ["undefined", "nil", "null", "true", "false"];
+
+impl Router {
+    /// The live process of this name.
+    pub(super) fn named(&self, name: &str) -> Option<u64> {
+        let serial = *self.names.get(name)?;
+        self.alive(serial).map(|_| serial)
+    }
+
+    pub(super) fn name_is_free(&self, name: &str) -> Result<(), Failure> {
+        check_name(name).map_err(Failure::badarg)?;
+        if RESERVED.contains(&name) {
+            return Err(Failure::badarg(format!("`{name}` is reserved and cannot be a name")));
+        }
+        match self.named(name) {
+            Some(serial) => {
+                Err(Failure::new("taken", format!("`{name}` belongs to {}", self.pid(serial))))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn give_name(&mut self, serial: u64, name: &str) {
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.name = Some(name.into());
+            self.names.insert(name.into(), serial);
+            self.routes += 1;
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        name: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        self.name_is_free(name)?;
+        if let Some(named) = self.processes.get(&serial).and_then(|process| process.name.as_deref())
+        {
+            let text =
+                format!("the process is registered as `{named}` already; unregister that first");
+            return Err(Failure::badarg(text));
+        }
+        self.give_name(serial, name);
+        Self::done(asker, out);
+        Ok(())
+    }
+
+    pub(super) fn unregister(
+        &mut self,
+        asker: &Asker<'_>,
+        name: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let Some(serial) = self.named(name) else {
+            return Err(Failure::badarg(format!("nobody is registered as `{name}`")));
+        };
+        let own = self.processes.get(&serial).is_some_and(|p| p.session == asker.session);
+        if !own {
+            self.needs_operator(asker.session, "unregistering a name of another session")?;
+        }
+        self.names.remove(name);
+        self.routes += 1;
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.name = None;
+        }
+        Self::done(asker, out);
+        Ok(())
+    }
+
+    pub(super) fn whereis(
+        &mut self,
+        asker: &Asker<'_>,
+        name: &str,
+        node: Option<&str>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        if let Some(node) = node {
+            let node: NodeName = self.full_name(node)?;
+            if node != self.me.name {
+                return self.ask(asker, &node, Ask::Whereis { name: name.to_owned() }, None, out);
+            }
+        }
+        let pid = self.named(name).map(|serial| self.pid(serial));
+        if let Some(id) = asker.id {
+            answer(out, asker.session, &Head::ok(id).pid("pid", pid.as_ref()), &[]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn registered(
+        &mut self,
+        asker: &Asker<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        self.start_listing(asker, Listing::names, out);
+        Ok(())
+    }
+
+    /// A node's name as apps write it; a bare base means this host.
+    pub(super) fn full_name(&self, text: &str) -> Result<NodeName, Failure> {
+        if text.contains('@') {
+            text.parse().map_err(Failure::badarg)
+        } else {
+            NodeName::new(text, self.me.name.host()).map_err(Failure::badarg)
+        }
+    }
+}

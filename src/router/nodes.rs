@@ -1,0 +1,422 @@
+//! Nodes as apps see them: who is there, pings, connects, and watching them come and go.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::agenda::Deadline;
+use super::mailbox::Tag;
+use super::monitors::Monitored;
+use super::{Asker, Failure, KeptId, Outbox, Router, answer};
+use crate::wire::cbor;
+use crate::wire::event::Head;
+use crate::wire::id::{Incarnation, NodeName};
+use crate::wire::message::Ask;
+
+/// How long a connect may take before it counts as failed (OTP's `net_setuptime`, 7 s).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// Most requests to the mesh under way.
+const MESH_ASKS_MAX: usize = 1024;
+
+/// A node that a strategy or a peer reports and that is not connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownNode {
+    /// Its name, where the source knows it.
+    pub name: Option<NodeName>,
+    /// Its run, where the source knows it.
+    pub incarnation: Option<Incarnation>,
+    /// Where it can be dialled.
+    pub addresses: Vec<SocketAddr>,
+    /// Who says so.
+    pub sources: Vec<String>,
+    /// Why there is no connection, for people.
+    pub reason: Option<String>,
+}
+
+/// Which question a [`MeshAnswer`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MeshToken(pub u64);
+
+/// What an app asked of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshRequest {
+    /// Connect to a node name or to `host:port`.
+    Connect {
+        /// For the answer.
+        token: MeshToken,
+        /// As the app wrote it.
+        to: String,
+    },
+    /// Close the connection to a node.
+    Disconnect {
+        /// For the answer.
+        token: MeshToken,
+        /// Which.
+        node: NodeName,
+    },
+}
+
+/// The mesh's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshAnswer {
+    /// Connected (or disconnected) now, or already.
+    True,
+    /// Not.
+    False,
+    /// This node has no network.
+    Ignored,
+    /// Could not even try.
+    Failed {
+        /// A code of the app protocol.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Something asked of the mesh, whose answer goes to an app.
+#[derive(Debug)]
+pub(super) struct MeshAsked {
+    session: u64,
+    id: KeptId,
+    what: MeshQuestion,
+    ends: Instant,
+}
+
+#[derive(Debug)]
+enum MeshQuestion {
+    Connect,
+    Disconnect,
+    /// Connect first, then ping.
+    Ping(NodeName, Option<Duration>),
+}
+
+/// What a node says of itself in `nodes`.
+#[derive(Clone, Debug, Default)]
+pub struct SelfSeen {
+    /// role, zone and whatever else.
+    pub labels: BTreeMap<String, String>,
+    /// Stays out of what peers tell each other.
+    pub hidden: bool,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+}
+
+impl Router {
+    /// What `nodes` says of this node.
+    pub fn on_self(&mut self, me: SelfSeen) {
+        self.labels = me.labels;
+        self.hidden = me.hidden;
+        self.addresses = me.addresses;
+    }
+
+    /// Who is visible and not connected.
+    pub fn on_known(&mut self, known: Vec<KnownNode>) {
+        self.known = known;
+    }
+
+    pub(super) fn nodes(
+        &mut self,
+        asker: &Asker<'_>,
+        state: Option<&str>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let (own, connected, hidden, known) = match state {
+            None => (true, true, true, true),
+            Some("self" | "this") => (true, false, false, false),
+            Some("connected") => (false, true, true, false),
+            Some("visible") => (false, true, false, false),
+            Some("hidden") => (false, false, true, false),
+            Some("known") => (false, false, false, true),
+            Some(_) => {
+                return Err(Failure::badarg(
+                    "`state` is self, connected, visible, hidden or known",
+                ));
+            }
+        };
+        let Some(id) = asker.id else { return Ok(()) };
+        let mut items = Vec::new();
+        let mut count = 0;
+        if own {
+            count += 1;
+            cbor::put_map(&mut items, 6);
+            put_pair(&mut items, "node", self.me.name.as_str());
+            put_pair(&mut items, "incarnation", &self.me.incarnation.to_string());
+            put_pair(&mut items, "state", "self");
+            put_rest(
+                &mut items,
+                self.hidden,
+                &self.labels,
+                self.addresses.iter().map(String::as_str),
+            );
+        }
+        for peer in self.connected.values() {
+            let Some(peer) = self.peers.get(peer) else { continue };
+            // Consistent with the events: a node is in the list from its nodeup to its nodedown.
+            let wanted = if peer.hidden { hidden } else { connected };
+            if !peer.up || !wanted {
+                continue;
+            }
+            count += 1;
+            cbor::put_map(&mut items, 7);
+            put_pair(&mut items, "node", peer.node.name.as_str());
+            put_pair(&mut items, "incarnation", &peer.node.incarnation.to_string());
+            put_pair(&mut items, "state", "connected");
+            let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
+            put_rest(&mut items, peer.hidden, &peer.labels, addresses.iter().map(String::as_str));
+            put_pair(&mut items, "address", &peer.address.to_string());
+        }
+        if known {
+            for node in &self.known {
+                count += 1;
+                put_known(&mut items, node);
+            }
+        }
+        let mut body = Vec::with_capacity(items.len() + 5);
+        cbor::put_array(&mut body, count);
+        body.append(&mut items);
+        answer(out, asker.session, &Head::ok(id).carries("nodes"), &body);
+        Ok(())
+    }
+
+    pub(super) fn ping(
+        &mut self,
+        asker: &Asker<'_>,
+        node: &str,
+        timeout_ms: Option<u64>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let node = self.full_name(node)?;
+        let Some(id) = asker.id else { return Ok(()) };
+        let timeout = timeout_ms.map(Duration::from_millis);
+        if node == self.me.name {
+            answer(out, asker.session, &Head::ok(id).text("result", "pong"), &[]);
+        } else if self.connected.contains_key(&node) {
+            self.ask(asker, &node, Ask::Ping, timeout, out)?;
+        } else {
+            let to = node.to_string();
+            self.ask_mesh(asker, MeshQuestion::Ping(node, timeout), timeout, out, |token| {
+                MeshRequest::Connect { token, to }
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        asker: &Asker<'_>,
+        to: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        self.needs_operator(asker.session, "connect")?;
+        // `host:port` is the mesh's business; a name is completed here.
+        let name = self.full_name(to).ok();
+        let here = name
+            .as_ref()
+            .is_some_and(|name| *name == self.me.name || self.connected.contains_key(name));
+        if here {
+            if let Some(id) = asker.id {
+                answer(out, asker.session, &Head::ok(id).bool("result", true), &[]);
+            }
+            return Ok(());
+        }
+        let to = name.map_or_else(|| to.to_owned(), |name| name.to_string());
+        if to.len() > 512 {
+            return Err(Failure::badarg("`to` is a node's name or host:port"));
+        }
+        self.ask_mesh(asker, MeshQuestion::Connect, None, out, |token| MeshRequest::Connect {
+            token,
+            to,
+        })
+    }
+
+    pub(super) fn disconnect(
+        &mut self,
+        asker: &Asker<'_>,
+        node: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        self.needs_operator(asker.session, "disconnect")?;
+        let node = self.full_name(node)?;
+        self.ask_mesh(asker, MeshQuestion::Disconnect, None, out, |token| MeshRequest::Disconnect {
+            token,
+            node,
+        })
+    }
+
+    fn ask_mesh(
+        &mut self,
+        asker: &Asker<'_>,
+        what: MeshQuestion,
+        timeout: Option<Duration>,
+        out: &mut Outbox,
+        request: impl FnOnce(MeshToken) -> MeshRequest,
+    ) -> Result<(), Failure> {
+        if self.mesh_asks.len() >= MESH_ASKS_MAX || out.requests.len() >= MESH_ASKS_MAX {
+            let text = format!("{MESH_ASKS_MAX} requests to the mesh are under way already");
+            return Err(Failure::new("overloaded", text));
+        }
+        let number = self.number();
+        let ends = asker.now + timeout.unwrap_or(CONNECT_TIMEOUT);
+        out.requests.push_back(request(MeshToken(number)));
+        if let Some(id) = asker.id {
+            self.agenda.add(ends, Deadline::Ask(number));
+            let asked = MeshAsked { session: asker.session, id: KeptId::keep(id), what, ends };
+            self.mesh_asks.insert(number, asked);
+        }
+        Ok(())
+    }
+
+    /// The mesh answers what an app asked of it.
+    pub fn on_mesh_answer(
+        &mut self,
+        now: Instant,
+        token: MeshToken,
+        answered: MeshAnswer,
+        out: &mut Outbox,
+    ) {
+        let Some(asked) = self.mesh_asks.remove(&token.0) else { return };
+        self.agenda.remove(asked.ends, Deadline::Ask(token.0));
+        let head = Head::ok(asked.id.id());
+        let head = match (asked.what, answered) {
+            (MeshQuestion::Ping(node, timeout), MeshAnswer::True) => {
+                if let Some((peer, _)) = self.peer_named(node.as_str()) {
+                    self.ask_peer(now, peer, asked.session, asked.id, Ask::Ping, timeout, out);
+                    return;
+                }
+                head.text("result", "pang")
+            }
+            (MeshQuestion::Ping(..), _) => head.text("result", "pang"),
+            (_, MeshAnswer::True) => head.bool("result", true),
+            (_, MeshAnswer::False) => head.bool("result", false),
+            (_, MeshAnswer::Ignored) => head.text("result", "ignored"),
+            (_, MeshAnswer::Failed { code, message }) => {
+                Head::error(asked.id.id(), code, &message, false)
+            }
+        };
+        answer(out, asked.session, &head, &[]);
+    }
+
+    pub(super) fn mesh_ask_times_out(&mut self, number: u64, out: &mut Outbox) {
+        let Some(asked) = self.mesh_asks.remove(&number) else { return };
+        let head = Head::ok(asked.id.id());
+        let head = match asked.what {
+            MeshQuestion::Ping(..) => head.text("result", "pang"),
+            MeshQuestion::Connect | MeshQuestion::Disconnect => head.bool("result", false),
+        };
+        answer(out, asked.session, &head, &[]);
+    }
+
+    pub(super) fn monitor_nodes(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        on: bool,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        if on {
+            self.node_watchers.insert(serial);
+        } else {
+            self.node_watchers.remove(&serial);
+        }
+        Self::done(asker, out);
+        Ok(())
+    }
+
+    /// One `nodedown` for each time it was called, at once when the node is not connected.
+    pub(super) fn monitor_node(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        node: &str,
+        on: bool,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        let node = self.full_name(node)?;
+        if !on {
+            let one = self.processes.get(&serial).and_then(|process| {
+                let mine =
+                    |monitored: &Monitored| matches!(monitored, Monitored::Node(n) if *n == node);
+                process.monitors.iter().find(|(_, m)| mine(m)).map(|(reference, _)| *reference)
+            });
+            if let Some(reference) = one {
+                if let Some(process) = self.processes.get_mut(&serial) {
+                    process.monitors.remove(&reference);
+                }
+                self.forget_node_monitor(&node, serial, reference);
+            }
+            Self::done(asker, out);
+            return Ok(());
+        }
+        Self::done(asker, out);
+        let Some(&peer) = self.connected.get(&node) else {
+            if node != self.me.name {
+                let head = Head::event("nodedown")
+                    .text("node", node.as_str())
+                    .text("reason", "noconnection");
+                self.tell(serial, Tag::Node, &head, out);
+            }
+            return Ok(());
+        };
+        let reference = self.number();
+        self.peer_mut(peer, |state| state.node_monitors.insert((serial, reference)));
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.monitors.insert(reference, Monitored::Node(node));
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_node_monitor(&mut self, node: &NodeName, serial: u64, reference: u64) {
+        if let Some(&peer) = self.connected.get(node) {
+            self.peer_mut(peer, |state| state.node_monitors.remove(&(serial, reference)));
+        }
+    }
+}
+
+fn put_pair(items: &mut Vec<u8>, key: &str, text: &str) {
+    cbor::put_text(items, key);
+    cbor::put_text(items, text);
+}
+
+fn put_rest<'a>(
+    items: &mut Vec<u8>,
+    hidden: bool,
+    labels: &BTreeMap<String, String>,
+    addresses: impl ExactSizeIterator<Item = &'a str>,
+) {
+    cbor::put_text(items, "hidden");
+    cbor::put_bool(items, hidden);
+    cbor::put_text(items, "labels");
+    super::info::put_labels(items, labels);
+    put_texts(items, "addresses", addresses);
+}
+
+fn put_texts<'a>(items: &mut Vec<u8>, key: &str, texts: impl ExactSizeIterator<Item = &'a str>) {
+    cbor::put_text(items, key);
+    cbor::put_array(items, texts.len());
+    for text in texts {
+        cbor::put_text(items, text);
+    }
+}
+
+fn put_known(items: &mut Vec<u8>, node: &KnownNode) {
+    let fields = [
+        ("node", node.name.as_ref().map(ToString::to_string)),
+        ("incarnation", node.incarnation.map(|incarnation| incarnation.to_string())),
+        ("reason", node.reason.clone()),
+    ];
+    let there = fields.iter().filter(|(_, value)| value.is_some()).count();
+    cbor::put_map(items, there + 3);
+    for (key, value) in &fields {
+        if let Some(value) = value {
+            put_pair(items, key, value);
+        }
+    }
+    put_pair(items, "state", "known");
+    let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+    put_texts(items, "addresses", addresses.iter().map(String::as_str));
+    put_texts(items, "sources", node.sources.iter().map(String::as_str));
+}

@@ -1,0 +1,370 @@
+//! What leaves the router: one lane per session, one set of lanes per peer, and notes for the hub.
+//!
+//! The router writes finished frames in here while its state changes; the hub's tasks take whole buffers out and
+//! write them to sockets. Effects leave in the order in which state changed because nothing else orders them.
+
+use std::collections::VecDeque;
+
+use super::Map;
+use super::nodes::MeshRequest;
+use super::peers::PeerId;
+use super::sessions::SessionId;
+use super::shelf::Shelf;
+use crate::wire::message::{self, FRAGMENT_BYTES, Kind, PARTIALS_MAX};
+
+/// A lane that holds this much takes no more from mailboxes, in bytes.
+pub const LANE_BYTES: usize = 64 * 1024;
+/// A session with this many bytes unread is not read, in bytes.
+pub const UNREAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes on their way to one app.
+#[derive(Debug, Default)]
+pub struct SessionLane {
+    /// Finished CBOR event frames.
+    pub bytes: Vec<u8>,
+    /// How many frames were ever put here: what `resume` counts.
+    pub frames: u64,
+    /// Nothing more will come: close once this is written.
+    pub closing: bool,
+}
+
+/// One sender's messages that are too long to travel in one piece, and what it said after them.
+#[derive(Debug, Default)]
+struct Bulk {
+    serial: u64,
+    frames: VecDeque<Vec<u8>>,
+    /// How much of the first frame has left.
+    sent: usize,
+}
+
+/// Bytes on their way to one peer.
+#[derive(Debug, Default)]
+pub struct PeerLane {
+    /// Beats, holds and goodbyes.
+    urgent: Vec<u8>,
+    /// All else, in order.
+    fifo: Vec<u8>,
+    /// Senders with a long message under way. At most [`PARTIALS_MAX`] of them move at a time.
+    bulks: VecDeque<Bulk>,
+    bulk_bytes: usize,
+}
+
+impl PeerLane {
+    /// How many bytes wait here.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.urgent.len() + self.fifo.len() + self.bulk_bytes
+    }
+
+    /// Whether nothing waits here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes about `FRAGMENT_BYTES` of everything that waits.
+    fn take(&mut self, out: &mut Vec<u8>) {
+        out.append(&mut self.urgent);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.fifo);
+        } else {
+            out.append(&mut self.fifo);
+        }
+        let mut turns = self.bulks.len().min(PARTIALS_MAX);
+        let mut at = 0;
+        while turns > 0 {
+            turns -= 1;
+            if self.bulks[at].fragment(out, &mut self.bulk_bytes) {
+                at += 1;
+            } else {
+                self.bulks.remove(at);
+            }
+        }
+    }
+}
+
+impl Bulk {
+    /// Moves one fragment, or the short frames behind a finished long one. False when nothing is left.
+    fn fragment(&mut self, out: &mut Vec<u8>, bulk_bytes: &mut usize) -> bool {
+        let Some(frame) = self.frames.front() else { return false };
+        if self.sent > 0 || frame.len() > FRAGMENT_BYTES {
+            let first = self.sent == 0;
+            let end = frame.len().min(self.sent + FRAGMENT_BYTES);
+            let last = end == frame.len();
+            let flags = if first { message::FRAGMENT_FIRST } else { 0 }
+                | if last { message::FRAGMENT_LAST } else { 0 };
+            let at = message::start(out, Kind::Fragment, flags, self.serial);
+            if first {
+                out.extend_from_slice(
+                    &u32::try_from(frame.len()).unwrap_or(u32::MAX).to_be_bytes(),
+                );
+            }
+            out.extend_from_slice(&frame[self.sent..end]);
+            message::finish(out, at);
+            *bulk_bytes -= end - self.sent;
+            self.sent = end;
+            if !last {
+                return true;
+            }
+            self.sent = 0;
+            self.frames.pop_front();
+        }
+        while self.frames.front().is_some_and(|frame| frame.len() <= FRAGMENT_BYTES) {
+            let frame = self.frames.pop_front().unwrap_or_default();
+            *bulk_bytes -= frame.len();
+            out.extend_from_slice(&frame);
+        }
+        !self.frames.is_empty()
+    }
+}
+
+/// Where the router's effects go.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    sessions: Map<SessionId, SessionLane>,
+    peers: Map<PeerId, PeerLane>,
+    /// Sessions with something to write or to close, each once per batch or so.
+    pub dirty_sessions: Vec<SessionId>,
+    /// Sessions that are over for good.
+    pub gone: Vec<SessionId>,
+    /// Peers with something to write.
+    pub dirty_peers: Vec<PeerId>,
+    /// Sessions that may be read again.
+    pub resumed: Vec<SessionId>,
+    /// Peers whose nodeup has been told.
+    pub peers_up: Vec<PeerId>,
+    /// What apps asked of the mesh.
+    pub requests: VecDeque<MeshRequest>,
+    /// A connection that took up an earlier session: (the one it opened, the one it goes on with).
+    pub rebound: Option<(SessionId, SessionId)>,
+    /// Where lanes and mailboxes that are empty leave their buffers.
+    pub shelf: Shelf,
+    queued: usize,
+}
+
+impl Outbox {
+    /// Bytes in all lanes.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Opens the lane of a session.
+    pub fn open_session(&mut self, session: SessionId) {
+        self.sessions.entry(session).or_default();
+    }
+
+    /// Forgets the lane of a session.
+    pub fn forget_session(&mut self, session: SessionId) {
+        if let Some(lane) = self.sessions.remove(&session) {
+            self.queued -= lane.bytes.len();
+            self.gone.push(session);
+        }
+    }
+
+    /// Loses what waits in the lane of a session, and opens it again.
+    pub fn reset_session(&mut self, session: SessionId) {
+        if let Some(lane) = self.sessions.get_mut(&session) {
+            self.queued -= lane.bytes.len();
+            lane.bytes = Vec::new();
+            lane.closing = false;
+        }
+    }
+
+    /// The lane will be closed once it is written.
+    pub fn close_session(&mut self, session: SessionId) {
+        if let Some(lane) = self.sessions.get_mut(&session) {
+            lane.closing = true;
+            self.dirty_sessions.push(session);
+        }
+    }
+
+    /// How many bytes wait for the app of a session.
+    #[must_use]
+    pub fn session_len(&self, session: SessionId) -> usize {
+        self.sessions.get(&session).map_or(0, |lane| lane.bytes.len())
+    }
+
+    /// How many frames were ever put into the lane of a session.
+    #[must_use]
+    pub fn session_frames(&self, session: SessionId) -> u64 {
+        self.sessions.get(&session).map_or(0, |lane| lane.frames)
+    }
+
+    /// Goes on counting from here.
+    pub fn count_session_frames(&mut self, session: SessionId, frames: u64) {
+        if let Some(lane) = self.sessions.get_mut(&session) {
+            lane.frames = frames;
+        }
+    }
+
+    /// Writes `frames` frames to a session; the closure gets the lane's buffer.
+    pub fn write_session(
+        &mut self,
+        session: SessionId,
+        frames: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(lane) = self.sessions.get_mut(&session) else { return };
+        let before = lane.bytes.len();
+        if lane.bytes.capacity() == 0 {
+            lane.bytes = self.shelf.take();
+        }
+        write(&mut lane.bytes);
+        lane.frames += frames;
+        self.queued += lane.bytes.len() - before;
+        if before == 0 {
+            self.dirty_sessions.push(session);
+        }
+    }
+
+    /// Lets whole frames be all that waits in the lane of a session, which must be empty; gives back its buffer.
+    pub fn give_session(&mut self, session: SessionId, frames: Vec<u8>) -> Vec<u8> {
+        let Some(lane) = self.sessions.get_mut(&session) else { return Vec::new() };
+        debug_assert!(lane.bytes.is_empty());
+        self.queued += frames.len();
+        self.dirty_sessions.push(session);
+        std::mem::replace(&mut lane.bytes, frames)
+    }
+
+    /// Writes one frame to a session in whose lane less than `limit` waits. False when it was not written.
+    pub fn write_session_within(
+        &mut self,
+        session: SessionId,
+        limit: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
+        let Some(lane) = self.sessions.get_mut(&session) else { return true };
+        let before = lane.bytes.len();
+        if before >= limit {
+            return false;
+        }
+        if lane.bytes.capacity() == 0 {
+            lane.bytes = self.shelf.take();
+        }
+        write(&mut lane.bytes);
+        lane.frames += 1;
+        self.queued += lane.bytes.len() - before;
+        if before == 0 {
+            self.dirty_sessions.push(session);
+        }
+        true
+    }
+
+    /// Takes what waits for an app, leaving `out`'s (empty) buffer in its place; when there is nothing, large buffers
+    /// of both go on the shelf. True when the lane is to be
+    /// closed after this.
+    pub fn take_session(&mut self, session: SessionId, out: &mut Vec<u8>) -> bool {
+        debug_assert!(out.is_empty());
+        let Some(lane) = self.sessions.get_mut(&session) else { return true };
+        if lane.bytes.is_empty() {
+            self.shelf.put(&mut lane.bytes);
+            self.shelf.put(out);
+            return lane.closing;
+        }
+        std::mem::swap(&mut lane.bytes, out);
+        self.queued -= out.len();
+        lane.closing
+    }
+
+    /// Opens the lanes of a peer.
+    pub fn open_peer(&mut self, peer: PeerId) {
+        self.peers.entry(peer).or_default();
+    }
+
+    /// Forgets the lanes of a peer.
+    pub fn forget_peer(&mut self, peer: PeerId) {
+        if let Some(lane) = self.peers.remove(&peer) {
+            self.queued -= lane.len();
+        }
+    }
+
+    /// How many bytes wait for a peer.
+    #[must_use]
+    pub fn peer_len(&self, peer: PeerId) -> usize {
+        self.peers.get(&peer).map_or(0, PeerLane::len)
+    }
+
+    /// Writes one frame of process `serial` to a peer, behind what that process said before. The closure writes
+    /// a whole frame; `size` is about how long it will be.
+    pub fn write_peer(
+        &mut self,
+        peer: PeerId,
+        serial: u64,
+        size: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(lane) = self.peers.get_mut(&peer) else { return };
+        let before = lane.len();
+        let bulk = lane.bulks.iter_mut().find(|bulk| bulk.serial == serial);
+        if bulk.is_some() || size > FRAGMENT_BYTES {
+            let mut frame = Vec::with_capacity(size);
+            write(&mut frame);
+            lane.bulk_bytes += frame.len();
+            if let Some(bulk) = bulk {
+                bulk.frames.push_back(frame);
+            } else {
+                lane.bulks.push_back(Bulk { serial, frames: VecDeque::from([frame]), sent: 0 });
+            }
+        } else {
+            if lane.fifo.capacity() == 0 {
+                lane.fifo = self.shelf.take();
+            }
+            write(&mut lane.fifo);
+        }
+        self.queued += lane.len() - before;
+        if before == 0 {
+            self.dirty_peers.push(peer);
+        }
+    }
+
+    /// Writes one short frame as [`Outbox::write_peer`] does, but only where less than `limit` waits and nothing long is
+    /// under way. False when it was not written.
+    pub fn write_peer_within(
+        &mut self,
+        peer: PeerId,
+        size: usize,
+        limit: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
+        let Some(lane) = self.peers.get_mut(&peer) else { return false };
+        let before = lane.len();
+        if before >= limit || size > FRAGMENT_BYTES || !lane.bulks.is_empty() {
+            return false;
+        }
+        let start = lane.fifo.len();
+        if lane.fifo.capacity() == 0 {
+            lane.fifo = self.shelf.take();
+        }
+        write(&mut lane.fifo);
+        self.queued += lane.fifo.len() - start;
+        if before == 0 {
+            self.dirty_peers.push(peer);
+        }
+        true
+    }
+
+    /// Writes one frame ahead of everything else.
+    pub fn write_urgent(&mut self, peer: PeerId, frame: &[u8]) {
+        let Some(lane) = self.peers.get_mut(&peer) else { return };
+        if lane.is_empty() {
+            self.dirty_peers.push(peer);
+        }
+        lane.urgent.extend_from_slice(frame);
+        self.queued += frame.len();
+    }
+
+    /// Takes what waits for a peer: the urgent lane, the rest in order, a fragment of each long message.
+    /// False when there was nothing.
+    pub fn take_peer(&mut self, peer: PeerId, out: &mut Vec<u8>) -> bool {
+        let Some(lane) = self.peers.get_mut(&peer) else { return false };
+        let before = lane.len();
+        if before == 0 {
+            self.shelf.put(&mut lane.fifo);
+            return false;
+        }
+        lane.take(out);
+        self.queued -= before - lane.len();
+        true
+    }
+}

@@ -1,0 +1,790 @@
+//! Peers: what they say of processes, and what their coming and going means for ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::agenda::Deadline;
+use super::deliver::{Holder, Origin};
+use super::mailbox::Tag;
+use super::monitors::Watcher;
+use super::send::There;
+use super::work::Work;
+use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
+use crate::wire::cbor;
+use crate::wire::command::{Mode, REASON_BYTES_MAX};
+use crate::wire::event::{self, Head};
+use crate::wire::id::{Node, NodeName, Pid};
+use crate::wire::message::{
+    self, Ask, FRAGMENT_FIRST, FRAGMENT_LAST, Frame, FrameError, Kind, PARTIALS_MAX, TARGET_NAME,
+    Told,
+};
+
+/// Which connection to a peer. Never given twice.
+pub type PeerId = u64;
+
+/// How long a question to another node may take unless the app says otherwise.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most questions under way.
+const ASKS_MAX: usize = 10_000;
+/// Most mailboxes of one peer that hold one process of ours and are counted.
+const HOLDS_MAX: u32 = 10_000;
+/// Longest header of an event that a peer sends: room is left to add a pid.
+const EVENT_HEAD_BYTES_MAX: usize = 4096;
+/// What a frame may be longer than its body: address, header and framing.
+const OVERHEAD_BYTES: usize = 128 * 1024;
+
+/// What a peer said of itself in its hello.
+#[derive(Clone, Debug)]
+pub struct PeerHello {
+    /// Who it is.
+    pub node: Node,
+    /// role, zone and whatever else.
+    pub labels: BTreeMap<String, String>,
+    /// Stays out of what peers tell each other.
+    pub hidden: bool,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// The far end of this connection.
+    pub address: SocketAddr,
+}
+
+/// One accepted connection to another node.
+#[derive(Debug)]
+pub(super) struct Peer {
+    id: PeerId,
+    pub(super) node: Node,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) hidden: bool,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) address: SocketAddr,
+    /// Its nodeup has been told.
+    pub(super) up: bool,
+    /// (ours, theirs), one pair each.
+    pub(super) links: BTreeSet<(u64, u64)>,
+    /// Links that ours took back and it has not confirmed.
+    pub(super) unlinking: BTreeSet<(u64, u64)>,
+    /// Our monitors of its processes: reference -> our process.
+    pub(super) monitors: BTreeMap<u64, u64>,
+    /// Its monitors of our processes: reference -> our process.
+    pub(super) watching: BTreeMap<u64, u64>,
+    /// Our monitors of the node itself: (process, reference).
+    pub(super) node_monitors: BTreeSet<(u64, u64)>,
+    /// Our processes that its mailboxes hold.
+    holds: BTreeMap<u64, Held>,
+    /// Questions it has not answered.
+    asks: BTreeSet<u64>,
+    /// Long messages of its processes that are not whole yet.
+    partials: BTreeMap<u64, Partial>,
+    /// Sessions that are not read because its lanes are full.
+    pub(super) paused: BTreeSet<u64>,
+    /// When they have waited long enough.
+    pub(super) full_ends: Option<Instant>,
+    /// They have: messages to it are dropped.
+    pub(super) congested: bool,
+    /// The name that its last message went to.
+    heard: Option<Heard>,
+}
+
+/// A process of ours that mailboxes of a peer hold.
+#[derive(Debug)]
+struct Held {
+    times: u32,
+    /// When that has been long enough, whatever the peer says.
+    ends: Instant,
+}
+
+/// Where a name leads, for as long as nothing changes that addresses depend on.
+#[derive(Debug)]
+struct Heard {
+    routes: u64,
+    /// As the peer writes it, its length first.
+    target: Box<[u8]>,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Partial {
+    bytes: Vec<u8>,
+    whole: usize,
+    /// Longer than allowed here: it is passed over.
+    too_large: bool,
+}
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    session: u64,
+    id: KeptId,
+    peer: PeerId,
+    question: Question,
+    ends: Instant,
+}
+
+/// What the answer is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Ping,
+    Whereis,
+    Processes,
+    Info,
+}
+
+impl Router {
+    /// The connection to a node of this name.
+    pub(super) fn peer_named(&self, name: &str) -> Option<(PeerId, &Peer)> {
+        let peer = *self.connected.get(name)?;
+        self.peers.get(&peer).map(|state| (peer, state))
+    }
+
+    /// The connection to exactly this run of a node.
+    pub(super) fn peer_of(&self, pid: &Pid) -> Option<(PeerId, &Peer)> {
+        self.peer_named(pid.node.name.as_str())
+            .filter(|(_, state)| state.node.incarnation == pid.node.incarnation)
+    }
+
+    pub(super) fn peer_mut<T>(&mut self, peer: PeerId, change: impl FnOnce(&mut Peer) -> T) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            change(state);
+        }
+    }
+
+    /// A connection was accepted. Its nodeup follows the end of all earlier ones.
+    pub fn on_peer_up(&mut self, now: Instant, peer: PeerId, hello: PeerHello, out: &mut Outbox) {
+        out.open_peer(peer);
+        self.connected.insert(hello.node.name.clone(), peer);
+        self.routes += 1;
+        self.peers.insert(
+            peer,
+            Peer {
+                id: peer,
+                node: hello.node,
+                labels: hello.labels,
+                hidden: hello.hidden,
+                addresses: hello.addresses,
+                address: hello.address,
+                up: false,
+                links: BTreeSet::new(),
+                unlinking: BTreeSet::new(),
+                monitors: BTreeMap::new(),
+                watching: BTreeMap::new(),
+                node_monitors: BTreeSet::new(),
+                holds: BTreeMap::new(),
+                asks: BTreeSet::new(),
+                partials: BTreeMap::new(),
+                paused: BTreeSet::new(),
+                full_ends: None,
+                congested: false,
+                heard: None,
+            },
+        );
+        self.work.push_back(Work::PeerUp { peer });
+        self.run_work(now, super::SLICE, out);
+    }
+
+    /// A connection is gone: the only way in which a remote process dies without saying so, and this the only
+    /// place that invents a `down`.
+    pub fn on_peer_down(&mut self, now: Instant, peer: PeerId, reason: &str, out: &mut Outbox) {
+        out.forget_peer(peer);
+        let Some(mut state) = self.peers.remove(&peer) else { return };
+        self.routes += 1;
+        if self.connected.get(&state.node.name) == Some(&peer) {
+            self.connected.remove(&state.node.name);
+        }
+        let paused = std::mem::take(&mut state.paused);
+        self.unpause(paused, out);
+        if let Some(ends) = state.full_ends.take() {
+            self.agenda.remove(ends, Deadline::Congestion(peer));
+        }
+        for partial in std::mem::take(&mut state.partials).into_values() {
+            self.partial_bytes -= partial.bytes.len();
+        }
+        self.work.push_back(Work::PeerDown { peer: Box::new(state), reason: reason.into() });
+        self.run_work(now, super::SLICE, out);
+    }
+
+    /// One entry of what a lost peer leaves behind. False when nothing is left.
+    pub(super) fn peer_down_step(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
+        if let Some((ours, theirs)) = peer.links.pop_first() {
+            let other = Pid { node: peer.node.clone(), serial: theirs };
+            if self.processes.get_mut(&ours).is_some_and(|p| p.links.remove(&other)) {
+                self.on_signal(ours, &other, "noconnection", true, out);
+            }
+        } else if let Some((ours, theirs)) = peer.unlinking.pop_first() {
+            let other = Pid { node: peer.node.clone(), serial: theirs };
+            if let Some(process) = self.processes.get_mut(&ours) {
+                process.unlinking.remove(&other);
+            }
+        } else if let Some((reference, serial)) = peer.monitors.pop_first() {
+            self.monitor_loses_peer(serial, reference, out);
+        } else if let Some((reference, serial)) = peer.watching.pop_first() {
+            if let Some(process) = self.processes.get_mut(&serial) {
+                process.watchers.remove(&Watcher::Remote { peer: peer.id, reference });
+            }
+        } else if let Some((serial, held)) = peer.holds.pop_first() {
+            self.agenda.remove(held.ends, Deadline::Held { peer: peer.id, serial });
+            for _ in 0..held.times {
+                self.let_on(serial, out);
+            }
+        } else if let Some(ask) = peer.asks.pop_first() {
+            self.ask_fails(ask, &peer.node.name, out);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn tell_nodeup(&mut self, peer: PeerId, out: &mut Outbox) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        state.up = true;
+        out.peers_up.push(peer);
+        let mut labels = Vec::new();
+        super::info::put_labels(&mut labels, &state.labels);
+        let head = Head::event("nodeup")
+            .text("node", state.node.name.as_str())
+            .text("incarnation", &state.node.incarnation.to_string())
+            .raw("labels", &labels);
+        for serial in self.node_watchers.clone() {
+            self.tell(serial, Tag::Node, &head, out);
+        }
+    }
+
+    pub(super) fn tell_nodedown(&mut self, peer: &Peer, reason: &str, out: &mut Outbox) {
+        if !peer.up {
+            // Nobody was told that it had come.
+            return;
+        }
+        let head = Head::event("nodedown")
+            .text("node", peer.node.name.as_str())
+            .text("incarnation", &peer.node.incarnation.to_string())
+            .text("reason", reason);
+        for serial in self.node_watchers.clone() {
+            self.tell(serial, Tag::Node, &head, out);
+        }
+        for (serial, reference) in &peer.node_monitors {
+            let mine = self
+                .processes
+                .get_mut(serial)
+                .is_some_and(|process| process.monitors.remove(reference).is_some());
+            if mine {
+                self.tell(*serial, Tag::Node, &head, out);
+            }
+        }
+    }
+
+    /// Whether a peer reads what its questions and mistakes are answered with.
+    ///
+    /// # Errors
+    /// [`FrameError::Unread`]: the connection must be closed.
+    pub fn may_hear(&self, peer: PeerId, out: &Outbox) -> Result<(), FrameError> {
+        let waiting = out.peer_len(peer);
+        if waiting
+            > 2 * self.limits.queue_bytes.max(self.limits.peer_bytes + self.limits.body_bytes)
+        {
+            return Err(FrameError::Unread(waiting));
+        }
+        Ok(())
+    }
+
+    /// A frame from a peer about processes.
+    ///
+    /// # Errors
+    /// [`FrameError`]: the connection must be closed; what came before the frame has been carried out.
+    pub fn on_message(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        frame: Frame<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), FrameError> {
+        let Some(kind) = Kind::from_u8(frame.kind) else {
+            return if frame.kind >= 0x80 {
+                Ok(())
+            } else {
+                Err(FrameError::UnknownKind(frame.kind))
+            };
+        };
+        let Some(state) = self.peers.get(&peer) else { return Ok(()) };
+        let from = || Pid { node: state.node.clone(), serial: frame.serial };
+        let mut payload = Payload(frame.payload);
+        match kind {
+            Kind::Send => {
+                let by_name = frame.flags & TARGET_NAME != 0;
+                let last = state.heard.as_ref().filter(|last| last.routes == self.routes);
+                let known = last.filter(|_| by_name).and_then(|last| {
+                    payload.0 = payload.0.strip_prefix(&*last.target)?;
+                    Some(last.serial)
+                });
+                let serial = if known.is_some() {
+                    known
+                } else {
+                    let before = payload.0;
+                    let target =
+                        payload.target(frame.flags).ok_or(FrameError::Malformed("send"))?;
+                    let bytes = &before[..before.len() - payload.0.len()];
+                    self.addressed(peer, target, bytes)
+                };
+                let (head, body) =
+                    event::split_frame(payload.0).ok_or(FrameError::Malformed("send"))?;
+                if !is_message(head) {
+                    return Err(FrameError::Malformed("send"));
+                }
+                if let Some(serial) = serial {
+                    let lossy = frame.flags & message::SEND_LOSSY != 0 || frame.serial == 0;
+                    let mode = if lossy { Mode::Lossy } else { Mode::Wait };
+                    let origin = match Self::origin(mode, Holder::Remote(peer, frame.serial)) {
+                        Origin::Lossy if frame.serial == 0 => Origin::Node,
+                        origin => origin,
+                    };
+                    self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
+                }
+            }
+            Kind::Fragment => return self.on_fragment(now, peer, frame, out),
+            Kind::Exit => {
+                let from = from();
+                let target = payload.serial().ok_or(FrameError::Malformed("exit"))?;
+                let reason = payload.reason().ok_or(FrameError::Malformed("exit"))?;
+                self.on_exit(peer, &from, target, reason, out);
+            }
+            Kind::Kill => {
+                let from = from();
+                let target = payload.target(frame.flags).ok_or(FrameError::Malformed("kill"))?;
+                let reason = payload.reason().ok_or(FrameError::Malformed("kill"))?;
+                let serial = match target {
+                    There::Serial(serial) => Some(serial),
+                    There::Name(name) => self.named(name),
+                };
+                let allowed = reason != "kill" || self.limits.remote == Remote::Full;
+                if let (Some(serial), true) = (serial, allowed) {
+                    self.on_signal(serial, &from, reason, false, out);
+                }
+            }
+            Kind::Link => {
+                let from = from();
+                let target = payload.serial().ok_or(FrameError::Malformed("link"))?;
+                self.on_link(peer, from, target, out);
+            }
+            Kind::Unlink | Kind::UnlinkAck => {
+                let from = from();
+                let target = payload.serial().ok_or(FrameError::Malformed("unlink"))?;
+                let number = payload.serial().ok_or(FrameError::Malformed("unlink"))?;
+                if kind == Kind::Unlink {
+                    self.on_unlink(peer, &from, target, number, out);
+                } else {
+                    self.on_unlink_ack(peer, &from, target, number);
+                }
+            }
+            Kind::Monitor => {
+                let reference = payload.serial().ok_or(FrameError::Malformed("monitor"))?;
+                let target = payload.target(frame.flags).ok_or(FrameError::Malformed("monitor"))?;
+                self.on_monitor(peer, reference, target, out);
+            }
+            Kind::Demonitor => {
+                let reference = payload.serial().ok_or(FrameError::Malformed("demonitor"))?;
+                self.on_demonitor(peer, reference);
+            }
+            Kind::Down => {
+                let reference = payload.serial().ok_or(FrameError::Malformed("down"))?;
+                let reason = payload.reason().ok_or(FrameError::Malformed("down"))?;
+                self.on_down(peer, frame.serial, reference, reason, out);
+            }
+            Kind::Hold | Kind::Go => {
+                let serial = payload.serial().ok_or(FrameError::Malformed("hold"))?;
+                self.on_hold(now, peer, kind == Kind::Hold, serial, out);
+            }
+            Kind::Ask => {
+                let number = payload.serial().ok_or(FrameError::Malformed("ask"))?;
+                let ask: Ask = Frame { payload: payload.0, ..frame }.cbor("ask")?;
+                self.on_ask(now, peer, number, ask, out);
+            }
+            Kind::Tell => {
+                let number = payload.serial().ok_or(FrameError::Malformed("tell"))?;
+                let told = Told::read(payload.0)?;
+                self.on_tell(peer, number, told, out);
+            }
+            Kind::Hello | Kind::Accept | Kind::Refuse | Kind::Ready => {
+                return Err(FrameError::Malformed("hello after accept"));
+            }
+            // The peer task's own business.
+            Kind::Beat | Kind::Goodbye | Kind::Peers | Kind::Probe => {}
+        }
+        if !self.work.is_empty() {
+            self.run_work(now, super::SLICE, out);
+        }
+        Ok(())
+    }
+
+    /// Whom a message is for. A name is kept: most messages of a peer go where the last one went.
+    fn addressed(&mut self, peer: PeerId, target: There<'_>, bytes: &[u8]) -> Option<u64> {
+        match target {
+            There::Serial(serial) => Some(serial),
+            There::Name(name) => {
+                let serial = self.named(name)?;
+                let heard = Heard { routes: self.routes, target: bytes.into(), serial };
+                self.peer_mut(peer, |state| state.heard = Some(heard));
+                Some(serial)
+            }
+        }
+    }
+
+    fn on_fragment(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        frame: Frame<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), FrameError> {
+        let wrong = || FrameError::Malformed("fragment");
+        let limit = self.limits.body_bytes + OVERHEAD_BYTES;
+        let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
+        let mut payload = Payload(frame.payload);
+        if frame.flags & FRAGMENT_FIRST != 0 {
+            let whole = payload.length().ok_or_else(wrong)? as usize;
+            if state.partials.contains_key(&frame.serial) || state.partials.len() >= PARTIALS_MAX {
+                return Err(wrong());
+            }
+            let partial = Partial { bytes: Vec::new(), whole, too_large: whole > limit };
+            state.partials.insert(frame.serial, partial);
+        }
+        let partial = state.partials.get_mut(&frame.serial).ok_or_else(wrong)?;
+        if partial.too_large {
+            partial.whole = partial.whole.checked_sub(payload.0.len()).ok_or_else(wrong)?;
+        } else {
+            if partial.bytes.len() + payload.0.len() > partial.whole {
+                return Err(wrong());
+            }
+            partial.bytes.extend_from_slice(payload.0);
+            self.partial_bytes += payload.0.len();
+        }
+        if frame.flags & FRAGMENT_LAST == 0 {
+            return Ok(());
+        }
+        let partial = state.partials.remove(&frame.serial).ok_or_else(wrong)?;
+        if partial.too_large {
+            self.counters.too_large += 1;
+            return Ok(());
+        }
+        self.partial_bytes -= partial.bytes.len();
+        let (whole, used) = Frame::cut(&partial.bytes, partial.whole)?.ok_or_else(wrong)?;
+        if used != partial.whole
+            || whole.kind == Kind::Fragment as u8
+            || whole.serial != frame.serial
+        {
+            return Err(wrong());
+        }
+        self.on_message(now, peer, whole, out)
+    }
+
+    /// A mailbox of a peer is full of what one of ours sends, or no longer.
+    ///
+    /// The peer lets go after its own send timeout. One that does not say so must not silence an app for ever: after twice
+    /// our send timeout the process goes on.
+    fn on_hold(&mut self, now: Instant, peer: PeerId, hold: bool, serial: u64, out: &mut Outbox) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if hold {
+            if !self.processes.contains_key(&serial) {
+                return;
+            }
+            let ends = now + 2 * self.limits.send_timeout;
+            let held = state.holds.entry(serial).or_insert(Held { times: 0, ends });
+            if held.times >= HOLDS_MAX {
+                return;
+            }
+            held.times += 1;
+            if held.times == 1 {
+                self.agenda.add(ends, Deadline::Held { peer, serial });
+            }
+            self.held(serial);
+            return;
+        }
+        let Some(held) = state.holds.get_mut(&serial) else { return };
+        held.times -= 1;
+        if held.times == 0 {
+            self.agenda.remove(held.ends, Deadline::Held { peer, serial });
+            state.holds.remove(&serial);
+        }
+        self.let_on(serial, out);
+    }
+
+    pub(super) fn peer_holds_too_long(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        serial: u64,
+        out: &mut Outbox,
+    ) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.holds.get(&serial).is_none_or(|held| held.ends > now) {
+            return;
+        }
+        let held = state.holds.remove(&serial);
+        for _ in 0..held.map_or(0, |held| held.times) {
+            self.let_on(serial, out);
+        }
+    }
+
+    /// Asks another node something for an app.
+    pub(super) fn ask(
+        &mut self,
+        asker: &Asker<'_>,
+        node: &NodeName,
+        ask: Ask,
+        timeout: Option<Duration>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let Some(id) = asker.id else {
+            return Err(Failure::badarg(format!(
+                "`{}` needs an `id`: its answer is all it does",
+                asker.op
+            )));
+        };
+        let Some((peer, _)) = self.peer_named(node.as_str()) else {
+            return Err(no_connection(node));
+        };
+        if self.asks.len() >= ASKS_MAX {
+            return Err(Failure::new(
+                "overloaded",
+                "too many questions to other nodes are under way",
+            ));
+        }
+        self.ask_peer(asker.now, peer, asker.session, KeptId::keep(id), ask, timeout, out);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a question and where its answer goes")]
+    pub(super) fn ask_peer(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        session: u64,
+        id: KeptId,
+        ask: Ask,
+        timeout: Option<Duration>,
+        out: &mut Outbox,
+    ) {
+        let number = self.number();
+        let question = match ask {
+            Ask::Ping => Question::Ping,
+            Ask::Whereis { .. } => Question::Whereis,
+            Ask::Processes => Question::Processes,
+            Ask::Info { .. } => Question::Info,
+        };
+        let ends = now + timeout.unwrap_or(ASK_TIMEOUT);
+        self.agenda.add(ends, Deadline::Ask(number));
+        self.asks.insert(number, Asked { session, id, peer, question, ends });
+        self.peer_mut(peer, |state| state.asks.insert(number));
+        write_question(peer, Kind::Ask, number, &ask, out);
+    }
+
+    pub(super) fn ask_times_out(&mut self, number: u64, out: &mut Outbox) {
+        let Some(asked) = self.asks.remove(&number) else {
+            self.mesh_ask_times_out(number, out);
+            return;
+        };
+        self.peer_mut(asked.peer, |state| state.asks.remove(&number));
+        if asked.question == Question::Ping {
+            pang(&asked, out);
+        } else {
+            let head = Head::error(
+                asked.id.id(),
+                "timeout",
+                "the other node did not answer in time",
+                false,
+            );
+            answer(out, asked.session, &head, &[]);
+        }
+    }
+
+    fn ask_fails(&mut self, number: u64, node: &NodeName, out: &mut Outbox) {
+        let Some(asked) = self.asks.remove(&number) else { return };
+        self.agenda.remove(asked.ends, Deadline::Ask(number));
+        if asked.question == Question::Ping {
+            pang(&asked, out);
+        } else {
+            let failure = no_connection(node);
+            let head = Head::error(asked.id.id(), failure.code, &failure.message, false);
+            answer(out, asked.session, &head, &[]);
+        }
+    }
+
+    /// Another node asks something of this one.
+    fn on_ask(&mut self, now: Instant, peer: PeerId, number: u64, ask: Ask, out: &mut Outbox) {
+        if matches!(ask, Ask::Ping) {
+            write_tell(peer, number, &Ok(vec![0xf5]), out);
+            return;
+        }
+        if self.limits.remote == Remote::None {
+            let failure = Failure::denied(format!(
+                "{} does not let other nodes look at its processes (its setting `remote` is none)",
+                self.me.name
+            ));
+            write_tell(peer, number, &Err(failure), out);
+            return;
+        }
+        match ask {
+            Ask::Ping => {}
+            Ask::Whereis { name } => {
+                let mut body = Vec::new();
+                match self.named(&name) {
+                    Some(serial) => cbor::put_text(&mut body, &self.pid(serial).to_string()),
+                    None => cbor::put_null(&mut body),
+                }
+                write_tell(peer, number, &Ok(body), out);
+            }
+            Ask::Processes => self.list_for_peer(now, peer, number, out),
+            Ask::Info { serial, name, keys } => {
+                let told = self.info_for_peer(serial, name.as_deref(), &keys);
+                write_tell(peer, number, &told, out);
+            }
+        }
+    }
+
+    fn on_tell(&mut self, peer: PeerId, number: u64, told: Told<'_>, out: &mut Outbox) {
+        if self.asks.get(&number).is_none_or(|asked| asked.peer != peer) {
+            // Too late, or never asked.
+            return;
+        }
+        let Some(asked) = self.asks.remove(&number) else { return };
+        self.agenda.remove(asked.ends, Deadline::Ask(number));
+        self.peer_mut(peer, |state| state.asks.remove(&number));
+        let id = asked.id.id();
+        match told {
+            Told::Ok(item) => match asked.question {
+                Question::Ping => {
+                    answer(out, asked.session, &Head::ok(id).text("result", "pong"), &[]);
+                }
+                Question::Whereis if item.len() > EVENT_HEAD_BYTES_MAX => {
+                    let text = "the other node answered with something that is no pid";
+                    let head = Head::error(id, "unsupported", text, false);
+                    answer(out, asked.session, &head, &[]);
+                }
+                Question::Whereis => {
+                    answer(out, asked.session, &Head::ok(id).raw("pid", item), &[]);
+                }
+                Question::Processes => {
+                    answer(out, asked.session, &Head::ok(id).carries("processes"), item);
+                }
+                Question::Info => {
+                    answer(out, asked.session, &Head::ok(id).carries("info"), item);
+                }
+            },
+            Told::Error { code, message } => {
+                let short = |text: &str, most: usize| text.chars().take(most).collect::<String>();
+                let head = Head::error(id, &short(code, 40), &short(message, 1000), false);
+                answer(out, asked.session, &head, &[]);
+            }
+        }
+    }
+
+    /// Puts a frame of the peer task's own into the lanes of a peer.
+    pub fn on_control(&mut self, peer: PeerId, frame: &[u8], urgent: bool, out: &mut Outbox) {
+        if urgent {
+            out.write_urgent(peer, frame);
+        } else {
+            out.write_peer(peer, 0, frame.len(), |bytes| bytes.extend_from_slice(frame));
+        }
+    }
+}
+
+pub(super) fn no_connection(node: &NodeName) -> Failure {
+    Failure::new("noconnection", format!("{node} is not connected; `pillion nodes` shows who is"))
+}
+
+fn pang(asked: &Asked, out: &mut Outbox) {
+    answer(out, asked.session, &Head::ok(asked.id.id()).text("result", "pang"), &[]);
+}
+
+fn write_question<T: serde::Serialize>(
+    peer: PeerId,
+    kind: Kind,
+    number: u64,
+    body: &T,
+    out: &mut Outbox,
+) {
+    out.write_peer(peer, 0, 128, |bytes| {
+        let at = message::start(bytes, kind, 0, 0);
+        bytes.extend_from_slice(&number.to_be_bytes());
+        ciborium::into_writer(body, &mut *bytes).expect("plain data becomes CBOR in memory");
+        message::finish(bytes, at);
+    });
+}
+
+/// Answers a question with an item that is CBOR already.
+pub(super) fn write_tell(
+    peer: PeerId,
+    number: u64,
+    told: &Result<Vec<u8>, Failure>,
+    out: &mut Outbox,
+) {
+    let size = told.as_ref().map_or(1024, Vec::len) + 64;
+    out.write_peer(peer, 0, size, |bytes| {
+        let at = message::start(bytes, Kind::Tell, 0, 0);
+        bytes.extend_from_slice(&number.to_be_bytes());
+        match told {
+            Ok(item) => {
+                cbor::put_map(bytes, 1);
+                cbor::put_text(bytes, "ok");
+                bytes.extend_from_slice(item);
+            }
+            Err(failure) => {
+                cbor::put_map(bytes, 1);
+                cbor::put_text(bytes, "error");
+                cbor::put_array(bytes, 2);
+                cbor::put_text(bytes, failure.code);
+                cbor::put_text(bytes, &failure.message);
+            }
+        }
+        message::finish(bytes, at);
+    });
+}
+
+/// Whether the header of an event from a peer is that of a message and can be added to. Anything else would be a word
+/// of this node to its app: an answer, a `down`, a `welcome`.
+fn is_message(head: &[u8]) -> bool {
+    const EV: &[u8] = b"\x62ev\x67message";
+    let Some((&first, rest)) = head.split_first() else { return false };
+    let good = (0xa1..0xb6).contains(&first) && head.len() <= EVENT_HEAD_BYTES_MAX;
+    let Some(rest) = rest.strip_prefix(EV).filter(|_| good) else { return false };
+    let mut reader = cbor::Reader::new(rest);
+    for _ in 1..first - 0xa0 {
+        match reader.text() {
+            Ok("ev" | "id" | "pid" | "as" | "body") | Err(_) => return false,
+            Ok(_) if reader.skip().is_err() => return false,
+            Ok(_) => {}
+        }
+    }
+    reader.rest().is_empty()
+}
+
+struct Payload<'a>(&'a [u8]);
+
+impl<'a> Payload<'a> {
+    fn serial(&mut self) -> Option<u64> {
+        let (chunk, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*chunk))
+    }
+
+    fn length(&mut self) -> Option<u32> {
+        let (chunk, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*chunk))
+    }
+
+    fn target(&mut self, flags: u8) -> Option<There<'a>> {
+        if flags & TARGET_NAME == 0 {
+            return self.serial().map(There::Serial);
+        }
+        let (chunk, rest) = self.0.split_first_chunk::<2>()?;
+        let (name, rest) = rest.split_at_checked(u16::from_be_bytes(*chunk) as usize)?;
+        self.0 = rest;
+        std::str::from_utf8(name).ok().map(There::Name)
+    }
+
+    fn reason(&mut self) -> Option<&'a str> {
+        let mut reader = cbor::Reader::new(self.0);
+        let text = reader.text().ok()?;
+        self.0 = reader.rest();
+        (!text.is_empty() && text.len() <= REASON_BYTES_MAX).then_some(text)
+    }
+}

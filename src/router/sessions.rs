@@ -1,0 +1,366 @@
+//! Sessions: how an app comes, leaves, and takes up again what it left.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::again::Again;
+use super::agenda::Deadline;
+use super::outbox::UNREAD_BYTES_MAX;
+use super::work::Work;
+use super::{Asker, Failure, Outbox, Router, answer};
+use crate::wire::command::{Delivery, Resume};
+use crate::wire::event::Head;
+
+/// Which session of this node. Never given twice.
+pub type SessionId = u64;
+
+/// The protocol that apps speak.
+const VERSION: u64 = 1;
+/// Longest grace that a session may ask for.
+const GRACE_MAX: Duration = Duration::from_secs(3600);
+/// Most different failures that are counted apart within a second.
+const FAILED_KINDS_MAX: usize = 256;
+/// Most bytes of an `op` and of a `to` that a `failed` repeats: both are as the app wrote them, however long.
+const FAILED_OP_BYTES_MAX: usize = 64;
+const FAILED_TO_BYTES_MAX: usize = 1024;
+/// How long equal failures are counted together.
+const FAILED_EVERY: Duration = Duration::from_secs(1);
+
+/// One app's connection, or what it left behind for a while.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// The serial of its own process.
+    pub(super) own: u64,
+    pub(super) operator: bool,
+    pub(super) client: Option<Box<str>>,
+    pub(super) delivery: Delivery,
+    pub(super) processes: BTreeSet<u64>,
+    /// Command frames processed.
+    pub(super) commands: u64,
+    /// How many mailboxes hold processes of it.
+    pub(super) held: u32,
+    /// Listings for it that are under way.
+    pub(super) listings: u32,
+    /// How many full peers pause it.
+    pub(super) paused: u32,
+    /// Processes whose events wait for room in the lane.
+    pub(super) wanting: VecDeque<u64>,
+    /// A connection is there.
+    pub(super) attached: bool,
+    secret: Box<str>,
+    grace: Duration,
+    /// Counts connections, so that an old grace does not end a new one.
+    epoch: u64,
+    failed: BTreeMap<(Box<str>, Box<str>, &'static str), u64>,
+    /// Its last `send`.
+    pub(super) again: Option<Box<Again>>,
+}
+
+impl Router {
+    /// An app has connected. `secret` is what it needs to resume.
+    pub fn on_session_open(
+        &mut self,
+        session: SessionId,
+        operator: bool,
+        secret: &str,
+        out: &mut Outbox,
+    ) {
+        let own = self.create(session, Delivery::Push);
+        out.open_session(session);
+        self.sessions.insert(
+            session,
+            Session {
+                own,
+                operator,
+                client: None,
+                delivery: Delivery::Push,
+                processes: BTreeSet::from([own]),
+                commands: 0,
+                held: 0,
+                listings: 0,
+                paused: 0,
+                wanting: VecDeque::new(),
+                attached: true,
+                secret: secret.into(),
+                grace: Duration::ZERO,
+                epoch: 0,
+                failed: BTreeMap::new(),
+                again: None,
+            },
+        );
+    }
+
+    /// The connection of an app is gone.
+    pub fn on_session_closed(&mut self, now: Instant, session: SessionId, out: &mut Outbox) {
+        if let Some(state) = self.sessions.get_mut(&session)
+            && state.grace > Duration::ZERO
+        {
+            state.attached = false;
+            state.epoch += 1;
+            let deadline = Deadline::Grace { session, epoch: state.epoch };
+            self.agenda.add(now + state.grace, deadline);
+            out.reset_session(session);
+            return;
+        }
+        self.end_session(session, "disconnected", out);
+        out.forget_session(session);
+        self.run_work(now, super::SLICE, out);
+    }
+
+    pub(super) fn grace_ends(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        epoch: u64,
+        out: &mut Outbox,
+    ) {
+        let ends = self.sessions.get(&session).is_some_and(|s| !s.attached && s.epoch == epoch);
+        if ends {
+            self.end_session(session, "disconnected", out);
+            out.forget_session(session);
+            self.run_work(now, super::SLICE, out);
+        }
+    }
+
+    /// The session ends and takes its processes with it, in slices.
+    pub(super) fn end_session(&mut self, session: SessionId, reason: &str, out: &mut Outbox) {
+        let Some(state) = self.sessions.remove(&session) else { return };
+        self.routes += 1;
+        self.mourners.remove(&session);
+        if reason != "disconnected" && reason != "normal" {
+            let pid = self.pid(state.own);
+            answer(
+                out,
+                session,
+                &Head::event("died").pid("pid", Some(&pid)).text("reason", reason),
+                &[],
+            );
+        }
+        out.close_session(session);
+        self.work.push_back(Work::SessionEnd { processes: state.processes, reason: reason.into() });
+    }
+
+    /// Whether commands of a session may be read: nothing it feeds is full, and it reads its answers.
+    #[must_use]
+    pub fn may_read(&self, session: SessionId, out: &Outbox) -> bool {
+        self.sessions.get(&session).is_some_and(|state| {
+            state.held == 0
+                && state.paused == 0
+                && state.listings == 0
+                && out.session_len(session) < UNREAD_BYTES_MAX
+        })
+    }
+
+    /// Whether another command of a session may be answered: it reads its answers, and no long one is being made.
+    #[must_use]
+    pub fn may_answer(&self, session: SessionId, out: &Outbox) -> bool {
+        self.sessions
+            .get(&session)
+            .is_none_or(|state| state.listings == 0 && out.session_len(session) < UNREAD_BYTES_MAX)
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session)
+    }
+
+    /// Tells every app that the node is about to leave.
+    pub fn on_draining(sessions: impl Iterator<Item = SessionId>, out: &mut Outbox) {
+        for session in sessions {
+            answer(out, session, &Head::event("draining"), &[]);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one command")]
+    pub(super) fn hello(
+        &mut self,
+        asker: &mut Asker<'_>,
+        version: u64,
+        client: Option<&str>,
+        delivery: Option<Delivery>,
+        grace_ms: Option<u64>,
+        resume: Option<Resume<'_>>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        if version != VERSION {
+            let text =
+                format!("this sidecar speaks version {VERSION} of the app protocol, not {version}");
+            return Err(Failure::new("unsupported", text));
+        }
+        let lost = match resume {
+            Some(resume) => self.take_up(asker, resume, out)?,
+            None => 0,
+        };
+        let Some(session) = self.sessions.get_mut(&asker.session) else { return Ok(()) };
+        if let Some(client) = client {
+            session.client = Some(client.into());
+        }
+        if let Some(grace_ms) = grace_ms {
+            session.grace = Duration::from_millis(grace_ms).min(GRACE_MAX);
+        }
+        if let Some(delivery) = delivery {
+            session.delivery = delivery;
+            let own = session.own;
+            if let Some(process) = self.processes.get_mut(&own) {
+                process.delivery = delivery;
+                process.window = super::deliver::Window::default();
+            }
+        }
+        self.welcome(asker.session, out);
+        Self::done(asker, out);
+        if lost > 0 {
+            let head = Head::event("gap").uint("lost", lost).text("reason", "resumed");
+            answer(out, asker.session, &head, &[]);
+        }
+        let processes = self.sessions.get(&asker.session).map(|session| session.processes.clone());
+        for serial in processes.unwrap_or_default() {
+            self.wants_room(serial, out);
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, id: SessionId, out: &mut Outbox) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let head = Head::event("welcome")
+            .uint("version", VERSION)
+            .text("node", self.me.name.as_str())
+            .pid("pid", Some(&self.pid(session.own)))
+            .uint("session", id)
+            .text("secret", &session.secret)
+            .uint("commands", session.commands);
+        answer(out, id, &head, &[]);
+    }
+
+    /// A new connection takes up an earlier session; what the new one had begun is dissolved. Gives how many frames
+    /// were written for the earlier connection and not received.
+    fn take_up(
+        &mut self,
+        asker: &mut Asker<'_>,
+        resume: Resume<'_>,
+        out: &mut Outbox,
+    ) -> Result<u64, Failure> {
+        let fresh = self.sessions.get(&asker.session).is_some_and(|session| session.commands == 1);
+        if !fresh {
+            return Err(Failure::badarg("`resume` belongs to the first command of a connection"));
+        }
+        let known = self
+            .sessions
+            .get(&resume.session)
+            .is_some_and(|session| same_secret(&session.secret, resume.secret));
+        if !known || resume.session == asker.session {
+            let text = format!(
+                "there is no session {} to resume, or the secret is not its own",
+                resume.session
+            );
+            return Err(Failure::new("not_found", text));
+        }
+        let operator = self.sessions.get(&asker.session).is_some_and(|session| session.operator);
+        if let Some(mut new) = self.sessions.remove(&asker.session) {
+            self.routes += 1;
+            for serial in std::mem::take(&mut new.processes) {
+                self.die(serial, "normal", out);
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(&resume.session) {
+            session.attached = true;
+            session.epoch += 1;
+            session.operator &= operator;
+            session.commands += 1;
+        }
+        let frames = out.session_frames(resume.session);
+        out.reset_session(resume.session);
+        out.open_session(resume.session);
+        // From here on both sides count what arrives: a loss is told once, not at each resume.
+        out.count_session_frames(resume.session, resume.seen.min(frames));
+        out.rebound = Some((asker.session, resume.session));
+        asker.session = resume.session;
+        Ok(frames.saturating_sub(resume.seen))
+    }
+
+    pub(super) fn self_pid(&mut self, asker: &Asker<'_>, out: &mut Outbox) -> Result<(), Failure> {
+        if let (Some(id), Some(session)) = (asker.id, self.sessions.get(&asker.session)) {
+            let head = Head::ok(id).pid("pid", Some(&self.pid(session.own)));
+            answer(out, asker.session, &head, &[]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn bye(&mut self, asker: &Asker<'_>, out: &mut Outbox) -> Result<(), Failure> {
+        Self::done(asker, out);
+        self.end_session(asker.session, "normal", out);
+        Ok(())
+    }
+
+    pub(super) fn monitor_deaths(
+        &mut self,
+        asker: &Asker<'_>,
+        on: bool,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        self.needs_operator(asker.session, "monitor_deaths")?;
+        if on {
+            self.mourners.entry(asker.session).or_default();
+        } else {
+            self.mourners.remove(&asker.session);
+        }
+        Self::done(asker, out);
+        Ok(())
+    }
+
+    /// A command without `id` failed: at most one `failed` per operation, address and code in a second.
+    pub(super) fn note_failed(&mut self, asker: &Asker<'_>, failure: &Failure, out: &mut Outbox) {
+        let Some(session) = self.sessions.get_mut(&asker.session) else { return };
+        let full = session.failed.len() >= FAILED_KINDS_MAX;
+        let to = if full { "*" } else { beginning(asker.to, FAILED_TO_BYTES_MAX) };
+        let op = beginning(asker.op, FAILED_OP_BYTES_MAX);
+        let key = (op.into(), to.into(), failure.code);
+        if let Some(count) = session.failed.get_mut(&key) {
+            *count += 1;
+            return;
+        }
+        if session.failed.is_empty() {
+            self.agenda.add(asker.now + FAILED_EVERY, Deadline::Failed(asker.session));
+        }
+        session.failed.insert(key, 0);
+        let head = Head::event("failed")
+            .text("op", op)
+            .text("to", to)
+            .text("code", failure.code)
+            .text("message", &failure.message)
+            .uint("count", 1);
+        answer(out, asker.session, &head, &[]);
+    }
+
+    pub(super) fn tell_failed(&mut self, now: Instant, session: SessionId, out: &mut Outbox) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let mut again = BTreeMap::new();
+        for (key, count) in std::mem::take(&mut state.failed) {
+            if count > 0 {
+                let head = Head::event("failed")
+                    .text("op", &key.0)
+                    .text("to", &key.1)
+                    .text("code", key.2)
+                    .uint("count", count);
+                answer(out, session, &head, &[]);
+                again.insert(key, 0);
+            }
+        }
+        if !again.is_empty() {
+            state.failed = again;
+            self.agenda.add(now + FAILED_EVERY, Deadline::Failed(session));
+        }
+    }
+}
+
+/// As much of a text as fits.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// Compares without telling by its time where they differ.
+fn same_secret(left: &str, right: &str) -> bool {
+    left.len() == right.len()
+        && left.bytes().zip(right.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}

@@ -1,0 +1,12 @@
+//! The router on a collecting outbox: no runtime, no sockets, time given by hand.
+//!
+//! Two routers are joined by carrying what is in one's lanes to the other, frame by frame.
+
+#![allow(clippy::disallowed_methods, reason = "a test waits for real processes, in real time")]
+
+mod bounds;
+mod ends;
+mod hostile;
+mod messages;
+mod nodes;
+mod support;

@@ -1,0 +1,286 @@
+//! Bounds: full mailboxes, held senders, slow peers.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::Limits;
+use super::support::{Pair, Paper};
+use crate::wire::{event, message};
+
+fn small(policy: &str) -> Value {
+    json!({"op": "flag", "delivery": "pull", "mailbox": {"entries": 3, "policy": policy}})
+}
+
+fn bodies(answer: &Value) -> Vec<Value> {
+    let messages = answer["messages"].as_array().expect("messages");
+    messages
+        .iter()
+        .map(|event| {
+            if event["ev"] == "gap" { json!({"gap": event["lost"]}) } else { event["body"].clone() }
+        })
+        .collect()
+}
+
+fn filled(policy: &str) -> (Paper, u64, u64) {
+    let mut node = Paper::new("a");
+    let (app, sender) = (node.open(), node.open());
+    node.ask(app, small(policy));
+    let me = node.self_pid(app);
+    for n in 0..5 {
+        node.tell(sender, &json!({"op": "send", "to": me, "body": n}));
+    }
+    (node, app, sender)
+}
+
+#[test]
+fn drop_newest_keeps_the_first_and_says_in_place_how_many_are_missing() {
+    let (mut node, app, sender) = filled("drop_newest");
+    let me = node.self_pid(app);
+    let answer = node.ask(app, json!({"op": "receive", "max": 1}));
+    assert_eq!(bodies(&answer), [json!(0)]);
+    node.tell(sender, &json!({"op": "send", "to": me, "body": "later"}));
+    let answer = node.ask(app, json!({"op": "flush"}));
+    assert_eq!(bodies(&answer), [json!(1), json!(2), json!({"gap": 2}), json!("later")]);
+    assert_eq!(node.router.counters().shed, 2);
+}
+
+#[test]
+fn drop_oldest_keeps_the_last() {
+    let (mut node, app, _) = filled("drop_oldest");
+    let answer = node.ask(app, json!({"op": "flush"}));
+    assert_eq!(bodies(&answer), [json!({"gap": 2}), json!(2), json!(3), json!(4)]);
+}
+
+#[test]
+fn a_process_of_the_policy_exit_exits_overloaded() {
+    let (mut node, app, _) = filled("exit");
+    assert!(!node.router.has_session(app));
+    assert_eq!(node.events(app)[0]["reason"], "overloaded");
+}
+
+#[test]
+fn wait_holds_the_sender_until_the_mailbox_is_half_empty_and_loses_nothing() {
+    let (mut node, app, sender) = filled("wait");
+    assert!(!node.router.may_read(sender, &node.out));
+    let answer = node.ask(app, json!({"op": "receive", "max": 5}));
+    assert_eq!(bodies(&answer), [json!(0), json!(1), json!(2), json!(3), json!(4)]);
+    assert!(node.router.may_read(sender, &node.out));
+}
+
+#[test]
+fn a_hold_lapses_after_the_send_timeout_and_then_the_mailbox_sheds_until_half_empty() {
+    let (mut node, app, sender) = filled("wait");
+    let me = node.self_pid(app);
+    node.pass(Duration::from_secs(1));
+    assert!(node.router.may_read(sender, &node.out));
+    node.tell(sender, &json!({"op": "send", "to": me, "body": "lost"}));
+    assert!(node.router.may_read(sender, &node.out));
+    let answer = node.ask(app, json!({"op": "receive", "max": 10}));
+    assert_eq!(bodies(&answer).last(), Some(&json!({"gap": 1})));
+    node.tell(sender, &json!({"op": "send", "to": me, "body": "again"}));
+    assert_eq!(bodies(&node.ask(app, json!({"op": "flush"}))), [json!("again")]);
+}
+
+#[test]
+fn a_held_sender_goes_on_when_the_mailbox_dies() {
+    let (mut node, app, sender) = filled("wait");
+    node.close(app);
+    assert!(node.router.may_read(sender, &node.out));
+}
+
+#[test]
+fn wait_reaches_across_nodes_by_hold_and_go() {
+    let mut pair = Pair::new();
+    let (sender, app) = (pair.a.open(), pair.b.open());
+    pair.b.ask(app, small("wait"));
+    let to = pair.b.self_pid(app);
+    for n in 0..5 {
+        pair.a.tell(sender, &json!({"op": "send", "to": to, "body": n}));
+    }
+    pair.carry();
+    assert!(!pair.a.router.may_read(sender, &pair.a.out));
+    let answer = pair.b.ask(app, json!({"op": "receive", "max": 10}));
+    assert_eq!(bodies(&answer).len(), 5);
+    pair.carry();
+    assert!(pair.a.router.may_read(sender, &pair.a.out));
+    for n in 0..5 {
+        pair.a.tell(sender, &json!({"op": "send", "to": to, "body": n}));
+    }
+    pair.carry();
+    assert!(!pair.a.router.may_read(sender, &pair.a.out));
+    pair.cut();
+    assert!(pair.a.router.may_read(sender, &pair.a.out), "a lost peer holds nobody");
+}
+
+#[test]
+fn other_senders_are_not_held() {
+    let (mut node, _, sender) = filled("wait");
+    let third = node.open();
+    assert!(!node.router.may_read(sender, &node.out));
+    assert!(node.router.may_read(third, &node.out));
+}
+
+#[test]
+fn try_is_refused_and_lossy_is_lost_where_wait_would_hold() {
+    let (mut node, app, _) = filled("wait");
+    let (third, me) = (node.open(), node.self_pid(app));
+    let answer = node.ask(third, json!({"op": "send", "to": me, "mode": "try", "body": 1}));
+    assert_eq!(answer["code"], "overloaded");
+    let answer = node.ask(third, json!({"op": "send", "to": me, "mode": "lossy", "body": 1}));
+    assert_eq!(answer["ev"], "ok");
+    assert!(node.router.may_read(third, &node.out));
+    let answer = node.ask(app, json!({"op": "flush"}));
+    assert_eq!(bodies(&answer).last(), Some(&json!({"gap": 1})));
+}
+
+#[test]
+fn a_full_peer_pauses_its_feeders_then_congests_and_recovers_half_empty() {
+    let limits = Limits { peer_bytes: 1000, ..Limits::default() };
+    let mut pair = Pair::of(Paper::with("a", 1, limits), Paper::new("b"));
+    let (sender, app) = (pair.a.open(), pair.b.open());
+    let to = pair.b.self_pid(app);
+    let send = json!({"op": "send", "to": to, "body": "x".repeat(600)});
+    pair.a.ask(sender, send.clone());
+    assert!(pair.a.router.may_read(sender, &pair.a.out));
+    pair.a.ask(sender, send.clone());
+    pair.a.ask(sender, send.clone());
+    assert!(!pair.a.router.may_read(sender, &pair.a.out));
+    pair.a.pass(Duration::from_secs(1));
+    assert!(pair.a.router.may_read(sender, &pair.a.out));
+    let answer = pair.a.ask(sender, send.clone());
+    assert_eq!((&answer["code"], &answer["nodes"]), (&json!("overloaded"), &json!(["b@paper"])));
+    pair.carry();
+    assert_eq!(pair.a.ask(sender, send)["ev"], "ok");
+    pair.carry();
+    assert_eq!(pair.b.events(app).len(), 4);
+}
+
+#[test]
+fn the_heaviest_mailbox_sheds_when_the_node_is_full() {
+    let limits = Limits { queue_bytes: 500_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let (heavy, light, sender) = (node.open(), node.open(), node.open());
+    let pids = [node.self_pid(heavy), node.self_pid(light)];
+    for app in [heavy, light] {
+        node.ask(app, json!({"op": "flag", "delivery": "pull"}));
+    }
+    let send = |to: &String| json!({"op": "send", "to": to, "body": "x".repeat(10_000)});
+    node.tell(sender, &send(&pids[1]));
+    for _ in 0..100 {
+        node.tell(sender, &send(&pids[0]));
+        assert!(node.router.queued(&node.out) <= 500_000 + 20_000);
+    }
+    node.tell(sender, &send(&pids[1]));
+    let light = node.ask(light, json!({"op": "flush"}));
+    assert_eq!(light["messages"].as_array().map(Vec::len), Some(2));
+    let heavy = node.ask(heavy, json!({"op": "flush"}));
+    let lost: u64 = heavy["messages"]
+        .as_array()
+        .expect("messages")
+        .iter()
+        .filter(|event| event["ev"] == "gap")
+        .filter_map(|event| event["lost"].as_u64())
+        .sum();
+    let there =
+        heavy["messages"].as_array().expect("messages").iter().filter(|e| e["ev"] == "message");
+    assert_eq!(there.count() as u64 + lost, 100);
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused() {
+    let limits = Limits { body_bytes: 100, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let app = node.open();
+    let me = node.self_pid(app);
+    let answer = node.ask(app, json!({"op": "send", "to": me, "body": "x".repeat(200)}));
+    assert_eq!(answer["code"], "too_large");
+}
+
+#[test]
+fn failures_without_an_id_are_told_at_most_once_a_second_and_counted() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for _ in 0..10 {
+        node.tell(app, &json!({"op": "send", "to": "nobody", "body": 1}));
+    }
+    let events = node.events(app);
+    assert_eq!(events.len(), 1);
+    assert_eq!((&events[0]["code"], &events[0]["count"]), (&json!("noproc"), &json!(1)));
+    node.pass(Duration::from_secs(1));
+    let events = node.events(app);
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["count"], 9);
+    node.pass(Duration::from_secs(5));
+    assert_eq!(node.events(app).len(), 0);
+}
+
+#[test]
+fn however_long_a_word_of_an_app_is_the_node_answers_in_few() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let me = node.self_pid(app);
+    let long = "ü".repeat(32_700);
+    node.tell(app, &json!({"op": long}));
+    node.tell(app, &json!({"op": "send", "to": long, "body": 1}));
+    node.tell(app, &json!({"op": "link", "to": format!("<{long}>")}));
+    let events = node.events(app);
+    let codes: Vec<_> = events.iter().map(|event| event["code"].clone()).collect();
+    assert_eq!(codes, ["badop", "badarg", "badarg"]);
+    assert!(events.iter().all(|event| event.to_string().len() < 3000));
+    let send = json!({"op": "send", "to": me, "ct": long, "body": {"$bytes": ""}});
+    assert_eq!(node.ask(app, send)["code"], "badarg");
+    assert_eq!(node.ask(app, json!({"op": "self"}))["ev"], "ok");
+}
+
+#[test]
+fn info_names_each_key_once() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let twice = json!({"op": "info", "keys": ["messages", "messages"]});
+    assert_eq!(node.ask(app, twice)["code"], "badarg");
+}
+
+#[test]
+fn a_peer_whose_headers_leave_no_room_is_cut_off() {
+    let mut pair = Pair::new();
+    let app = pair.b.open();
+    assert!(pair.b.self_pid(app).ends_with(".100>"));
+    let mut frame = Vec::new();
+    let at = message::start(&mut frame, message::Kind::Send, 0, 100);
+    frame.extend_from_slice(&100_u64.to_be_bytes());
+    let head = event::Head::event("message").text("x", &"x".repeat(60_000));
+    event::put_frame(&mut frame, head.bytes(), &[]);
+    message::finish(&mut frame, at);
+    let (frame, _) = message::Frame::cut(&frame, 1 << 20).expect("a frame").expect("whole");
+    assert!(pair.hears(frame).is_err());
+    assert!(pair.b.events(app).is_empty());
+}
+
+#[test]
+fn bodies_that_wait_for_their_time_count_and_are_given_back() {
+    let limits = Limits { queue_bytes: 20_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let app = node.open();
+    let me = node.self_pid(app);
+    let later = json!({"op": "send_after", "to": me, "after_ms": 1000, "body": "x".repeat(9_000)});
+    let first = node.ask(app, later.clone())["timer"].clone();
+    assert_eq!(node.ask(app, later.clone())["ev"], "ok");
+    assert_eq!(node.ask(app, later.clone())["code"], "overloaded");
+    node.ask(app, json!({"op": "cancel_timer", "timer": first}));
+    assert_eq!(node.ask(app, later)["ev"], "ok");
+    node.close(app);
+    node.out.forget_session(app);
+    assert_eq!(node.router.queued(&node.out), 0);
+}
+
+#[test]
+fn a_process_waits_in_a_bounded_number_of_receives() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    node.ask(app, json!({"op": "flag", "delivery": "pull"}));
+    for id in 10_000..11_024 {
+        node.tell(app, &json!({"op": "receive", "timeout_ms": 60_000, "id": id}));
+    }
+    assert_eq!(node.ask(app, json!({"op": "receive", "timeout_ms": 1}))["code"], "overloaded");
+}

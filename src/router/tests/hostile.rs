@@ -1,0 +1,331 @@
+//! What an app, or a peer that has the cookie, may try.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::Limits;
+use super::support::{Pair, Paper};
+use crate::dialect::json::line_to_frame;
+use crate::hub::Hub;
+use crate::wire::id::Pid;
+use crate::wire::message::{self, Frame, FrameError, Kind};
+
+#[test]
+fn answers_that_nobody_reads_stop_the_batch_that_asks_for_them() {
+    let paper = Paper::new("a");
+    let hub = Hub::new(paper.router.me().clone(), Limits::default());
+    let app = hub.open_session(true);
+    let mut batch = Vec::new();
+    let say = |command: &Value, batch: &mut Vec<u8>| {
+        line_to_frame(command.to_string().as_bytes(), batch).expect("a good line");
+    };
+    say(&json!({"op": "flag", "delivery": "pull"}), &mut batch);
+    say(&json!({"op": "register", "name": "me"}), &mut batch);
+    say(&json!({"op": "send", "to": "me", "body": "x".repeat(400_000)}), &mut batch);
+    for id in 0..100 {
+        say(&json!({"op": "info", "id": id, "keys": ["messages"]}), &mut batch);
+    }
+    let mut done = 0;
+    let mut answers = 0;
+    for _ in 0..100 {
+        let fed = app.commands(&batch[done..], usize::MAX);
+        done += fed.consumed;
+        assert!(hub.queued() < 3 * 1024 * 1024, "{} bytes wait", hub.queued());
+        assert_eq!(fed.stopped, done < batch.len());
+        let mut out = Vec::new();
+        let _ = app.take(&mut out);
+        answers += out.len() / 400_000;
+    }
+    assert_eq!((done, answers), (batch.len(), 100));
+}
+
+#[test]
+fn a_listing_is_finished_before_the_next_is_begun() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for _ in 0..2_000 {
+        node.tell(app, &json!({"op": "spawn"}));
+    }
+    assert!(node.router.may_answer(app, &node.out));
+    node.tell(app, &json!({"op": "processes", "id": "list"}));
+    assert!(!node.router.may_answer(app, &node.out));
+    node.work();
+    assert!(node.router.may_read(app, &node.out));
+}
+
+#[test]
+fn a_listing_too_long_for_one_message_is_an_error_and_no_timeout() {
+    let limits = Limits { body_bytes: 10_000, ..Limits::default() };
+    let mut pair = Pair::of(Paper::new("a"), Paper::with("b", 1, limits));
+    let (app, other) = (pair.a.open(), pair.b.open());
+    for _ in 0..500 {
+        pair.b.tell(other, &json!({"op": "spawn"}));
+    }
+    let answer = pair.ask_across(app, json!({"op": "processes", "node": "b@paper"}));
+    assert_eq!(answer["code"], "too_large");
+}
+
+#[test]
+fn what_drop_oldest_sheds_behind_an_event_that_nobody_takes_is_given_back() {
+    let mut node = Paper::new("a");
+    let (app, sender) = (node.open(), node.open());
+    let me = node.self_pid(app);
+    node.ask(
+        app,
+        json!({"op": "flag", "delivery": "pull", "mailbox": {"entries": 3, "policy": "drop_oldest"}}),
+    );
+    node.ask(app, json!({"op": "monitor", "to": "nobody"}));
+    for n in 0..20_000 {
+        node.tell(sender, &json!({"op": "send", "to": me, "body": [n, "x".repeat(100)]}));
+    }
+    assert!(node.router.mailbox_memory(&me) < 300_000, "{}", node.router.mailbox_memory(&me));
+    let answer = node.ask(app, json!({"op": "flush"}));
+    let evs: Vec<&Value> =
+        answer["messages"].as_array().expect("messages").iter().map(|m| &m["ev"]).collect();
+    assert_eq!(evs, ["down", "gap", "message", "message", "message"]);
+    assert_eq!(answer["messages"][1]["lost"], 19_997);
+    assert_eq!(answer["messages"][4]["body"][0], 19_999);
+    assert_eq!(node.router.queued(&node.out), 0);
+}
+
+#[test]
+fn what_demonitor_takes_back_behind_a_message_that_nobody_takes_is_given_back() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let me = node.self_pid(app);
+    node.ask(app, json!({"op": "flag", "delivery": "pull"}));
+    node.ask(app, json!({"op": "send", "to": me, "body": "first"}));
+    for _ in 0..10_000 {
+        let reference = node.ask(app, json!({"op": "monitor", "to": "nobody"}))["ref"].clone();
+        node.ask(app, json!({"op": "demonitor", "ref": reference, "flush": true}));
+    }
+    assert!(node.router.mailbox_memory(&me) < 300_000, "{}", node.router.mailbox_memory(&me));
+    let answer = node.ask(app, json!({"op": "flush"}));
+    assert_eq!(answer["messages"].as_array().map(Vec::len), Some(1));
+    assert_eq!(node.router.queued(&node.out), 0);
+}
+
+/// A frame that a peer may send: kind, flags, serial, payload.
+fn frame(kind: Kind, flags: u8, serial: u64, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let at = message::start(&mut out, kind, flags, serial);
+    out.extend_from_slice(payload);
+    message::finish(&mut out, at);
+    out
+}
+
+fn hear(node: &mut Paper, peer: u64, bytes: &[u8]) -> Result<(), FrameError> {
+    let (frame, _) = Frame::cut(bytes, 1 << 20)?.expect("a whole frame");
+    node.router.on_message(node.now, peer, frame, &mut node.out)
+}
+
+/// A node, one app, the serial of its process, and a peer.
+fn with_peer() -> (Paper, u64, u64, u64) {
+    let mut pair = Pair::new();
+    let app = pair.a.open();
+    let pid: Pid = pair.a.self_pid(app).parse().expect("a pid");
+    let peer = pair.connection();
+    (pair.a, app, pid.serial, peer)
+}
+
+#[test]
+fn a_peer_that_holds_and_never_lets_go_holds_for_two_send_timeouts() {
+    let (mut node, app, serial, peer) = with_peer();
+    let hold = frame(Kind::Hold, 0, 0, &serial.to_be_bytes());
+    let go = frame(Kind::Go, 0, 0, &serial.to_be_bytes());
+    hear(&mut node, peer, &go).expect("a go too many is nothing");
+    for _ in 0..3 {
+        hear(&mut node, peer, &hold).expect("a hold");
+    }
+    hear(&mut node, peer, &go).expect("a go");
+    node.pass(Duration::from_millis(1_999));
+    assert!(!node.router.may_read(app, &node.out));
+    node.pass(Duration::from_millis(1));
+    assert!(node.router.may_read(app, &node.out));
+    for _ in 0..3 {
+        hear(&mut node, peer, &go).expect("a go too late is nothing");
+    }
+    hear(&mut node, peer, &hold).expect("a hold");
+    assert!(!node.router.may_read(app, &node.out));
+    hear(&mut node, peer, &go).expect("a go");
+    assert!(node.router.may_read(app, &node.out));
+}
+
+#[test]
+fn a_peer_cannot_speak_to_an_app_as_its_own_node() {
+    let (mut node, app, serial, peer) = with_peer();
+    let send = |head: &[u8]| {
+        let mut payload = serial.to_be_bytes().to_vec();
+        crate::wire::event::put_frame(&mut payload, head, b"\x01");
+        frame(Kind::Send, 0, 7, &payload)
+    };
+    let bad: [&[u8]; 9] = [
+        b"",
+        b"\xa0",
+        b"\xa1",
+        b"\xa1\x62ev\x62ok",
+        b"\xa2\x62ev\x67message",
+        b"\xa1\x62ev\x67message\x00",
+        b"\xa2\x62ev\x67message\x62ev\x62ok",
+        b"\xa2\x62ev\x67message\x62id\x01",
+        b"\xa2\x62ev\x67message\x62as\x64pids",
+    ];
+    for head in bad {
+        let heard = hear(&mut node, peer, &send(head));
+        assert_eq!(heard, Err(FrameError::Malformed("send")), "{head:02x?}");
+    }
+    hear(&mut node, peer, &send(b"\xa2\x62ev\x67message\x63new\x82\x01\x02")).expect("a message");
+    assert_eq!(node.events(app), [json!({"ev": "message", "new": [1, 2], "body": 1})]);
+}
+
+#[test]
+fn what_is_sent_later_is_bounded_in_bytes_and_counted_off_again() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let later =
+        json!({"op": "send_after", "to": "me", "after_ms": 1000, "body": "x".repeat(1_000_000)});
+    let mut timers = Vec::new();
+    for _ in 0..8 {
+        timers.push(node.ask(app, later.clone())["timer"].clone());
+    }
+    assert_eq!(node.ask(app, later.clone())["code"], "overloaded");
+    node.ask(app, json!({"op": "cancel_timer", "timer": timers[0]}));
+    assert_eq!(node.ask(app, later.clone())["ev"], "ok");
+    node.pass(Duration::from_secs(1));
+    for _ in 0..8 {
+        assert_eq!(node.ask(app, later.clone())["ev"], "ok");
+    }
+    for _ in 0..3 {
+        let other = node.open();
+        for _ in 0..8 {
+            assert_eq!(node.ask(other, later.clone())["ev"], "ok");
+        }
+    }
+    let other = node.open();
+    assert_eq!(node.ask(other, later.clone())["ev"], "ok");
+    assert_eq!(node.ask(other, later.clone())["code"], "overloaded");
+    node.close(app);
+    assert_eq!(node.ask(other, later)["ev"], "ok");
+}
+
+#[test]
+fn waiting_receives_and_pings_of_nobody_are_bounded() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for id in 0..1_024 {
+        node.tell(app, &json!({"op": "receive", "id": id, "timeout_ms": 1_u64 << 53}));
+        node.tell(app, &json!({"op": "ping", "id": id, "node": "b", "timeout_ms": 1_u64 << 53}));
+    }
+    assert_eq!(node.ask(app, json!({"op": "receive", "timeout_ms": 1}))["code"], "overloaded");
+    assert_eq!(node.ask(app, json!({"op": "ping", "node": "b"}))["code"], "overloaded");
+}
+
+#[test]
+fn a_reference_is_known_for_as_long_as_its_down_can_be_taken_back() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.ask(app, json!({"op": "flag", "delivery": "pull"}));
+    let child = node.ask(other, json!({"op": "spawn"}))["pid"].clone();
+    let monitor = json!({"op": "monitor", "to": child});
+    let references: Vec<Value> =
+        (0..4).map(|_| node.ask(app, monitor.clone())["ref"].clone()).collect();
+    let demonitor = |n: usize| json!({"op": "demonitor", "ref": references[n], "flush": true});
+    node.ask(other, demonitor(1));
+    node.ask(app, demonitor(0));
+    node.ask(other, json!({"op": "exit", "pid": child}));
+    node.ask(other, demonitor(1));
+    node.ask(app, demonitor(1));
+    let first = node.ask(app, json!({"op": "receive", "max": 1}));
+    assert_eq!(first["messages"][0]["ref"], references[2]);
+    assert_eq!(node.router.references(), 1);
+    node.tell(app, &json!({"op": "flush"}));
+    assert_eq!(node.router.references(), 0);
+    assert_eq!(node.router.queued(&node.out), 0);
+    for _ in 0..3 {
+        node.ask(app, monitor.clone());
+        node.ask(app, json!({"op": "monitor", "to": node.name()}));
+        let pid = node.self_pid(other);
+        node.ask(app, json!({"op": "monitor", "to": pid}));
+    }
+    node.close(app);
+    assert_eq!(node.router.references(), 0);
+}
+
+#[test]
+fn a_thousand_demonitors_do_not_look_at_every_process() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for _ in 0..20_000 {
+        node.tell(app, &json!({"op": "spawn", "delivery": "pull"}));
+    }
+    let begun = std::time::Instant::now();
+    for _ in 0..1_000 {
+        node.tell(app, &json!({"op": "demonitor", "ref": 9_999_999, "flush": true}));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn deaths_are_not_kept_for_somebody_who_does_not_read() {
+    let mut node = Paper::new("a");
+    let (person, app) = (node.open(), node.open());
+    node.ask(person, json!({"op": "monitor_deaths"}));
+    let spawn_and_exit = |node: &mut Paper| {
+        let pid = node.ask(app, json!({"op": "spawn"}))["pid"].clone();
+        node.ask(app, json!({"op": "exit", "pid": pid, "reason": "r".repeat(1024)}));
+    };
+    for _ in 0..1_500 {
+        spawn_and_exit(&mut node);
+    }
+    assert!(node.router.queued(&node.out) < 1_100_000);
+    let told = node.events(person).len() as u64;
+    spawn_and_exit(&mut node);
+    let events = node.events(person);
+    assert_eq!(events[0]["ev"], "gap");
+    assert_eq!(events[0]["lost"], 1_500 - told);
+    assert_eq!(events[1]["ev"], "died");
+}
+
+#[test]
+fn a_peer_that_asks_and_never_reads_is_let_go() {
+    let (mut node, _, _, peer) = with_peer();
+    let link = frame(Kind::Link, 0, 7, &1_u64.to_be_bytes());
+    let mut heard = 0_u64;
+    let error = loop {
+        if let Err(error) = node.router.may_hear(peer, &node.out) {
+            break error;
+        }
+        hear(&mut node, peer, &link).expect("a link to nobody");
+        heard += 1;
+        assert!(heard < 10_000_000);
+    };
+    assert!(matches!(error, FrameError::Unread(_)), "{error}");
+    assert!(node.router.queued(&node.out) < 70 * 1024 * 1024);
+    node.router.on_peer_down(node.now, peer, "protocol", &mut node.out);
+    assert_eq!(node.router.queued(&node.out), 0);
+}
+
+#[test]
+fn shedding_behind_many_events_does_not_look_at_all_of_them() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    let me = node.self_pid(app);
+    node.ask(
+        app,
+        json!({"op": "flag", "trap_exit": true, "delivery": "pull",
+            "mailbox": {"entries": 2, "policy": "drop_oldest"}}),
+    );
+    for _ in 0..50_000 {
+        node.tell(other, &json!({"op": "kill", "to": me, "reason": "boom"}));
+    }
+    let begun = std::time::Instant::now();
+    for n in 0..10_000 {
+        node.tell(other, &json!({"op": "send", "to": me, "body": n}));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let answer = node.ask(app, json!({"op": "flush"}));
+    let last = &answer["messages"].as_array().expect("messages")[50_000..];
+    assert_eq!((last.len(), &last[0]["lost"], &last[2]["body"]), (3, &json!(9_998), &json!(9_999)));
+    assert_eq!(node.router.queued(&node.out), 0);
+}

@@ -1,0 +1,103 @@
+//! Nodes and sessions: who is there, who came back.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::support::{Pair, Paper};
+
+#[test]
+fn nodeup_comes_before_anything_of_the_connection_and_nodedown_after_all_of_it() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    pair.cut();
+    pair.a.ask(app, json!({"op": "monitor_nodes", "on": true}));
+    let me = pair.a.self_pid(app);
+    pair.join();
+    let theirs = pair.b.self_pid(other);
+    pair.a.ask(app, json!({"op": "monitor", "to": theirs}));
+    pair.b.ask(other, json!({"op": "send", "to": me, "body": "hello"}));
+    pair.carry();
+    pair.cut();
+    let events: Vec<_> = pair.a.events(app).iter().map(|event| event["ev"].clone()).collect();
+    assert_eq!(events, ["nodeup", "message", "down", "nodedown"]);
+}
+
+#[test]
+fn the_list_of_nodes_agrees_with_the_events() {
+    let mut pair = Pair::new();
+    let app = pair.a.open();
+    let listed = |pair: &mut Pair| {
+        let answer = pair.a.ask(app, json!({"op": "nodes", "state": "connected"}));
+        answer["nodes"].as_array().expect("nodes").len()
+    };
+    assert_eq!(listed(&mut pair), 1);
+    pair.cut();
+    assert_eq!(listed(&mut pair), 0);
+}
+
+#[test]
+fn a_node_is_monitored_once_for_each_time() {
+    let mut pair = Pair::new();
+    let app = pair.a.open();
+    let name = pair.b.name();
+    for _ in 0..3 {
+        pair.a.ask(app, json!({"op": "monitor_node", "node": name}));
+    }
+    pair.a.ask(app, json!({"op": "monitor_node", "node": name, "on": false}));
+    pair.cut();
+    assert_eq!(pair.a.events(app).len(), 2);
+    pair.a.ask(app, json!({"op": "monitor_node", "node": name}));
+    assert_eq!(pair.a.events(app)[0]["reason"], "noconnection");
+}
+
+#[test]
+fn a_session_with_a_grace_is_taken_up_again_and_told_what_was_lost() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    let welcome = {
+        node.tell(app, &json!({"op": "hello", "grace_ms": 1000}));
+        node.events(app).remove(0)
+    };
+    assert_eq!(welcome["commands"], 1);
+    let me = node.self_pid(app);
+    node.ask(other, json!({"op": "send", "to": me, "body": "written, never read"}));
+    node.close(app);
+    node.ask(other, json!({"op": "send", "to": me, "body": "kept"}));
+    let again = node.open();
+    let resume = json!({"session": app, "secret": welcome["secret"], "seen": 2});
+    node.tell(again, &json!({"op": "hello", "id": 77, "resume": resume}));
+    let mut events = node.events(app);
+    assert_eq!(events[0]["ev"], "welcome");
+    assert_eq!(events[0]["pid"], json!(me));
+    assert_eq!(events[0]["commands"], 3);
+    assert_eq!(events.remove(1), json!({"ev": "ok", "id": 77}));
+    assert_eq!(events[1], json!({"ev": "gap", "lost": 1, "reason": "resumed"}));
+    assert_eq!(events[2]["body"], "kept");
+}
+
+#[test]
+fn a_session_is_not_taken_up_with_a_wrong_secret_or_after_its_grace() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    node.tell(app, &json!({"op": "hello", "grace_ms": 1000}));
+    node.close(app);
+    let stranger = node.open();
+    let resume = json!({"session": app, "secret": "guess", "seen": 0});
+    assert_eq!(node.ask(stranger, json!({"op": "hello", "resume": resume}))["code"], "not_found");
+    node.pass(Duration::from_secs(2));
+    let late = node.open();
+    let resume = json!({"session": app, "secret": "secret", "seen": 0});
+    assert_eq!(node.ask(late, json!({"op": "hello", "resume": resume}))["code"], "not_found");
+}
+
+#[test]
+fn a_word_that_is_no_command_names_the_nearest_one() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let answer = node.ask(app, json!({"op": "regsiter"}));
+    assert_eq!(answer["code"], "badop");
+    assert!(answer["message"].as_str().is_some_and(|text| text.contains("`register`")));
+    assert_eq!(node.ask(app, json!({"op": "send"}))["code"], "badarg");
+    assert_eq!(node.ask(app, json!({"op": "ping", "node": "not a node"}))["code"], "badarg");
+}

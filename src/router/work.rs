@@ -1,0 +1,94 @@
+//! Work put off: what touches many entries goes on in slices, in the order in which it came up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::info::Listing;
+use super::monitors::{Monitored, Watcher};
+use super::peers::{Peer, PeerId};
+use super::{Outbox, Router};
+use crate::wire::id::Pid;
+
+/// Something that goes on in slices.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A process is gone; its links and monitors are still to hear of it.
+    Death {
+        serial: u64,
+        reason: Box<str>,
+        links: BTreeSet<Pid>,
+        watchers: BTreeSet<Watcher>,
+        monitors: BTreeMap<u64, Monitored>,
+    },
+    /// A session is gone; its processes are still to die.
+    SessionEnd { processes: BTreeSet<u64>, reason: Box<str> },
+    /// A peer is gone; what it had here is still to hear of it.
+    PeerDown { peer: Box<Peer>, reason: Box<str> },
+    /// A peer has come; its nodeup follows all that was before.
+    PeerUp { peer: PeerId },
+    /// A listing goes on.
+    Listing(Listing),
+}
+
+impl Router {
+    /// Does at most `budget` entries of the work at hand.
+    pub(super) fn run_work(&mut self, now: Instant, mut budget: usize, out: &mut Outbox) {
+        while budget > 0 {
+            let Some(work) = self.work.pop_front() else { return };
+            if let Some(rest) = self.slice(now, work, &mut budget, out) {
+                self.work.push_front(rest);
+            }
+        }
+    }
+
+    /// Does some of it; what is left of it comes back.
+    fn slice(
+        &mut self,
+        now: Instant,
+        work: Work,
+        budget: &mut usize,
+        out: &mut Outbox,
+    ) -> Option<Work> {
+        match work {
+            Work::Death { serial, reason, mut links, mut watchers, mut monitors } => {
+                while *budget > 0 {
+                    *budget -= 1;
+                    if let Some(other) = links.pop_first() {
+                        self.tell_linked(serial, &other, &reason, out);
+                    } else if let Some(watcher) = watchers.pop_first() {
+                        self.tell_watcher(serial, watcher, &reason, out);
+                    } else if let Some((reference, monitored)) = monitors.pop_first() {
+                        self.forget_monitored(serial, reference, monitored, out);
+                    } else {
+                        return None;
+                    }
+                }
+                Some(Work::Death { serial, reason, links, watchers, monitors })
+            }
+            Work::SessionEnd { mut processes, reason } => {
+                while *budget > 0 {
+                    *budget -= 1;
+                    let serial = processes.pop_first()?;
+                    self.die(serial, &reason, out);
+                }
+                Some(Work::SessionEnd { processes, reason })
+            }
+            Work::PeerDown { mut peer, reason } => {
+                while *budget > 0 {
+                    *budget -= 1;
+                    if !self.peer_down_step(&mut peer, out) {
+                        self.tell_nodedown(&peer, &reason, out);
+                        return None;
+                    }
+                }
+                Some(Work::PeerDown { peer, reason })
+            }
+            Work::PeerUp { peer } => {
+                *budget -= 1;
+                self.tell_nodeup(peer, out);
+                None
+            }
+            Work::Listing(listing) => self.list_on(now, listing, budget, out).map(Work::Listing),
+        }
+    }
+}

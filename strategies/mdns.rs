@@ -1,0 +1,451 @@
+//! `mdns`: the nodes on the same network, by multicast DNS (RFC 6762 and 6763), without any configuration.
+//!
+//! Each node announces itself as an instance of `_pillion._tcp.local.` on every interface and listens for the
+//! others, over IPv4 and IPv6. Everything that is announced is public to the network and nothing of it is
+//! secret: the mesh's name, the node's name and incarnation, and the `id`s, by which those who share a
+//! cookie recognise each other. It proves nothing; the TLS hello does.
+//!
+//! ```text
+//! --discover mdns                         # every interface but loopback
+//! --discover 'mdns://?interface=eth0'     # only this one, or several: eth0,wlan0
+//!
+//! $ avahi-browse -rt _pillion._tcp
+//! = eth0 IPv4 stock-19b3f0c2a4e5f3c9   _pillion._tcp   local
+//!   txt = ["id=5f1d..." "proto=1" "inc=19b3f0c2a4e5f3c9" "node=stock@hal" "mesh=default"]
+//! ```
+//!
+//! | option | default | |
+//! | --- | --- | --- |
+//! | `interface` | all that are up, have an address and are not loopback, point to point or one end of a container's `veth` | names, separated by commas; `lo` can be asked for |
+//! | `port` | 5353 | another port makes a group of its own that the system's tools do not see |
+//!
+//! - A node is heard of within about a tenth of a second of its start, and forgotten one second after it said
+//!   goodbye; one that was killed is forgotten after two minutes, or as soon as it has been started again.
+//! - Instance and host name carry the incarnation; the machine's own host name is never announced, so no
+//!   machine is ever renamed because of us.
+//! - Each interface hears only its own addresses. A node that listens on loopback only announces nothing.
+//! - A network that is not there at the start, an interface that goes and comes, and a machine that slept
+//!   are noticed within four seconds: everything starts afresh, and what was seen stays until the new start
+//!   has had its time.
+//!
+//! **What failure looks like.** *No multicast*: our own announcement is not heard back within three seconds.
+//! That is a warning in the log and in the strategy's health, with what to do, until it is heard. The usual
+//! causes are a cloud network, a container without host networking, a firewall that drops UDP port 5353, or a
+//! program that keeps that port for itself. It is tried afresh every minute.
+//! *No network*: no interface is usable; the health lists those that there are. Answers that make no sense
+//! are ignored.
+
+mod daemon;
+mod interfaces;
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant as Monotonic, SystemTime};
+
+use mdns_sd::{Receiver, ServiceEvent};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::daemon::Daemon;
+use self::interfaces::{Choice, Network};
+use self::record::{Found, Record};
+use crate::options::{Url, wrong};
+use crate::pace::until_next;
+use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError};
+
+/// How often the interfaces and the clocks are compared with what they were.
+const LOOK: Duration = Duration::from_secs(4);
+/// How often the interfaces are looked at while none can be used.
+const LOOK_OFFLINE: Duration = Duration::from_secs(2);
+/// How long our own announcement may take to come back.
+const ECHO: Duration = Duration::from_secs(3);
+/// How long a session that hears no echo goes on before another one is tried.
+const ECHO_RETRY: Duration = Duration::from_secs(60);
+/// How long what an earlier session saw stays without being seen again.
+const GRACE: Duration = Duration::from_secs(5);
+/// How far the wall clock and the monotonic clock may drift apart between two looks: more is a sleep.
+const JUMP: Duration = Duration::from_secs(5);
+/// The longest pause before another session, when one after the other fails.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A session that lasted this long was no failure.
+const LASTED: Duration = Duration::from_secs(10);
+/// Most instances that are remembered.
+const SEEN_MAX: usize = 1024;
+
+/// The strategy `mdns`. See the [module](self).
+#[derive(Debug)]
+pub struct Mdns {
+    choice: Choice,
+    port: u16,
+}
+
+impl Mdns {
+    pub(crate) fn from_url(url: &Url) -> Result<Self, StrategyError> {
+        url.only(&["interface", "port"])?;
+        url.no_place()?;
+        let choice = Choice::parse(url.option("interface").unwrap_or_default());
+        let port = match url.option("port") {
+            None => mdns_sd::MDNS_PORT,
+            Some(text) => text.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+                wrong(format!("`port={text}` is not a port: write a number from 1 to 65535, or leave it out for 5353"))
+            })?,
+        };
+        Ok(Self { choice, port })
+    }
+
+    async fn watch(&self, record: &Record, reporter: &Reporter) {
+        let mut view = View::new(reporter, record);
+        let mut pause = Duration::ZERO;
+        loop {
+            let started = Instant::now();
+            let network = self.network(&mut view).await;
+            let end = match Daemon::start(self.port, &self.choice, record) {
+                Ok((daemon, events)) => {
+                    view.session += 1;
+                    let end = self.session(&events, &network, &mut view).await;
+                    drop(daemon);
+                    end
+                }
+                Err(error) => End::Failed(error.to_string()),
+            };
+            tracing::debug!(strategy = "mdns", ?end, "starts afresh");
+            if let End::Failed(why) = end {
+                view.unwell(format!(
+                    "mdns: {why}; it is tried again, and until then nothing new is found"
+                ));
+            }
+            pause = if started.elapsed() >= LASTED {
+                Duration::ZERO
+            } else {
+                (pause * 2).clamp(Duration::from_millis(250), PAUSE_MAX)
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Waits until there is an interface to use.
+    async fn network(&self, view: &mut View<'_>) -> Network {
+        loop {
+            match self.choice.network() {
+                Ok(network) if !network.is_empty() => return network,
+                Ok(_) => view.unwell(self.choice.nothing_to_use()),
+                Err(error) => {
+                    view.unwell(format!("the network interfaces cannot be listed: {error}"));
+                }
+            }
+            until_next(LOOK_OFFLINE).await;
+        }
+    }
+
+    /// Listens until the network, the clock or the daemon make it pointless.
+    async fn session(
+        &self,
+        events: &Receiver<ServiceEvent>,
+        network: &Network,
+        view: &mut View<'_>,
+    ) -> End {
+        let started = Instant::now();
+        let mut clocks = Clocks::now();
+        let mut echo = view.expects_echo.then_some(started + ECHO);
+        let mut grace = Some(started + GRACE);
+        if !view.expects_echo {
+            view.well();
+        }
+        loop {
+            tokio::select! {
+                biased;
+                event = events.recv_async() => match event {
+                    Ok(event) => if view.on_event(event) == Heard::Ourselves {
+                        echo = None;
+                    },
+                    Err(_) => return End::Failed("its thread ended or could not keep up".into()),
+                },
+                () = until(echo) => {
+                    if started.elapsed() >= ECHO_RETRY {
+                        return End::Silent;
+                    }
+                    view.unwell(format!(
+                        "our own announcement was not heard back in {} s: no multicast on this network ({network}), or UDP port {} is dropped by a firewall or kept by another program. Use --join HOST:PORT on one side",
+                        ECHO.as_secs(),
+                        self.port
+                    ));
+                    echo = Some(started + ECHO_RETRY);
+                }
+                () = until(grace) => {
+                    grace = None;
+                    view.forget_earlier_sessions();
+                }
+                () = until_next(LOOK) => {
+                    let now = Clocks::now();
+                    if now.jumped_since(&clocks) {
+                        return End::Slept;
+                    }
+                    clocks = now;
+                    if self.choice.network().is_ok_and(|now| now != *network) {
+                        return End::NetworkChanged;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Strategy for Mdns {
+    fn name(&self) -> &'static str {
+        "mdns"
+    }
+
+    fn run<'a>(&'a self, announcement: Announcement, reporter: &'a Reporter) -> Running<'a> {
+        Box::pin(async move {
+            let record = Record::of(&announcement).map_err(wrong)?;
+            self.watch(&record, reporter).await;
+            Ok(())
+        })
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum End {
+    NetworkChanged,
+    Slept,
+    Silent,
+    Failed(String),
+}
+
+/// Whom an event was about.
+#[derive(PartialEq, Eq)]
+enum Heard {
+    Ourselves,
+    Somebody,
+}
+
+/// Everybody seen, across sessions, and what was reported of it.
+struct View<'a> {
+    reporter: &'a Reporter,
+    own: String,
+    own_node: &'a str,
+    own_incarnation: u64,
+    expects_echo: bool,
+    session: u64,
+    seen: BTreeMap<String, Seen>,
+    trouble: Option<String>,
+}
+
+struct Seen {
+    session: u64,
+    found: Found,
+}
+
+impl<'a> View<'a> {
+    fn new(reporter: &'a Reporter, record: &'a Record) -> Self {
+        Self {
+            reporter,
+            own: record.full_name().to_ascii_lowercase(),
+            own_node: record.node(),
+            own_incarnation: record.incarnation(),
+            expects_echo: record.is_announced(),
+            session: 0,
+            seen: BTreeMap::new(),
+            trouble: None,
+        }
+    }
+
+    fn on_event(&mut self, event: ServiceEvent) -> Heard {
+        match event {
+            ServiceEvent::ServiceResolved(service) => {
+                let name = service.get_fullname().to_ascii_lowercase();
+                if name == self.own {
+                    self.well();
+                    return Heard::Ourselves;
+                }
+                let Some(found) = Found::read(&service) else { return Heard::Somebody };
+                let is_own = found.node.as_deref() == Some(self.own_node)
+                    && found.incarnation == self.own_incarnation;
+                if is_own || (self.seen.len() >= SEEN_MAX && !self.seen.contains_key(&name)) {
+                    return Heard::Somebody;
+                }
+                self.seen.insert(name, Seen { session: self.session, found });
+                self.report();
+            }
+            ServiceEvent::ServiceRemoved(_, name) => {
+                self.seen.remove(&name.to_ascii_lowercase());
+                self.report();
+            }
+            _ => {}
+        }
+        Heard::Somebody
+    }
+
+    fn forget_earlier_sessions(&mut self) {
+        let before = self.seen.len();
+        self.seen.retain(|_, seen| seen.session == self.session);
+        if self.seen.len() != before {
+            self.report();
+        }
+    }
+
+    /// Our own announcement was heard, or there is none and hearing is all there is to it.
+    fn well(&mut self) {
+        let deaf = (!self.expects_echo).then(|| {
+            "nothing is announced, because the mesh port listens on loopback only: others are seen but cannot see this node".to_owned()
+        });
+        if self.trouble.is_some() && deaf.is_none() {
+            tracing::info!(strategy = "mdns", "hears its own announcement again");
+        }
+        self.trouble = deaf;
+        self.report();
+    }
+
+    fn unwell(&mut self, why: String) {
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::warn!(strategy = "mdns", "{why}");
+            self.trouble = Some(why);
+            self.report();
+        }
+    }
+
+    fn report(&self) {
+        let sightings = sightings(self.seen.values().map(|seen| &seen.found));
+        match &self.trouble {
+            None => self.reporter.visible(sightings),
+            Some(why) => self.reporter.visible_but(sightings, why.clone()),
+        }
+    }
+}
+
+/// Of two runs of one node at one address only the newer can be there: the older was killed, and its
+/// announcement has not run out yet.
+fn sightings<'a>(found: impl Iterator<Item = &'a Found>) -> Vec<Sighting> {
+    let mut newest_first: Vec<&Found> = found.collect();
+    newest_first.sort_by_key(|found| std::cmp::Reverse(found.incarnation));
+    let mut taken: BTreeSet<(&str, SocketAddr)> = BTreeSet::new();
+    let mut sightings = Vec::new();
+    for found in newest_first {
+        let addresses = found.addresses.iter().copied();
+        let addresses: Vec<SocketAddr> = match &found.node {
+            Some(node) => addresses.filter(|address| taken.insert((node, *address))).collect(),
+            None => addresses.collect(),
+        };
+        if !addresses.is_empty() {
+            sightings.push(found.sighting(addresses));
+        }
+    }
+    sightings.sort_by(|a, b| (&a.node, a.incarnation).cmp(&(&b.node, b.incarnation)));
+    sightings
+}
+
+/// Both clocks at one moment: they go apart while the machine sleeps, for only one of them goes on.
+struct Clocks {
+    wall: SystemTime,
+    monotonic: Monotonic,
+}
+
+impl Clocks {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it compares the real clocks: sleep shows as a jump"
+    )]
+    fn now() -> Self {
+        Self { wall: SystemTime::now(), monotonic: Monotonic::now() }
+    }
+
+    fn jumped_since(&self, earlier: &Self) -> bool {
+        let ran = self.monotonic.saturating_duration_since(earlier.monotonic);
+        match self.wall.duration_since(earlier.wall) {
+            Ok(passed) => passed.abs_diff(ran) > JUMP,
+            Err(back) => back.duration() + ran > JUMP,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Report;
+
+    fn found(node: &str, incarnation: u64, addresses: &[&str]) -> Found {
+        Found {
+            node: Some(node.into()),
+            incarnation,
+            mesh: "default".into(),
+            ids: Vec::new(),
+            addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+            interface: "eth0".into(),
+        }
+    }
+
+    #[test]
+    fn a_restarted_node_replaces_the_run_that_was_killed() {
+        let old = found("a@hal", 1, &["10.0.0.1:4470", "[fd00::1]:4470"]);
+        let new = found("a@hal", 2, &["10.0.0.1:4470", "[fd00::1]:4470"]);
+        let all = sightings([&old, &new].into_iter());
+        assert_eq!(all.iter().map(|s| s.incarnation).collect::<Vec<_>>(), [Some(2)]);
+    }
+
+    #[test]
+    fn two_nodes_of_one_name_at_two_places_are_both_reported() {
+        let here = found("a@hal", 1, &["10.0.0.1:4470"]);
+        let there = found("a@hal", 2, &["10.0.0.2:4470"]);
+        let other_at_same_address = found("b@hal", 3, &["10.0.0.1:4470"]);
+        assert_eq!(sightings([&here, &there, &other_at_same_address].into_iter()).len(), 3);
+    }
+
+    #[test]
+    fn a_sleep_and_a_clock_that_is_set_are_jumps_and_a_late_look_is_none() {
+        let start = Clocks::now();
+        let after = |wall_s: u64, monotonic_s: u64| Clocks {
+            wall: start.wall + Duration::from_secs(wall_s),
+            monotonic: start.monotonic + Duration::from_secs(monotonic_s),
+        };
+        assert!(!after(2, 2).jumped_since(&start));
+        assert!(!after(60, 60).jumped_since(&start));
+        assert!(!after(6, 2).jumped_since(&start));
+        assert!(after(3600, 2).jumped_since(&start));
+        assert!(start.wall > SystemTime::UNIX_EPOCH);
+        let set_back =
+            Clocks { wall: start.wall - Duration::from_secs(60), monotonic: start.monotonic };
+        assert!(set_back.jumped_since(&start));
+    }
+
+    #[test]
+    fn the_first_echo_after_a_silence_makes_it_well_and_is_nobody_seen() {
+        let (reporter, reports) = Reporter::new();
+        let record = Record::of(&record::tests::announcement()).expect("a record");
+        let mut view = View::new(&reporter, &record);
+        view.unwell("no echo".into());
+        assert!(matches!(reports.borrow().health, crate::Health::Unwell(_)));
+        let own = record.service().expect("good").expect("announced").as_resolved_service();
+        let heard = view.on_event(ServiceEvent::ServiceResolved(Box::new(own)));
+        assert!(heard == Heard::Ourselves);
+        assert_eq!(
+            *reports.borrow(),
+            Report { sightings: Vec::new(), health: crate::Health::Well }
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_session_saw_stays_until_the_next_has_had_its_time() {
+        let (reporter, reports) = Reporter::new();
+        let record = Record::of(&record::tests::announcement()).expect("a record");
+        let mut view = View::new(&reporter, &record);
+        let seen = |report: &Report| report.sightings.len();
+        view.seen
+            .insert("old".into(), Seen { session: 0, found: found("a@x", 1, &["10.0.0.1:1"]) });
+        view.session = 1;
+        view.seen
+            .insert("new".into(), Seen { session: 1, found: found("b@x", 1, &["10.0.0.2:1"]) });
+        view.unwell("no network".into());
+        assert_eq!(seen(&reports.borrow()), 2);
+        view.forget_earlier_sessions();
+        assert_eq!(seen(&reports.borrow()), 1);
+        assert!(matches!(reports.borrow().health, crate::Health::Unwell(_)));
+    }
+}

@@ -1,0 +1,154 @@
+//! How a strategy is written on a command line: `name://place?option=value&option=value`.
+//!
+//! Not a general URL: there is no fragment and no user, and `%20` is understood in values only.
+
+use std::time::Duration;
+
+use crate::StrategyError;
+
+/// A strategy as it was written, taken apart.
+#[derive(Debug)]
+pub(crate) struct Url {
+    /// The strategy's name.
+    pub(crate) scheme: String,
+    /// What stands between `://` and `?`.
+    pub(crate) place: String,
+    options: Vec<(String, String)>,
+}
+
+impl Url {
+    pub(crate) fn parse(text: &str) -> Result<Self, StrategyError> {
+        let (head, query) = text.split_once('?').unwrap_or((text, ""));
+        let (scheme, place) = head.split_once("://").unwrap_or((head, ""));
+        let mut options: Vec<(String, String)> = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if options.iter().any(|(known, _)| known == key) {
+                return Err(wrong(format!(
+                    "`{text}` gives the option `{key}` twice: write it once"
+                )));
+            }
+            options.push((key.to_owned(), decoded(value)?));
+        }
+        Ok(Self { scheme: scheme.to_ascii_lowercase(), place: place.to_owned(), options })
+    }
+
+    /// Refuses every option that is not in `known`.
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), StrategyError> {
+        match self.options.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some((key, _)) => Err(unknown(&format!("option of {}", self.scheme), key, known)),
+        }
+    }
+
+    /// Refuses anything between `://` and `?`.
+    pub(crate) fn no_place(&self) -> Result<(), StrategyError> {
+        if self.place.is_empty() {
+            return Ok(());
+        }
+        let Self { scheme, place, .. } = self;
+        Err(wrong(format!("{scheme} takes no address, and `{place}` is one: write {scheme}://")))
+    }
+
+    pub(crate) fn option(&self, key: &str) -> Option<&str> {
+        self.options.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn duration(&self, key: &str) -> Result<Option<Duration>, StrategyError> {
+        self.option(key).map(|text| duration(key, text)).transpose()
+    }
+}
+
+/// Options that cannot be meant.
+pub(crate) fn wrong(why: impl Into<String>) -> StrategyError {
+    StrategyError::Options(why.into())
+}
+
+/// `text` is no `what`; these are.
+pub(crate) fn unknown(what: &str, text: &str, known: &[&str]) -> StrategyError {
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::osa_distance(name, text), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(2))
+        .map_or(String::new(), |(_, name)| format!("; did you mean `{name}`?"));
+    let all = if known.is_empty() {
+        "it has no options".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
+    wrong(format!("`{text}` is no {what}{nearest} ({all})"))
+}
+
+/// Reads exactly 16 hex digits.
+pub(crate) fn hex_u64(text: &str) -> Option<u64> {
+    let good = text.len() == 16 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    good.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn duration(key: &str, text: &str) -> Result<Duration, StrategyError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)) {
+        Some(ms) if (100..=86_400_000).contains(&ms) => Ok(Duration::from_millis(ms)),
+        _ => Err(wrong(format!(
+            "`{key}={text}` is not a time between 100ms and 24h: write a number and ms, s, m or h, as in {key}=5s"
+        ))),
+    }
+}
+
+/// Undoes `%20`, so that a path may hold `&` and spaces.
+fn decoded(value: &str) -> Result<String, StrategyError> {
+    let bad =
+        || wrong(format!("`{value}` has a % that no two hex digits follow: write %25 for a %"));
+    let bytes = value.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'%' {
+            let digits = value.get(at + 1..at + 3).ok_or_else(bad)?;
+            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(bad());
+            }
+            plain.push(u8::from_str_radix(digits, 16).map_err(|_| bad())?);
+            at += 3;
+        } else {
+            plain.push(bytes[at]);
+            at += 1;
+        }
+    }
+    String::from_utf8(plain).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_comes_apart_into_name_place_and_options() {
+        let url = Url::parse("list://hal:1,[::1]:2?file=/a%20b/c&interval=250ms").expect("good");
+        assert_eq!((url.scheme.as_str(), url.place.as_str()), ("list", "hal:1,[::1]:2"));
+        assert_eq!(url.option("file"), Some("/a b/c"));
+        assert_eq!(url.duration("interval").expect("good"), Some(Duration::from_millis(250)));
+        assert!(url.only(&["file", "interval"]).is_ok());
+        assert!(url.only(&["file"]).is_err());
+    }
+
+    #[test]
+    fn nothing_that_can_be_written_panics() {
+        for text in
+            ["%", "a?=", "://", "x?%", "x?a=%e2%28", "x?a=%€€", "x?interval=99999999999999999999h"]
+        {
+            if let Ok(url) = Url::parse(text) {
+                let _ = url.duration("interval");
+            }
+        }
+    }
+}

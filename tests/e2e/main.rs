@@ -1,0 +1,25 @@
+//! What real daemons do: the built binary, real sockets, real signals, apps in several dialects and languages.
+//!
+//! Each test starts its own daemons in a directory of its own, on ports that the system picks, and awaits events
+//! with deadlines; nothing sleeps for a fixed time and nothing measures time but for generous upper bounds.
+
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "commands are written in place: `app.ask(json!({...}))`"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "real daemons live in real time: deadlines are read from the clock, polls pause between two looks"
+)]
+#![allow(clippy::missing_panics_doc, reason = "a test that fails panics")]
+#![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
+
+mod links;
+mod mailboxes;
+mod mesh;
+mod order;
+mod seed_a;
+mod seed_b;
+mod sessions;
+mod sockets;
+mod support;

@@ -1,0 +1,223 @@
+//! `pillion shell` as a script: real daemons, real sockets, and the transcript that comes out.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+const PILLION: &str = env!("CARGO_BIN_EXE_pillion");
+
+/// A daemon in a directory of its own.
+struct Daemon {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Daemon {
+    fn start(test: &str) -> Self {
+        let directory = PathBuf::from(format!("/tmp/pl-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut child = Command::new(PILLION)
+            .args(["up", "--name", "stock@hal", "--strategy", "none"])
+            .args(["--listen", "127.0.0.1:0", "--grace", "5s", "--dir"])
+            .arg(directory.join("d"))
+            .env("HOME", &directory)
+            .env_remove("PILLION_SOCKET")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a daemon");
+        let mut log = BufReader::new(child.stderr.take().expect("its log"));
+        let mut line = String::new();
+        while !line.contains("is up") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).expect("a line"), 0, "the daemon has ended");
+        }
+        // Read on, so that it never waits for us.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, directory }
+    }
+
+    fn shell(&self, arguments: &[&str]) -> Child {
+        Command::new(PILLION)
+            .arg("shell")
+            .args(arguments)
+            .env("HOME", &self.directory)
+            .env("PILLION_SOCKET", self.directory.join("d/default/stock.sock"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a shell")
+    }
+
+    fn script(&self, arguments: &[&str], script: &str) -> Output {
+        let mut shell = self.shell(arguments);
+        let mut stdin = shell.stdin.take().expect("its input");
+        // A script that ends early does not read the rest.
+        let _ = stdin.write_all(script.as_bytes());
+        drop(stdin);
+        shell.wait_with_output().expect("it ends")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Output with every incarnation replaced: nothing else differs from run to run.
+fn told(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let mut told = String::new();
+    let mut rest = &*text;
+    while let Some(at) = rest.find("stock@hal.") {
+        let (before, behind) = rest.split_at(at + "stock@hal.".len());
+        told.push_str(before);
+        told.push('I');
+        rest = &behind[16..];
+    }
+    told + rest
+}
+
+#[test]
+fn a_script_is_answered_line_by_line_without_banner_or_prompt() {
+    let daemon = Daemon::start("script");
+    let output = daemon.script(
+        &[],
+        "# a comment\n\
+         self\n\
+         register inbox\n\
+         send inbox {\"sku\": 7}\n\
+         send inbox hello there\n\
+         info messages message_queue_len\n\
+         flush\n\
+         flush\n\
+         receive 1 0\n\
+         ping stock\n\
+         whereis inbox\n\
+         whereis nobody\n\
+         names\n\
+         quit\n\
+         self\n",
+    );
+    assert_eq!(
+        told(&output.stdout),
+        "<stock@hal.I.100>\n\
+         ok\n\
+         ok\n\
+         ok\n\
+         message_queue_len  2\n\
+         messages           message from=<stock@hal.I.100> {\"sku\":7}\n                   \
+         message from=<stock@hal.I.100> \"hello there\"\n\
+         message from=<stock@hal.I.100> {\"sku\":7}\n\
+         message from=<stock@hal.I.100> \"hello there\"\n\
+         ok\n\
+         ok\n\
+         nothing\n\
+         pong\n\
+         <stock@hal.I.100>\n\
+         none\n\
+         NAME   PID\n\
+         inbox  <stock@hal.I.100>\n"
+    );
+    assert_eq!(told(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn monitors_timers_and_exits_arrive_in_the_mailbox() {
+    let daemon = Daemon::start("watch");
+    let output = daemon.script(
+        &[],
+        "monitor nobody\n\
+         receive\n\
+         register late\n\
+         send_after 1 late \"x\"\n\
+         receive 1 5s\n\
+         trap_exit on\n\
+         info trap_exit\n",
+    );
+    // References and timers count on from whatever the node has numbered before.
+    let told = told(&output.stdout);
+    let counted = |line: &&str| line.starts_with("ref ") || line.starts_with("timer ");
+    let lines: Vec<&str> = told.lines().filter(|line| !counted(line)).collect();
+    assert!(lines[0].starts_with("down ref="), "{told}");
+    assert!(lines[0].ends_with(" name=nobody reason=noproc"), "{told}");
+    assert_eq!(lines[1..], ["ok", "message from=<stock@hal.I.100> \"x\"", "ok", "trap_exit  true"]);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn the_shell_outlives_its_process() {
+    let daemon = Daemon::start("exit");
+    let output = daemon.script(&[], "exit boom\nself\nexit normal\nself\nexit\nself\n");
+    assert_eq!(
+        told(&output.stdout),
+        "<stock@hal.I.100> exited: boom; this shell is now <stock@hal.I.101>\n\
+         <stock@hal.I.101>\n\
+         <stock@hal.I.101> exited: normal; this shell is now <stock@hal.I.102>\n\
+         <stock@hal.I.102>\n"
+    );
+}
+
+#[test]
+fn the_first_failure_ends_a_script_with_its_exit_code() {
+    let daemon = Daemon::start("first");
+    let output = daemon.script(&[], "self\nsend nobody 1\nfrobnicate\nself\n");
+    assert_eq!(told(&output.stdout), "<stock@hal.I.100>\n");
+    assert!(told(&output.stderr).starts_with("pillion: line 2: "), "{}", told(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_script_that_keeps_going_still_ends_with_the_first_failure() {
+    let daemon = Daemon::start("keep");
+    let output = daemon.script(&["--keep-going"], "frobnicate\nsend nobody 1\nself\n");
+    assert_eq!(told(&output.stdout), "<stock@hal.I.100>\n");
+    assert_eq!(told(&output.stderr).lines().count(), 2);
+    assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
+fn with_json_each_answer_and_each_failure_is_one_line() {
+    let daemon = Daemon::start("json");
+    let output = daemon.script(&["--json", "-k"], "self\nsend nobody 1\nping stock\nflush\n");
+    assert_eq!(
+        told(&output.stdout),
+        "{\"ev\":\"ok\",\"id\":2,\"pid\":\"<stock@hal.I.100>\"}\n\
+         {\"code\":\"noproc\",\"ev\":\"error\",\"message\":\"no process here is registered as `nobody`\"}\n\
+         {\"ev\":\"ok\",\"id\":4,\"result\":\"pong\"}\n\
+         {\"ev\":\"ok\",\"id\":5,\"messages\":[]}\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_shell_whose_node_leaves_says_so_and_ends() {
+    let mut daemon = Daemon::start("gone");
+    let mut shell = daemon.shell(&[]);
+    let mut stdin = shell.stdin.take().expect("its input");
+    let mut stdout = BufReader::new(shell.stdout.take().expect("its output"));
+    stdin.write_all(b"self\n").expect("written");
+    stdout.read_line(&mut String::new()).expect("the answer");
+    let pid = rustix::process::Pid::from_child(&daemon.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+    // Nobody has closed its input: it ends all the same, and does not hold the node up.
+    assert_eq!(shell.wait().expect("it ends").code(), Some(69));
+    let mut words = String::new();
+    shell.stderr.take().expect("its errors").read_to_string(&mut words).expect("read");
+    assert_eq!(words, "pillion: stock@hal is gone, and this shell with it\n");
+    assert_eq!(daemon.child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn without_a_node_there_is_no_shell() {
+    let output = Command::new(PILLION)
+        .args(["shell", "--socket", "/tmp/pillion-there-is-none.sock"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it ends");
+    assert_eq!(output.status.code(), Some(69));
+}

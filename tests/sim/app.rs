@@ -1,0 +1,174 @@
+//! An app on a simulated node: what it hears of nodes, and what it asks.
+//!
+//! It talks to the hub as a session's task does, frame by frame, without a socket.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use std::time::Duration;
+
+use ciborium::Value;
+use pillion::hub::{Hub, SessionHandle, Taken};
+use pillion::wire::id::Incarnation;
+use tokio::sync::mpsc;
+use tokio::time::interval;
+
+/// Largest frame of this app.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+/// How often it lists the nodes that are known and not connected.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What the app has seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// `up b`, `down b because`, in order, without hosts.
+    pub(crate) events: Vec<String>,
+    /// Who is connected, by name.
+    pub(crate) up: BTreeMap<String, Incarnation>,
+    pub(crate) known: Vec<Known>,
+    pub(crate) answers: BTreeMap<u64, Answer>,
+}
+
+/// A node that is known and not connected.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) reason: Option<String>,
+}
+
+/// What became of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Result(bool),
+    Error(String),
+}
+
+/// The test's end of an app.
+#[derive(Clone)]
+pub(crate) struct App {
+    seen: Arc<Mutex<Seen>>,
+    questions: mpsc::Sender<(u64, Vec<(&'static str, Value)>)>,
+}
+
+impl App {
+    /// An app of `hub`, and the task that it lives in.
+    pub(crate) fn open(hub: &Arc<Hub>) -> (Self, impl Future<Output = ()> + use<>) {
+        let (questions, asked) = mpsc::channel(64);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let app = Self { seen: Arc::clone(&seen), questions };
+        (app, live(hub.open_session(true), seen, asked))
+    }
+
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no test panics with the lock held")
+    }
+
+    /// Asks; the answer comes under `id`.
+    pub(crate) fn ask(&self, id: u64, command: Vec<(&'static str, Value)>) {
+        self.questions.try_send((id, command)).expect("the app lives");
+    }
+}
+
+/// Questions of the app's own.
+const MONITOR: u64 = 1 << 40;
+const LOOK: u64 = MONITOR + 1;
+
+async fn live(
+    session: SessionHandle,
+    seen: Arc<Mutex<Seen>>,
+    mut asked: mpsc::Receiver<(u64, Vec<(&'static str, Value)>)>,
+) {
+    command(&session, MONITOR, vec![("op", "monitor_nodes".into()), ("on", true.into())]);
+    let mut look = interval(LOOK_EVERY);
+    let mut out = Vec::new();
+    loop {
+        let mut waiting = pin!(session.waiting());
+        let question = std::future::poll_fn(|cx| {
+            if waiting.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if look.poll_tick(cx).is_ready() {
+                let nodes = vec![("op", "nodes".into()), ("state", "known".into())];
+                return Poll::Ready(Some((LOOK, nodes)));
+            }
+            asked.poll_recv(cx)
+        })
+        .await;
+        if let Some((id, question)) = question {
+            command(&session, id, question);
+        }
+        out.clear();
+        while session.take(&mut out) == Taken::Some {
+            hear(&out, &mut seen.lock().expect("not poisoned"));
+            out.clear();
+        }
+    }
+}
+
+fn command(session: &SessionHandle, id: u64, mut fields: Vec<(&'static str, Value)>) {
+    fields.push(("id", id.into()));
+    let map = fields.into_iter().map(|(key, value)| (key.into(), value)).collect();
+    let mut header = Vec::new();
+    ciborium::into_writer(&Value::Map(map), &mut header).expect("memory");
+    let mut frame = Vec::new();
+    frame.extend_from_slice(&u32::try_from(header.len() + 2).expect("small").to_be_bytes());
+    frame.extend_from_slice(&u16::try_from(header.len()).expect("small").to_be_bytes());
+    frame.extend_from_slice(&header);
+    let fed = session.commands(&frame, FRAME_BYTES_MAX);
+    assert_eq!(fed.consumed, frame.len());
+}
+
+fn hear(mut bytes: &[u8], seen: &mut Seen) {
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        bytes = rest;
+        let (length, frame) = frame.split_first_chunk::<2>().expect("a header's length");
+        let (header, body) = frame.split_at(usize::from(u16::from_be_bytes(*length)));
+        let header: Value = ciborium::from_reader(header).expect("a header");
+        event(&header, body, seen);
+    }
+}
+
+fn field<'a>(map: &'a Value, key: &str) -> Option<&'a Value> {
+    let pairs = map.as_map().expect("a map");
+    pairs.iter().find(|(k, _)| k.as_text() == Some(key)).map(|(_, value)| value)
+}
+
+fn text(map: &Value, key: &str) -> Option<String> {
+    field(map, key).and_then(Value::as_text).map(ToOwned::to_owned)
+}
+
+fn event(header: &Value, body: &[u8], seen: &mut Seen) {
+    let id = field(header, "id").and_then(Value::as_integer).and_then(|id| u64::try_from(id).ok());
+    let node = text(header, "node").unwrap_or_default();
+    let base = node.split('@').next().unwrap_or_default().to_owned();
+    match text(header, "ev").as_deref() {
+        Some("nodeup") => {
+            let incarnation =
+                text(header, "incarnation").and_then(|text| Incarnation::parse(&text));
+            let old = seen.up.insert(node, incarnation.expect("an incarnation"));
+            assert!(old.is_none(), "nodeup of a node that is up");
+            seen.events.push(format!("up {base}"));
+        }
+        Some("nodedown") => {
+            assert!(seen.up.remove(&node).is_some(), "nodedown of a node that is not up");
+            let reason = text(header, "reason").unwrap_or_default();
+            seen.events.push(format!("down {base} {reason}"));
+        }
+        Some("ok") if id == Some(LOOK) => {
+            let nodes: Value = ciborium::from_reader(body).expect("a list");
+            let nodes = nodes.as_array().expect("a list");
+            seen.known = nodes.iter().map(|node| Known { reason: text(node, "reason") }).collect();
+        }
+        Some("ok") if id.is_some_and(|id| id < MONITOR) => {
+            let result = field(header, "result").and_then(Value::as_bool).expect("a result");
+            seen.answers.insert(id.expect("checked"), Answer::Result(result));
+        }
+        Some("error") => {
+            let code = text(header, "code").expect("a code");
+            seen.answers.insert(id.expect("an id"), Answer::Error(code));
+        }
+        _ => {}
+    }
+}

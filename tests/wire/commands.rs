@@ -1,0 +1,147 @@
+//! Commands: the JSON line and the CBOR frame are one and the same.
+
+use std::collections::BTreeSet;
+
+use pillion::dialect::json::line_to_frame;
+use pillion::wire::command::{OPS, Request};
+
+use super::golden::{self, Record, line};
+
+const FILE: &str = "commands.txt";
+/// A pid of an app on `stock@hal`.
+const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
+/// A pid on another node.
+const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
+
+/// Every command with every field that it has. `PID` and `FAR` stand for pids.
+const COMMANDS: [(&str, &str); 52] = [
+    ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
+    (
+        "hello, with a window and a grace",
+        r#"{"op":"hello","id":1,"version":1,"delivery":{"window":256},"grace_ms":30000}"#,
+    ),
+    (
+        "hello, to resume",
+        r#"{"op":"hello","id":1,"version":1,"resume":{"session":7,"secret":"0123456789abcdef0123456789abcdef","seen":42}}"#,
+    ),
+    ("self", r#"{"op":"self","id":2}"#),
+    ("self, with a text for an id", r#"{"op":"self","id":"who am I"}"#),
+    ("bye", r#"{"op":"bye","id":3}"#),
+    ("nodes", r#"{"op":"nodes","id":4}"#),
+    ("nodes, of one state", r#"{"op":"nodes","id":4,"state":"connected"}"#),
+    ("ping", r#"{"op":"ping","id":5,"node":"store@io","timeout_ms":500}"#),
+    ("connect", r#"{"op":"connect","id":6,"to":"192.0.2.7:4470"}"#),
+    ("disconnect", r#"{"op":"disconnect","id":7,"node":"store@io"}"#),
+    ("monitor_nodes", r#"{"op":"monitor_nodes","id":8,"on":true,"pid":"PID"}"#),
+    ("monitor_node", r#"{"op":"monitor_node","id":9,"node":"store@io","on":true,"pid":"PID"}"#),
+    ("monitor_deaths", r#"{"op":"monitor_deaths","id":10,"on":true}"#),
+    ("spawn", r#"{"op":"spawn","id":11}"#),
+    (
+        "spawn, with all that can be said",
+        r#"{"op":"spawn","id":11,"pid":"PID","name":"bot","label":"shelf 7","link":true,"monitor":true,"trap_exit":true,"delivery":"pull","mailbox":{"entries":1000,"bytes":1048576,"policy":"wait"}}"#,
+    ),
+    ("exit", r#"{"op":"exit","id":12,"pid":"PID","reason":"done"}"#),
+    ("kill", r#"{"op":"kill","id":13,"to":"FAR","reason":"shutdown","pid":"PID"}"#),
+    ("info", r#"{"op":"info","id":14,"to":"bot","keys":["status","message_queue_len"]}"#),
+    ("processes", r#"{"op":"processes","id":15,"node":"store@io"}"#),
+    (
+        "flag",
+        r#"{"op":"flag","id":16,"pid":"PID","trap_exit":true,"sensitive":true,"label":"till","delivery":"push","mailbox":{"policy":"drop_oldest"}}"#,
+    ),
+    ("register", r#"{"op":"register","id":17,"name":"stock","pid":"PID"}"#),
+    ("unregister", r#"{"op":"unregister","id":18,"name":"stock"}"#),
+    ("whereis", r#"{"op":"whereis","id":19,"name":"stock"}"#),
+    ("whereis, on another node", r#"{"op":"whereis","id":19,"name":"stock","node":"store@io"}"#),
+    ("registered", r#"{"op":"registered","id":20}"#),
+    ("send", r#"{"op":"send","to":"stock","body":{"take":3,"of":"apples"}}"#),
+    ("send, to a pid, with an answer", r#"{"op":"send","to":"FAR","id":21,"body":"hello"}"#),
+    (
+        "send, to a name on another node, lossy, as another process",
+        r#"{"op":"send","to":"stock@store@io","mode":"lossy","pid":"PID","body":[1,2.5,null]}"#,
+    ),
+    (
+        "send, of something that is no CBOR",
+        r#"{"op":"send","to":"stock","ct":"text/plain","body":{"$bytes":"aGVsbG8="}}"#,
+    ),
+    ("send, of nothing", r#"{"op":"send","to":"stock"}"#),
+    ("send, of bytes", r#"{"op":"send","to":"stock","body":{"$bytes":"AAH/"}}"#),
+    (
+        "send, of whole numbers beyond 2^53",
+        r#"{"op":"send","to":"stock","body":[9007199254740992,{"$int":"9007199254740993"},-9007199254740992,{"$int":"-18446744073709551616"}]}"#,
+    ),
+    (
+        "send, of floats",
+        r#"{"op":"send","to":"stock","body":[1.0,-0.5,{"$float":"NaN"},{"$float":"-Infinity"}]}"#,
+    ),
+    (
+        "send, of a map whose keys are no texts",
+        r#"{"op":"send","to":"stock","body":{"$map":[[1,"one"],[[2],null]]}}"#,
+    ),
+    (
+        "send, of a tagged item",
+        r#"{"op":"send","to":"stock","body":{"$tag":[0,"2026-11-21T00:00:00Z"]}}"#,
+    ),
+    ("send, of a key that starts with $", r#"{"op":"send","to":"stock","body":{"$$bytes":1}}"#),
+    (
+        "send_after",
+        r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,
+    ),
+    ("cancel_timer", r#"{"op":"cancel_timer","id":23,"timer":5}"#),
+    ("receive", r#"{"op":"receive","id":24,"pid":"PID","max":10,"timeout_ms":1000}"#),
+    ("receive, one if there is one", r#"{"op":"receive","id":24}"#),
+    ("flush", r#"{"op":"flush","id":25,"pid":"PID"}"#),
+    ("more", r#"{"op":"more","n":128}"#),
+    ("more, of another process", r#"{"op":"more","pid":"PID","n":128}"#),
+    ("link", r#"{"op":"link","id":26,"to":"FAR","pid":"PID"}"#),
+    ("unlink", r#"{"op":"unlink","id":27,"to":"FAR","pid":"PID"}"#),
+    ("monitor", r#"{"op":"monitor","id":28,"to":"FAR","pid":"PID"}"#),
+    ("monitor, of a name on another node", r#"{"op":"monitor","id":28,"to":"stock@store@io"}"#),
+    ("demonitor", r#"{"op":"demonitor","id":29,"ref":3,"flush":true}"#),
+    ("kill, as hard as it goes", r#"{"op":"kill","id":13,"to":"bot"}"#),
+    ("info, of oneself", r#"{"op":"info","id":14}"#),
+    ("exit, of the session", r#"{"op":"exit","reason":"normal"}"#),
+];
+
+fn json(template: &str) -> String {
+    template.replace("PID", PID).replace("FAR", FAR)
+}
+
+#[test]
+fn every_command_is_one_line_and_one_frame() {
+    let records: Vec<Record> = COMMANDS
+        .iter()
+        .map(|(title, template)| {
+            let mut frame = Vec::new();
+            line_to_frame(json(template).as_bytes(), &mut frame).expect(title);
+            Record::app(title, &frame)
+        })
+        .collect();
+    golden::check(
+        FILE,
+        "What an app says: the JSON line, the header in diagnostic notation, the CBOR frame.",
+        &records,
+    );
+    for (record, (title, template)) in records.iter().zip(COMMANDS) {
+        assert_eq!(record.get("json"), json(template), "{title} goes there and back");
+    }
+}
+
+#[test]
+fn every_frame_of_the_golden_file_is_the_command_of_its_line() {
+    for record in golden::read(FILE) {
+        let frame = record.frame();
+        assert_eq!(line(&frame), record.get("json"), "{}", record.title);
+        let request = Request::read(&frame[4..]);
+        assert!(request.command.is_ok(), "{}: {:?}", record.title, request.command);
+        assert!(record.title.starts_with(request.op), "{} is a {}", record.title, request.op);
+    }
+}
+
+#[test]
+fn every_command_has_its_line() {
+    let titles: BTreeSet<String> = golden::read(FILE)
+        .iter()
+        .map(|record| record.title.split(',').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(titles, OPS.iter().map(|op| (*op).to_owned()).collect());
+}

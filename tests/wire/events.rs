@@ -1,0 +1,326 @@
+//! Events and answers, as a real router writes them.
+
+use std::time::Duration;
+
+use pillion::dialect::json::{json_to_cbor, line_to_frame};
+use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
+use pillion::router::{Limits, Router};
+use pillion::wire::event::split_frame;
+
+use super::golden::{self, Record, line};
+use super::manual::{codes_in_the_source, events_in_the_source};
+use super::node::{Paper, carry, node};
+
+const FILE: &str = "events.txt";
+
+/// The pid of the first app of a node.
+const ME: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
+const OTHER: &str = "<stock@hal.019b3f0c2a4e5f3c.101>";
+const FAR: &str = "<store@io.019b3f0c2a4e5f3c.100>";
+
+struct Told(Vec<Record>);
+
+impl Told {
+    fn add(&mut self, title: &str, frame: &[u8]) {
+        self.0.push(Record::app(title, frame));
+    }
+
+    fn all(&mut self, titles: &[&str], frames: &[Vec<u8>]) {
+        let lines: Vec<String> = frames.iter().map(|frame| line(frame)).collect();
+        assert_eq!(titles.len(), frames.len(), "{titles:?} are {lines:?}");
+        for (title, frame) in titles.iter().zip(frames) {
+            self.add(title, frame);
+        }
+    }
+}
+
+/// The answer of the mesh to what an app asked of it.
+fn mesh_says(paper: &mut Paper, answer: MeshAnswer) {
+    let asked = paper.out.requests.pop_front();
+    let Some(MeshRequest::Connect { token, .. } | MeshRequest::Disconnect { token, .. }) = asked
+    else {
+        panic!("nothing was asked of the mesh");
+    };
+    paper.router.on_mesh_answer(paper.now, token, answer, &mut paper.out);
+}
+
+fn sessions(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    let heard = paper.say(app, r#"{"op":"hello","id":1,"version":1,"grace_ms":30000}"#);
+    told.all(&["welcome", "ok, of hello and of all that has nothing to tell"], &heard);
+    told.add("ok, of self", &paper.answer(app, r#"{"op":"self","id":2}"#));
+    told.add("ok, with a text for an id", &paper.answer(app, r#"{"op":"self","id":"who am I"}"#));
+    Router::on_draining([app].into_iter(), &mut paper.out);
+    told.all(&["draining"], &paper.heard(app));
+
+    let send = r#"{"op":"send","to":"nobody","body":1}"#;
+    told.all(&["failed"], &paper.say(app, send));
+    assert!(paper.say(app, send).is_empty() && paper.say(app, send).is_empty());
+    paper.pass(Duration::from_secs(1));
+    told.all(&["failed, of those of the next second together"], &paper.heard(app));
+
+    // The connection breaks with two messages on their way.
+    let _ = paper.heard(app);
+    for _ in 0..2 {
+        paper.say(other, &format!(r#"{{"op":"send","to":"{ME}","body":"lost"}}"#));
+    }
+    paper.router.on_session_closed(paper.now, app, &mut paper.out);
+    let again = paper.open(true);
+    let resume = r#"{"op":"hello","id":1,"resume":{"session":1,"secret":"00000000000000000000000000000001","seen":7}}"#;
+    assert!(paper.say(again, resume).is_empty());
+    let heard = paper.heard(app);
+    told.all(&["welcome, after a resume", "ok, of a resume", "gap, of a resume"], &heard);
+}
+
+fn processes(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    paper.say(app, r#"{"op":"hello","client":"shop 1.2"}"#);
+    told.add(
+        "ok, of spawn",
+        &paper
+            .answer(app, r#"{"op":"spawn","id":11,"name":"bot","label":"shelf 7","monitor":true}"#),
+    );
+    told.add("ok, of info", &paper.answer(app, r#"{"op":"info","id":14,"to":"bot"}"#));
+    told.add("ok, of processes", &paper.answer(app, r#"{"op":"processes","id":15}"#));
+    told.add("ok, of registered", &paper.answer(app, r#"{"op":"registered","id":20}"#));
+    told.add("ok, of whereis", &paper.answer(app, r#"{"op":"whereis","id":19,"name":"bot"}"#));
+    told.add(
+        "ok, of whereis for a name that nobody has",
+        &paper.answer(app, r#"{"op":"whereis","id":19,"name":"nobody"}"#),
+    );
+
+    told.add("ok, of monitor", &paper.answer(other, r#"{"op":"monitor","id":28,"to":"bot"}"#));
+    paper.say(other, r#"{"op":"monitor_deaths","on":true}"#);
+    let heard =
+        paper.say(app, r#"{"op":"exit","pid":"<stock@hal.019b3f0c2a4e5f3c.102>","reason":"done"}"#);
+    told.all(&["down"], &heard);
+    told.all(&["died, as an operator hears it", "down, of a name"], &paper.heard(other));
+    let heard = paper.say(app, r#"{"op":"monitor","to":"nobody"}"#);
+    told.all(&["down, of a name that nobody has"], &heard);
+    told.all(
+        &["down, of a node that is not connected"],
+        &paper.say(app, &format!(r#"{{"op":"monitor","to":"{FAR}"}}"#)),
+    );
+
+    paper.say(app, r#"{"op":"flag","trap_exit":true}"#);
+    paper.say(other, &format!(r#"{{"op":"kill","to":"{ME}","reason":"please"}}"#));
+    told.all(&["exit"], &paper.heard(app));
+    paper.say(other, r#"{"op":"monitor_deaths","on":false}"#);
+    paper.say(app, r#"{"op":"spawn","name":"bot"}"#);
+    paper.say(other, r#"{"op":"kill","to":"bot"}"#);
+    told.all(&["died"], &paper.heard(app));
+    paper.say(other, &format!(r#"{{"op":"kill","to":"{ME}"}}"#));
+    told.all(&["died, of the session's own process, which ends the session"], &paper.heard(app));
+}
+
+fn messages(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    let send = |paper: &mut Paper, rest: &str| {
+        paper.say(other, &format!(r#"{{"op":"send","to":{rest}}}"#))
+    };
+    send(&mut paper, &format!(r#""{ME}","body":{{"take":3,"of":"apples"}}"#));
+    told.all(&["message"], &paper.heard(app));
+    send(&mut paper, &format!(r#""{ME}","ct":"text/plain","body":{{"$bytes":"aGVsbG8="}}"#));
+    told.all(&["message, of something that is no CBOR"], &paper.heard(app));
+    send(&mut paper, &format!(r#""{ME}""#));
+    told.all(&["message, of nothing"], &paper.heard(app));
+    paper.say(app, r#"{"op":"spawn","name":"bot"}"#);
+    send(&mut paper, r#""bot","body":"for another process""#);
+    told.all(&["message, for another process of the session"], &paper.heard(app));
+    told.add(
+        "ok, of send",
+        &paper.answer(app, &format!(r#"{{"op":"send","to":"{OTHER}","id":21,"body":1}}"#)),
+    );
+
+    told.add(
+        "ok, of send_after",
+        &paper
+            .answer(app, r#"{"op":"send_after","id":22,"to":"bot","after_ms":1500,"body":"tick"}"#),
+    );
+    told.add(
+        "ok, of cancel_timer",
+        &paper.answer(app, r#"{"op":"cancel_timer","id":23,"timer":1}"#),
+    );
+    told.add(
+        "ok, of cancel_timer when it had fired",
+        &paper.answer(app, r#"{"op":"cancel_timer","id":23,"timer":1}"#),
+    );
+
+    paper.say(app, r#"{"op":"flag","delivery":"pull","mailbox":{"entries":2}}"#);
+    for n in 0..4 {
+        send(&mut paper, &format!(r#""{ME}","body":{n}"#));
+    }
+    told.add(
+        "ok, of info for the messages",
+        &paper.answer(app, r#"{"op":"info","id":14,"keys":["message_queue_len","messages"]}"#),
+    );
+    told.add("ok, of receive", &paper.answer(app, r#"{"op":"receive","id":24,"max":1}"#));
+    told.add("ok, of flush", &paper.answer(app, r#"{"op":"flush","id":25}"#));
+    told.add("ok, of flush when nothing is there", &paper.answer(app, r#"{"op":"flush","id":25}"#));
+    for n in 0..4 {
+        send(&mut paper, &format!(r#""{ME}","body":{n}"#));
+    }
+    let heard = paper.say(app, r#"{"op":"flag","delivery":"push"}"#);
+    told.add("gap", heard.last().expect("a gap"));
+}
+
+fn nodes(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let app = paper.open(true);
+    paper
+        .router
+        .on_self(SelfSeen { addresses: vec!["192.0.2.1:4470".to_owned()], ..SelfSeen::default() });
+    paper.say(app, r#"{"op":"monitor_nodes","on":true}"#);
+    paper.meet("store@io");
+    told.all(&["nodeup"], &paper.heard(app));
+    paper.router.on_known(vec![KnownNode {
+        name: Some("till@europa".parse().expect("a name")),
+        incarnation: None,
+        addresses: vec![([192, 0, 2, 9], 4470).into()],
+        sources: vec!["mdns".to_owned()],
+        reason: Some("does not answer".to_owned()),
+    }]);
+    told.add("ok, of nodes", &paper.answer(app, r#"{"op":"nodes","id":4}"#));
+    told.add("ok, of ping", &paper.answer(app, r#"{"op":"ping","id":5,"node":"stock@hal"}"#));
+    assert!(paper.say(app, r#"{"op":"ping","id":5,"node":"till@europa"}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::False);
+    told.all(&["ok, of ping to nobody"], &paper.heard(app));
+    for (title, said) in [
+        ("ok, of connect", MeshAnswer::True),
+        ("ok, of connect to nobody", MeshAnswer::False),
+        ("ok, of connect on a node without a network", MeshAnswer::Ignored),
+    ] {
+        paper.say(app, r#"{"op":"connect","id":6,"to":"till@europa"}"#);
+        mesh_says(&mut paper, said);
+        told.all(&[title], &paper.heard(app));
+    }
+    paper.part("silent for 5 s");
+    told.all(&["nodedown"], &paper.heard(app));
+    let heard = paper.say(app, r#"{"op":"monitor_node","node":"store@io"}"#);
+    told.all(&["nodedown, of a node that was not connected"], &heard);
+}
+
+fn errors(told: &mut Told) {
+    let mut paper = Paper::with("stock@hal", Limits { body_bytes: 100, ..Limits::default() });
+    let (app, other) = (paper.open(false), paper.open(true));
+    paper.say(app, r#"{"op":"register","name":"stock"}"#);
+    paper.say(other, r#"{"op":"flag","delivery":"pull","mailbox":{"entries":1}}"#);
+    let long = "x".repeat(101);
+    for (code, command) in [
+        ("badarg", r#"{"op":"send","id":1}"#.to_owned()),
+        ("badop", r#"{"op":"regsiter","id":1,"name":"stock"}"#.to_owned()),
+        ("denied", r#"{"op":"monitor_deaths","id":1}"#.to_owned()),
+        ("noconnection", r#"{"op":"processes","id":1,"node":"store@io"}"#.to_owned()),
+        ("noproc", r#"{"op":"send","id":1,"to":"nobody","body":1}"#.to_owned()),
+        (
+            "not_found",
+            r#"{"op":"hello","id":1,"resume":{"session":99,"secret":"guess","seen":0}}"#.to_owned(),
+        ),
+        ("taken", r#"{"op":"spawn","id":1,"name":"stock"}"#.to_owned()),
+        ("too_large", format!(r#"{{"op":"send","id":1,"to":"stock","body":"{long}"}}"#)),
+        ("unsupported", r#"{"op":"send","id":1,"to":"global:stock","body":1}"#.to_owned()),
+    ] {
+        // `resume` belongs to the first command of a connection.
+        let app = if code == "not_found" { paper.open(false) } else { app };
+        told.add(&format!("error, {code}"), &paper.answer(app, &command));
+    }
+    let send = format!(r#"{{"op":"send","id":1,"to":"{OTHER}","mode":"try","body":1}}"#);
+    paper.say(app, &send);
+    told.add("error, overloaded", &paper.answer(app, &send));
+
+    paper.meet("store@io");
+    assert!(paper.say(app, r#"{"op":"processes","id":1,"node":"store@io"}"#).is_empty());
+    paper.pass(Duration::from_secs(5));
+    told.all(&["error, timeout"], &paper.heard(app));
+
+    let mut paper = Paper::with("stock@hal", Limits { peer_bytes: 1, ..Limits::default() });
+    let app = paper.open(true);
+    paper.meet("store@io");
+    let send = format!(r#"{{"op":"send","id":1,"to":"{FAR}","mode":"try","body":1}}"#);
+    paper.say(app, &send);
+    told.add("error, overloaded by a node", &paper.answer(app, &send));
+}
+
+fn told() -> Vec<Record> {
+    let mut told = Told(Vec::new());
+    sessions(&mut told);
+    processes(&mut told);
+    messages(&mut told);
+    nodes(&mut told);
+    errors(&mut told);
+    told.0
+}
+
+#[test]
+fn every_event_is_one_frame_and_one_line() {
+    let about =
+        "What an app hears: the JSON line, the header in diagnostic notation, the CBOR frame.";
+    golden::check(FILE, about, &told());
+}
+
+#[test]
+fn every_line_of_the_golden_file_is_the_event_of_its_frame() {
+    for record in golden::read(FILE) {
+        let frame = record.frame();
+        let json = record.get("json");
+        assert_eq!(line(&frame), json, "{}", record.title);
+        let (head, body) = split_frame(&frame).expect("one whole frame");
+        let header = json_to_cbor(record.get("header").as_bytes()).expect("a header");
+        assert_eq!(header, head, "{}", record.title);
+        match noun(record.get("header")) {
+            // The member of that name is the body.
+            Some(noun) => {
+                let member = format!(",\"{noun}\":");
+                let (_, value) = json.split_once(&member).expect("the noun is a member");
+                let value = value.strip_suffix('}').expect("an object");
+                assert_eq!(json_to_cbor(value.as_bytes()).expect("a value"), body);
+            }
+            None => {
+                let mut again = Vec::new();
+                line_to_frame(json.as_bytes(), &mut again).expect("a line");
+                let members = |frame: &[u8]| -> serde_json::Value {
+                    serde_json::from_str(&line(frame)).expect("an object")
+                };
+                assert_eq!(members(&again), members(&frame), "{}", record.title);
+                // A line with an `op` is taken for a command, whose `op` goes first.
+                if !json.contains(r#","op":"#) {
+                    assert_eq!(again, frame, "{}", record.title);
+                }
+            }
+        }
+    }
+}
+
+fn noun(header: &str) -> Option<&str> {
+    let (_, noun) = header.split_once(r#""as":""#)?;
+    noun.split('"').next()
+}
+
+#[test]
+fn every_event_and_every_code_has_its_line() {
+    let records = golden::read(FILE);
+    for name in events_in_the_source() {
+        let there = records.iter().any(|record| record.title.split(',').next() == Some(&name));
+        assert!(there, "no golden event `{name}`");
+    }
+    for code in codes_in_the_source() {
+        let member = format!(r#""code":"{code}""#);
+        let there = records.iter().any(|record| record.get("json").contains(&member));
+        assert!(there, "no golden error `{code}`");
+    }
+}
+
+#[test]
+fn what_another_node_sends_arrives_as_what_its_apps_would_read() {
+    let (mut here, mut there) = (Paper::new("stock@hal"), Paper::new("store@io"));
+    let (app, sender) = (here.open(true), there.open(true));
+    here.meet(node("store@io").name.as_str());
+    there.meet(node("stock@hal").name.as_str());
+    there.say(sender, &format!(r#"{{"op":"send","to":"{ME}","body":"hello"}}"#));
+    carry(&mut there, &mut here);
+    let lines: Vec<String> = here.heard(app).iter().map(|frame| line(frame)).collect();
+    assert_eq!(lines, [format!(r#"{{"ev":"message","from":"{FAR}","body":"hello"}}"#)]);
+}

@@ -1,0 +1,300 @@
+//! Frames between sidecars: those of the router as it writes them, the others as the peer's task does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pillion::dialect::json::cbor_to_json;
+use pillion::wire::message::{
+    self, FRAGMENT_FIRST, FRAGMENT_LAST, Frame, Goodbye, Hello, Kind, PROTOCOL_MAX, PROTOCOL_MIN,
+    PeerEntry, Peers, Refusal, bare_frame, cbor_frame,
+};
+
+use super::golden::{self, Record, hex, line};
+use super::node::{Paper, RUN, carry};
+
+const FILE: &str = "peers.txt";
+const ABOUT: &str =
+    "What sidecars say to each other: kind, flags, serial and what follows; then the whole frame.";
+
+const KINDS: [Kind; 22] = [
+    Kind::Hello,
+    Kind::Accept,
+    Kind::Refuse,
+    Kind::Ready,
+    Kind::Beat,
+    Kind::Goodbye,
+    Kind::Peers,
+    Kind::Probe,
+    Kind::Send,
+    Kind::Exit,
+    Kind::Kill,
+    Kind::Link,
+    Kind::Unlink,
+    Kind::UnlinkAck,
+    Kind::Monitor,
+    Kind::Demonitor,
+    Kind::Down,
+    Kind::Fragment,
+    Kind::Hold,
+    Kind::Go,
+    Kind::Ask,
+    Kind::Tell,
+];
+
+fn record(title: &str, bytes: &[u8]) -> Record {
+    let (frame, used) = Frame::cut(bytes, 1 << 20).expect("a frame").expect("a whole one");
+    assert_eq!(used, bytes.len(), "{title} is one frame");
+    let kind = Kind::from_u8(frame.kind).expect("a known kind");
+    // Written again from what was read, it is the same frame.
+    let mut again = Vec::new();
+    let at = message::start(&mut again, kind, frame.flags, frame.serial);
+    again.extend_from_slice(frame.payload);
+    message::finish(&mut again, at);
+    assert_eq!(again, bytes, "{title} goes there and back");
+    let head = format!(
+        "kind 0x{:02x} ({kind:?}) flags 0x{:02x} serial {}",
+        frame.kind, frame.flags, frame.serial
+    );
+    Record::new(title, &[("head", head), ("says", said(kind, frame)), ("frame", hex(bytes))])
+}
+
+/// What follows the head, for people.
+fn said(kind: Kind, frame: Frame<'_>) -> String {
+    let payload = frame.payload;
+    let number = |at: usize| {
+        let bytes = payload[at..at + 8].try_into().expect("eight bytes");
+        u64::from_be_bytes(bytes)
+    };
+    let cbor = |at: usize| cbor_to_json(&payload[at..]).expect("one CBOR item");
+    let target = |at: usize| {
+        if frame.flags & message::TARGET_NAME == 0 {
+            return (format!("to {}", number(at)), at + 8);
+        }
+        let end = at + 2 + usize::from(payload[at + 1]);
+        (format!("to {:?}", String::from_utf8_lossy(&payload[at + 2..end])), end)
+    };
+    match kind {
+        Kind::Accept | Kind::Ready | Kind::Beat | Kind::Probe => "nothing".to_owned(),
+        Kind::Hello | Kind::Refuse | Kind::Goodbye | Kind::Peers => cbor(0),
+        Kind::Send => {
+            let (to, at) = target(0);
+            format!("{to}, the event {}", line(&payload[at..]))
+        }
+        Kind::Exit | Kind::Kill => {
+            let (to, at) = target(0);
+            format!("{to}, reason {}", cbor(at))
+        }
+        Kind::Link => target(0).0,
+        Kind::Unlink | Kind::UnlinkAck => format!("{}, unlink id {}", target(0).0, number(8)),
+        Kind::Monitor => format!("ref {}, {}", number(0), target(8).0),
+        Kind::Demonitor => format!("ref {}", number(0)),
+        Kind::Down => format!("ref {}, reason {}", number(0), cbor(8)),
+        Kind::Fragment => format!("{} bytes", payload.len()),
+        Kind::Hold | Kind::Go => format!("process {}", number(0)),
+        Kind::Ask | Kind::Tell => format!("question {}, {}", number(0), cbor(8)),
+    }
+}
+
+fn of_the_connection() -> Vec<Record> {
+    let hello = Hello {
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        features: Vec::new(),
+        mesh: "default".to_owned(),
+        node: "stock@hal".to_owned(),
+        incarnation: RUN,
+        addresses: vec!["192.0.2.1:4470".to_owned()],
+        labels: BTreeMap::from([("role".to_owned(), "stock".to_owned())]),
+        hidden: false,
+        known: None,
+    };
+    let refusal = Refusal {
+        code: "mesh".to_owned(),
+        message: "this is the mesh `default`, that `other`".to_owned(),
+    };
+    let goodbye = Goodbye { reason: "shutdown".to_owned(), message: "this node stops".to_owned() };
+    let entry = PeerEntry {
+        node: "store@io".to_owned(),
+        incarnation: RUN,
+        addresses: vec!["192.0.2.7:4470".to_owned()],
+    };
+    let peers = Peers { peers: vec![entry] };
+    let records = vec![
+        record("hello", &cbor_frame(Kind::Hello, 0, &hello)),
+        record("accept", &bare_frame(Kind::Accept)),
+        record("refuse", &cbor_frame(Kind::Refuse, 0, &refusal)),
+        record("ready", &bare_frame(Kind::Ready)),
+        record("beat", &bare_frame(Kind::Beat)),
+        record("probe", &bare_frame(Kind::Probe)),
+        record("peers", &cbor_frame(Kind::Peers, 0, &peers)),
+        record("goodbye", &cbor_frame(Kind::Goodbye, 0, &goodbye)),
+    ];
+    // What is read is what was written.
+    let read = |at: usize| {
+        let bytes = records[at].frame();
+        let (frame, _) = Frame::cut(&bytes, 1 << 20).expect("a frame").expect("whole");
+        (
+            frame.cbor::<Hello>("x"),
+            frame.cbor::<Refusal>("x"),
+            frame.cbor::<Goodbye>("x"),
+            frame.cbor::<Peers>("x"),
+        )
+    };
+    assert_eq!(read(0).0.as_ref(), Ok(&hello));
+    assert_eq!(read(2).1.as_ref(), Ok(&refusal));
+    assert_eq!(read(6).3.as_ref(), Ok(&peers));
+    assert_eq!(read(7).2.as_ref(), Ok(&goodbye));
+    records
+}
+
+/// What apps do on `stock@hal`, as `store@io` hears it, and what it answers.
+fn of_the_router() -> Vec<Record> {
+    let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
+    let (app, other) = (a.open(true), b.open(true));
+    a.meet("store@io");
+    b.meet("stock@hal");
+    b.say(other, r#"{"op":"register","name":"store"}"#);
+    let far = "<store@io.019b3f0c2a4e5f3c.100>";
+    let mut records = Vec::new();
+    let steps = [
+        (r#"{"op":"send","to":"FAR","body":"hello"}"#, &["send, to a pid"][..]),
+        (r#"{"op":"send","to":"store@store@io","body":"hello"}"#, &["send, to a name"]),
+        (
+            r#"{"op":"send","to":"FAR","mode":"lossy","body":1}"#,
+            &["send, rather lost than waiting"],
+        ),
+        (r#"{"op":"link","to":"FAR"}"#, &["link"]),
+        (r#"{"op":"unlink","to":"FAR"}"#, &["unlink", "unlink_ack"]),
+        (r#"{"op":"monitor","to":"FAR"}"#, &["monitor, of a pid"]),
+        (r#"{"op":"monitor","to":"store@store@io"}"#, &["monitor, of a name"]),
+        (r#"{"op":"demonitor","ref":2}"#, &["demonitor"]),
+        (
+            r#"{"op":"monitor","to":"nobody@store@io"}"#,
+            &["monitor, of a name that nobody has", "down, for it"],
+        ),
+        (r#"{"op":"kill","to":"FAR","reason":"please"}"#, &["kill"]),
+        (r#"{"op":"ping","id":1,"node":"store@io"}"#, &["ask, for a ping", "tell, of a ping"]),
+        (
+            r#"{"op":"whereis","id":1,"name":"store","node":"store@io"}"#,
+            &["ask, where a name is", "tell, where it is"],
+        ),
+        (
+            r#"{"op":"processes","id":1,"node":"store@io"}"#,
+            &["ask, for the processes", "tell, of the processes"],
+        ),
+        (
+            r#"{"op":"info","id":1,"to":"FAR","keys":["status"]}"#,
+            &["ask, for info", "tell, of info"],
+        ),
+        (
+            r#"{"op":"info","id":1,"to":"FAR","keys":["messages"]}"#,
+            &["ask, for what is not given", "tell, of an error"],
+        ),
+    ];
+    b.say(other, r#"{"op":"flag","trap_exit":true}"#);
+    for (command, titles) in steps {
+        a.say(app, &command.replace("FAR", far));
+        let frames = carry(&mut a, &mut b);
+        assert_eq!(frames.len(), titles.len(), "{command}");
+        records.extend(titles.iter().zip(&frames).map(|(title, frame)| record(title, frame)));
+    }
+
+    b.say(other, r#"{"op":"flag","delivery":"pull","mailbox":{"entries":1,"policy":"wait"}}"#);
+    let _ = b.say(other, r#"{"op":"flush","id":1}"#);
+    a.say(app, &format!(r#"{{"op":"send","to":"{far}","body":1}}"#));
+    records.push(record("hold", carry(&mut a, &mut b).last().expect("a hold")));
+    b.say(other, r#"{"op":"flush","id":1}"#);
+    records.push(record("go", carry(&mut a, &mut b).last().expect("a go")));
+
+    b.say(other, r#"{"op":"flag","trap_exit":false}"#);
+    a.say(app, &format!(r#"{{"op":"link","to":"{far}"}}"#));
+    carry(&mut a, &mut b);
+    b.say(other, r#"{"op":"exit","reason":"done"}"#);
+    let frames = carry(&mut a, &mut b);
+    for (title, kind) in [("exit", Kind::Exit), ("down", Kind::Down)] {
+        let frame = frames.iter().find(|frame| frame[4] == kind as u8);
+        records.push(record(title, frame.expect("the end is told")));
+    }
+    records
+}
+
+/// A message in two pieces; the real ones are of 64 KiB.
+fn fragments() -> Vec<Record> {
+    let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
+    let (app, other) = (a.open(true), b.open(true));
+    a.meet("store@io");
+    b.meet("stock@hal");
+    a.say(app, r#"{"op":"send","to":"<store@io.019b3f0c2a4e5f3c.100>","body":"a long one"}"#);
+    let whole = a.towards_peer().remove(0);
+    let (begin, end) = whole.split_at(40);
+    let piece = |flags: u8, bytes: &[&[u8]]| {
+        let mut frame = Vec::new();
+        let at = message::start(&mut frame, Kind::Fragment, flags, 100);
+        for bytes in bytes {
+            frame.extend_from_slice(bytes);
+        }
+        message::finish(&mut frame, at);
+        frame
+    };
+    let length = u32::try_from(whole.len()).expect("short").to_be_bytes();
+    let first = piece(FRAGMENT_FIRST, &[&length, begin]);
+    let last = piece(FRAGMENT_LAST, &[end]);
+    b.hear_peer(&first);
+    assert!(b.heard(other).is_empty(), "half a message is none");
+    b.hear_peer(&last);
+    assert_eq!(b.heard(other).len(), 1);
+    vec![record("fragment, the first", &first), record("fragment, the last", &last)]
+}
+
+#[test]
+fn every_frame_between_sidecars_is_as_it_was() {
+    let mut records = of_the_connection();
+    records.extend(of_the_router());
+    records.extend(fragments());
+    golden::check(FILE, ABOUT, &records);
+}
+
+#[test]
+fn every_frame_of_the_golden_file_reads_as_it_says() {
+    for golden in golden::read(FILE) {
+        assert_eq!(record(&golden.title, &golden.frame()), golden);
+    }
+}
+
+#[test]
+fn every_kind_has_its_frame() {
+    let seen: BTreeSet<u8> = golden::read(FILE).iter().map(|record| record.frame()[4]).collect();
+    let kinds: BTreeSet<u8> = (0..=u8::MAX).filter(|byte| Kind::from_u8(*byte).is_some()).collect();
+    assert_eq!(kinds, KINDS.iter().map(|kind| *kind as u8).collect());
+    assert_eq!(seen, kinds);
+}
+
+#[test]
+fn a_long_message_goes_in_pieces_of_64_kib() {
+    let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
+    let (app, other) = (a.open(true), b.open(true));
+    a.meet("store@io");
+    b.meet("stock@hal");
+    let body = "x".repeat(200_000);
+    a.say(
+        app,
+        &format!(r#"{{"op":"send","to":"<store@io.019b3f0c2a4e5f3c.100>","body":"{body}"}}"#),
+    );
+    let mut pieces = Vec::new();
+    loop {
+        let frames = a.towards_peer();
+        if frames.is_empty() {
+            break;
+        }
+        pieces.extend(frames);
+    }
+    let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
+    let whole = 65_536 + 4 + message::HEAD_BYTES;
+    assert_eq!(lengths[..3], [whole + 4, whole, whole]);
+    assert_eq!(lengths.len(), 4);
+    let flags: Vec<u8> = pieces.iter().map(|piece| piece[5]).collect();
+    assert_eq!(flags, [FRAGMENT_FIRST, 0, 0, FRAGMENT_LAST]);
+    for piece in &pieces {
+        b.hear_peer(piece);
+    }
+    assert_eq!(b.heard(other).len(), 1);
+}
