@@ -11,12 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::wire::command::{Command, Id, Refused, Request};
-use crate::wire::event::Head;
+use crate::wire::event::{Head, Said};
 use crate::wire::id::{Node, NodeName, Pid};
 
 mod again;
 mod agenda;
+mod calls;
 mod deliver;
+mod gather;
 mod info;
 mod links;
 pub mod mailbox;
@@ -135,6 +137,11 @@ pub struct Router {
     node_watchers: BTreeSet<u64>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
+    /// Calls of processes here, and calls to processes here, that have not ended.
+    calls: Map<u64, calls::Call>,
+    served: Map<u64, calls::Served>,
+    /// Calls to several nodes that have not ended.
+    gathers: BTreeMap<u64, gather::Gather>,
     asks: BTreeMap<u64, peers::Asked>,
     mesh_asks: BTreeMap<u64, nodes::MeshAsked>,
     timers: BTreeMap<u64, send::Timer>,
@@ -152,6 +159,8 @@ pub struct Router {
     last_serial: u64,
     /// Where heads of events are built.
     scratch: Vec<u8>,
+    /// Where the head of a call gets its `ref`.
+    call_head: Vec<u8>,
 }
 
 /// Why a command could not be carried out.
@@ -159,16 +168,21 @@ pub struct Router {
 pub(crate) struct Failure {
     code: &'static str,
     message: String,
-    nodes: Option<String>,
+    nodes: Vec<String>,
 }
 
 impl Failure {
     fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), nodes: None }
+        Self { code, message: message.into(), nodes: Vec::new() }
     }
 
     fn badarg(message: impl ToString) -> Self {
         Self::new("badarg", message.to_string())
+    }
+
+    /// How a call ends that could not be made.
+    fn ending(&self) -> calls::Ending<'_> {
+        calls::Ending { code: self.code, message: &self.message, ..Default::default() }
     }
 
     fn denied(message: impl Into<String>) -> Self {
@@ -233,6 +247,9 @@ impl Router {
             addresses: Vec::new(),
             node_watchers: BTreeSet::new(),
             refs: Map::default(),
+            calls: Map::default(),
+            served: Map::default(),
+            gathers: BTreeMap::new(),
             asks: BTreeMap::new(),
             mesh_asks: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -247,6 +264,7 @@ impl Router {
             // 1 to 99 are kept for processes that are built in.
             last_serial: 99,
             scratch: Vec::new(),
+            call_head: Vec::new(),
         }
     }
 
@@ -315,7 +333,27 @@ impl Router {
     ) {
         let asker = &mut asker;
         let result = match command {
-            Command::Send { pid, to, mode } => self.send(asker, pid, to, mode, ct, body, out),
+            Command::Send { pid, to, mode } => {
+                self.send(asker, pid, to, Said::Message, mode, ct, body, out)
+            }
+            Command::Cast { pid, to, mode } => {
+                self.send(asker, pid, to, Said::Cast, mode, ct, body, out)
+            }
+            Command::Abcast { pid, nodes, name } => {
+                self.abcast(asker, pid, nodes, name, ct, body, out)
+            }
+            Command::Call { pid, to, timeout_ms } => {
+                self.call(asker, pid, to, timeout_ms, ct, body, out)
+            }
+            Command::MultiCall { pid, nodes, name, timeout_ms } => {
+                self.multi_call(asker, pid, nodes, name, timeout_ms, ct, body, out)
+            }
+            Command::Reply { reference, more } => {
+                self.reply(asker, reference, more, ct, body, out)
+            }
+            Command::Raise { reference, class, reason, stack } => {
+                self.raise(asker, reference, class, reason, stack, out)
+            }
             Command::Hello { version, client, delivery, grace_ms, resume } => {
                 self.hello(asker, version, client, delivery, grace_ms, resume, out)
             }
@@ -381,10 +419,12 @@ impl Router {
         match asker.id {
             Some(id) => {
                 let mut head = Head::error(id, failure.code, &failure.message, false);
-                if let Some(node) = &failure.nodes {
+                if !failure.nodes.is_empty() {
                     let mut list = Vec::new();
-                    crate::wire::cbor::put_array(&mut list, 1);
-                    crate::wire::cbor::put_text(&mut list, node);
+                    crate::wire::cbor::put_array(&mut list, failure.nodes.len());
+                    for node in &failure.nodes {
+                        crate::wire::cbor::put_text(&mut list, node);
+                    }
                     head = head.raw("nodes", &list);
                 }
                 answer(out, asker.session, &head, &[]);
@@ -406,6 +446,8 @@ impl Router {
             match due {
                 Deadline::Timer(timer) => self.timer_fires(now, timer, out),
                 Deadline::Receive { serial, wait } => self.receive_times_out(serial, wait, out),
+                Deadline::Call(call) => self.call_times_out(now, call, out),
+                Deadline::Stream(call) => self.stream_lapses(now, call, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),

@@ -13,7 +13,7 @@ use super::send::Target;
 use super::sessions::SessionId;
 use super::{Outbox, Router};
 use crate::wire::command::{Command, Mode, Request};
-use crate::wire::event;
+use crate::wire::event::{self, Said};
 use crate::wire::id::Address;
 use crate::wire::message::{self, Kind};
 
@@ -107,7 +107,7 @@ impl Router {
         let target = Address::parse(to).ok().and_then(|address| self.resolve(address).ok());
         again.route = match target {
             Some(Target::Here(serial)) => {
-                event::put_message_head(&mut again.lead, &self.prefix, Some(own), None);
+                event::put_said_head(&mut again.lead, Said::Message, &self.prefix, Some(own), None);
                 Some(Route::Here { own, serial })
             }
             Some(Target::There { peer, target })
@@ -118,7 +118,7 @@ impl Router {
                 let event = again.lead.len();
                 let mut head = std::mem::take(&mut self.scratch);
                 head.clear();
-                event::put_message_head(&mut head, &self.prefix, Some(own), None);
+                event::put_said_head(&mut head, Said::Message, &self.prefix, Some(own), None);
                 event::put_frame(&mut again.lead, &head, &[]);
                 self.scratch = head;
                 Some(Route::There { peer, event })

@@ -100,7 +100,7 @@ impl Process {
         match self.delivery {
             Delivery::Push => true,
             Delivery::Pull => false,
-            Delivery::Window(n) => tag != Tag::Message || self.window.has_room(n),
+            Delivery::Window(n) => !tag.is_counted() || self.window.has_room(n),
         }
     }
 }
@@ -131,11 +131,15 @@ impl Router {
                 put(bytes, head, body, own, &self.prefix, serial);
             });
             if written {
-                if tag == Tag::Message && matches!(process.delivery, Delivery::Window(_)) {
+                if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
                     process.window.give(head.len() + body.len());
                 }
-                if let Tag::Down(reference) = tag {
-                    self.refs.remove(&reference);
+                match tag {
+                    Tag::Down(reference) => {
+                        self.refs.remove(&reference);
+                    }
+                    Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
+                    _ => {}
                 }
                 return;
             }
@@ -173,7 +177,7 @@ impl Router {
                     }
                 }
             }
-        } else if process.mailbox.signals() >= SIGNALS_MAX {
+        } else if !tag.is_counted() && process.mailbox.signals() >= SIGNALS_MAX {
             if let Tag::Down(reference) = tag {
                 self.refs.remove(&reference);
             }
@@ -234,7 +238,7 @@ impl Router {
     }
 
     /// Notes how heavy a mailbox has become.
-    fn weigh(&mut self, serial: u64) {
+    pub(super) fn weigh(&mut self, serial: u64) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         let weight = process.mailbox.bytes() >> WEIGHT_STEP_BITS;
         if weight != process.weight {
@@ -289,8 +293,12 @@ impl Router {
     /// The lane of a session was taken: its processes' events move up.
     pub fn on_session_room(&mut self, session: u64, out: &mut Outbox) {
         let Some(state) = self.sessions.get(&session) else { return };
+        let parts = state.attached && !state.parts.is_empty();
         if state.attached && !state.wanting.is_empty() {
             self.fill(session, out);
+        }
+        if parts {
+            self.parts_taken(session, out);
         }
     }
 
@@ -328,6 +336,15 @@ impl Router {
                         more = true;
                         return;
                     }
+                    if let Tag::Call(reference) = tag {
+                        if !self.served.contains_key(&reference) {
+                            // Nobody waits for it any more.
+                            process.mailbox.pop();
+                            process.unwanted = process.unwanted.saturating_sub(1);
+                            continue;
+                        }
+                        Self::hand_over(&mut self.served, reference);
+                    }
                     let Some((_, frame)) = process.mailbox.front() else { return };
                     let size = frame.len();
                     match tag {
@@ -342,7 +359,7 @@ impl Router {
                             }
                         }
                     }
-                    if tag == Tag::Message && matches!(process.delivery, Delivery::Window(_)) {
+                    if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
                         process.window.give(size);
                     }
                     if let Tag::Down(reference) = tag {
@@ -501,6 +518,7 @@ impl Router {
             return Err(Failure::badarg("`max` of `receive` is 1 to 65536"));
         }
         let wait = self.number();
+        self.skip_unwanted_calls(serial);
         let Some(process) = self.processes.get_mut(&serial) else { return Ok(()) };
         let empty = process.mailbox.is_empty();
         match timeout_ms {
@@ -521,7 +539,9 @@ impl Router {
     }
 
     fn serve_receivers(&mut self, serial: u64, out: &mut Outbox) {
-        while let Some(process) = self.processes.get_mut(&serial) {
+        loop {
+            self.skip_unwanted_calls(serial);
+            let Some(process) = self.processes.get_mut(&serial) else { return };
             if process.mailbox.is_empty() {
                 return;
             }
@@ -555,11 +575,16 @@ impl Router {
                 if let Some(process) = self.processes.get_mut(&serial) {
                     self.mailbox_bytes -= process.mailbox.bytes();
                     process.mailbox.remove(|tag, _| {
-                        if let Tag::Down(reference) = tag {
-                            self.refs.remove(&reference);
+                        match tag {
+                            Tag::Down(reference) => {
+                                self.refs.remove(&reference);
+                            }
+                            Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
+                            _ => {}
                         }
                         true
                     });
+                    process.unwanted = 0;
                     while process.mailbox.front().is_some() {}
                     process.mailbox.rest(&mut out.shelf);
                 }
@@ -578,10 +603,19 @@ impl Router {
         let mut count = 0;
         while count < max && (count == 0 || items.len() < LIST_BYTES_MAX) {
             let Some((tag, frame)) = process.mailbox.front() else { break };
-            put_item(&mut items, tag, frame);
-            if let Tag::Down(reference) = tag {
-                self.refs.remove(&reference);
+            match tag {
+                Tag::Call(reference) if !self.served.contains_key(&reference) => {
+                    process.mailbox.pop();
+                    process.unwanted = process.unwanted.saturating_sub(1);
+                    continue;
+                }
+                Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
+                Tag::Down(reference) => {
+                    self.refs.remove(&reference);
+                }
+                _ => {}
             }
+            put_item(&mut items, tag, frame);
             process.mailbox.pop();
             count += 1;
         }

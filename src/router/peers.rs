@@ -13,7 +13,7 @@ use super::work::Work;
 use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
 use crate::wire::cbor;
 use crate::wire::command::{Mode, REASON_BYTES_MAX};
-use crate::wire::event::{self, Head};
+use crate::wire::event::{self, Head, Said};
 use crate::wire::id::{Node, NodeName, Pid};
 use crate::wire::message::{
     self, Ask, FRAGMENT_FIRST, FRAGMENT_LAST, Frame, FrameError, Kind, PARTIALS_MAX, TARGET_NAME,
@@ -72,6 +72,10 @@ pub(super) struct Peer {
     pub(super) node_monitors: BTreeSet<(u64, u64)>,
     /// Our processes that its mailboxes hold.
     holds: BTreeMap<u64, Held>,
+    /// Our calls of its processes that have not ended.
+    pub(super) calls: BTreeSet<u64>,
+    /// Its calls of our processes that have not ended: its number -> ours.
+    pub(super) serving: BTreeMap<u64, u64>,
     /// Questions it has not answered.
     asks: BTreeSet<u64>,
     /// Long messages of its processes that are not whole yet.
@@ -170,6 +174,8 @@ impl Router {
                 watching: BTreeMap::new(),
                 node_monitors: BTreeSet::new(),
                 holds: BTreeMap::new(),
+                calls: BTreeSet::new(),
+                serving: BTreeMap::new(),
                 asks: BTreeSet::new(),
                 partials: BTreeMap::new(),
                 paused: BTreeSet::new(),
@@ -205,7 +211,11 @@ impl Router {
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
     pub(super) fn peer_down_step(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
-        if let Some((ours, theirs)) = peer.links.pop_first() {
+        if let Some(reference) = peer.calls.pop_first() {
+            self.call_loses_peer(reference, peer.node.name.as_str(), out);
+        } else if let Some((_, reference)) = peer.serving.pop_first() {
+            self.cancel_served(reference, out);
+        } else if let Some((ours, theirs)) = peer.links.pop_first() {
             let other = Pid { node: peer.node.clone(), serial: theirs };
             if self.processes.get_mut(&ours).is_some_and(|p| p.links.remove(&other)) {
                 self.on_signal(ours, &other, "noconnection", true, out);
@@ -326,7 +336,7 @@ impl Router {
                 };
                 let (head, body) =
                     event::split_frame(payload.0).ok_or(FrameError::Malformed("send"))?;
-                if !is_message(head) {
+                if !is_said(head, Said::Message) && !is_said(head, Said::Cast) {
                     return Err(FrameError::Malformed("send"));
                 }
                 if let Some(serial) = serial {
@@ -338,6 +348,10 @@ impl Router {
                     };
                     self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
                 }
+            }
+            Kind::Call => self.on_call(now, peer, frame, out)?,
+            Kind::Reply | Kind::Raise | Kind::Cancel | Kind::Took => {
+                self.on_call_frame(now, peer, kind, frame, out)?;
             }
             Kind::Fragment => return self.on_fragment(now, peer, frame, out),
             Kind::Exit => {
@@ -738,17 +752,16 @@ pub(super) fn write_tell(
     });
 }
 
-/// Whether the header of an event from a peer is that of a message and can be added to. Anything else would be a word
-/// of this node to its app: an answer, a `down`, a `welcome`.
-fn is_message(head: &[u8]) -> bool {
-    const EV: &[u8] = b"\x62ev\x67message";
+/// Whether the header of an event from a peer is that of what one of its processes says, and can be added to. Anything
+/// else would be a word of this node to its app: an answer, a `down`, a `welcome`.
+pub(super) fn is_said(head: &[u8], said: Said) -> bool {
     let Some((&first, rest)) = head.split_first() else { return false };
-    let good = (0xa1..0xb6).contains(&first) && head.len() <= EVENT_HEAD_BYTES_MAX;
-    let Some(rest) = rest.strip_prefix(EV).filter(|_| good) else { return false };
+    let good = (0xa1..0xb5).contains(&first) && head.len() <= EVENT_HEAD_BYTES_MAX;
+    let Some(rest) = rest.strip_prefix(said.ev()).filter(|_| good) else { return false };
     let mut reader = cbor::Reader::new(rest);
     for _ in 1..first - 0xa0 {
         match reader.text() {
-            Ok("ev" | "id" | "pid" | "as" | "body") | Err(_) => return false,
+            Ok("ev" | "id" | "pid" | "as" | "body" | "ref") | Err(_) => return false,
             Ok(_) if reader.skip().is_err() => return false,
             Ok(_) => {}
         }
@@ -756,10 +769,11 @@ fn is_message(head: &[u8]) -> bool {
     reader.rest().is_empty()
 }
 
-struct Payload<'a>(&'a [u8]);
+/// What is left of the payload of a frame.
+pub(super) struct Payload<'a>(pub(super) &'a [u8]);
 
 impl<'a> Payload<'a> {
-    fn serial(&mut self) -> Option<u64> {
+    pub(super) fn serial(&mut self) -> Option<u64> {
         let (chunk, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*chunk))
@@ -771,7 +785,7 @@ impl<'a> Payload<'a> {
         Some(u32::from_be_bytes(*chunk))
     }
 
-    fn target(&mut self, flags: u8) -> Option<There<'a>> {
+    pub(super) fn target(&mut self, flags: u8) -> Option<There<'a>> {
         if flags & TARGET_NAME == 0 {
             return self.serial().map(There::Serial);
         }

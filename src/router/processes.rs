@@ -37,6 +37,12 @@ pub(super) struct Process {
     pub(super) unlinking: BTreeMap<Pid, u64>,
     pub(super) monitors: BTreeMap<u64, Monitored>,
     pub(super) watchers: BTreeSet<Watcher>,
+    /// Calls of it that have not ended.
+    pub(super) calling: BTreeSet<u64>,
+    /// Calls to it that it has not answered.
+    pub(super) serving: BTreeSet<u64>,
+    /// How many calls in the mailbox nobody waits for any more.
+    pub(super) unwanted: usize,
     pub(super) timers: BTreeSet<u64>,
     /// Bytes of what they will send.
     pub(super) timer_bytes: usize,
@@ -119,6 +125,9 @@ impl Router {
             unlinking: BTreeMap::new(),
             monitors: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            calling: BTreeSet::new(),
+            serving: BTreeSet::new(),
+            unwanted: 0,
             timers: BTreeSet::new(),
             timer_bytes: 0,
             holding: BTreeSet::new(),
@@ -382,12 +391,17 @@ impl Router {
                 answer(out, *session, &head, &[]);
             }
         }
-        let quiet =
-            process.links.is_empty() && process.watchers.is_empty() && process.monitors.is_empty();
+        let quiet = process.links.is_empty()
+            && process.watchers.is_empty()
+            && process.monitors.is_empty()
+            && process.calling.is_empty()
+            && process.serving.is_empty();
         if !quiet {
             self.work.push_back(Work::Death {
                 serial,
                 reason: reason.into(),
+                serving: process.serving,
+                calling: process.calling,
                 links: process.links,
                 watchers: process.watchers,
                 monitors: process.monitors,

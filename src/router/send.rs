@@ -8,7 +8,7 @@ use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::command::Mode;
-use crate::wire::event::{self, Head};
+use crate::wire::event::{self, Head, Said};
 use crate::wire::id::Address;
 use crate::wire::message::{self, Kind};
 
@@ -55,6 +55,19 @@ impl There<'_> {
             }
         }
     }
+}
+
+/// A message or a cast on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passing<'a> {
+    pub(super) now: Instant,
+    /// The session and the process that send it.
+    pub(super) from: Option<(u64, u64)>,
+    pub(super) to: &'a str,
+    pub(super) said: Said,
+    pub(super) mode: Mode,
+    pub(super) ct: Option<&'a str>,
+    pub(super) body: &'a [u8],
 }
 
 /// A message that will be sent.
@@ -134,6 +147,7 @@ impl Router {
         asker: &mut Asker<'a>,
         pid: Option<&str>,
         to: &'a str,
+        said: Said,
         mode: Mode,
         ct: Option<&str>,
         body: &[u8],
@@ -141,39 +155,37 @@ impl Router {
     ) -> Result<(), Failure> {
         asker.to = to;
         let actor = self.actor(asker.session, pid)?;
-        self.pass_on(asker.now, Some((asker.session, actor)), to, mode, ct, body, out)?;
+        let from = Some((asker.session, actor));
+        self.pass_on(Passing { now: asker.now, from, to, said, mode, ct, body }, out)?;
         if asker.id.is_some() {
             Self::done(asker, out);
         }
         Ok(())
     }
 
-    /// Sends a message, as a process or (`None`) as nobody in particular.
-    #[allow(clippy::too_many_arguments, reason = "all that a message is")]
-    fn pass_on(
-        &mut self,
-        now: Instant,
-        from: Option<(u64, u64)>,
-        to: &str,
-        mode: Mode,
-        ct: Option<&str>,
-        body: &[u8],
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        if body.len() > self.limits.body_bytes {
-            let text = format!(
-                "a body of {} bytes is over this node's limit of {}; send less at a time, or raise body-max",
-                body.len(),
-                self.limits.body_bytes
-            );
-            return Err(Failure::new("too_large", text));
+    /// A body within the limit.
+    pub(super) fn body_fits(&self, body: &[u8]) -> Result<(), Failure> {
+        if body.len() <= self.limits.body_bytes {
+            return Ok(());
         }
+        let text = format!(
+            "a body of {} bytes is over this node's limit of {}; send less at a time, or raise body-max",
+            body.len(),
+            self.limits.body_bytes
+        );
+        Err(Failure::new("too_large", text))
+    }
+
+    /// Sends a message or a cast, as a process or (`from` is none) as nobody in particular.
+    pub(super) fn pass_on(&mut self, passing: Passing<'_>, out: &mut Outbox) -> Result<(), Failure> {
+        let Passing { now, from, to, said, mode, ct, body } = passing;
+        self.body_fits(body)?;
         let address = Address::parse(to).map_err(Failure::badarg)?;
         let target = self.resolve(address)?;
         let serial = from.map(|(_, serial)| serial);
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
-        event::put_message_head(&mut head, &self.prefix, serial, ct);
+        event::put_said_head(&mut head, said, &self.prefix, serial, ct);
         let result = match target {
             Target::NoName(name) => Err(no_name(name)),
             Target::Nowhere => Ok(()),
@@ -210,7 +222,7 @@ impl Router {
     }
 
     /// Whether a message may go to a peer: `Ok(false)` when it is to be lost, counted.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         now: Instant,
         peer: PeerId,
@@ -235,7 +247,7 @@ impl Router {
                 message: format!(
                     "{node} takes messages more slowly than they are sent; try again later"
                 ),
-                nodes: Some(node),
+                nodes: vec![node],
             });
         }
         if let Some((session, _)) = from
@@ -353,8 +365,18 @@ impl Router {
         let session = process.session;
         let from = Some((session, timer.serial));
         // As in Erlang: a name that is gone by then makes the message vanish.
-        let _ =
-            self.pass_on(now, from, &timer.to, Mode::Wait, timer.ct.as_deref(), &timer.body, out);
+        let _ = self.pass_on(
+            Passing {
+                now,
+                from,
+                to: &timer.to,
+                said: Said::Message,
+                mode: Mode::Wait,
+                ct: timer.ct.as_deref(),
+                body: &timer.body,
+            },
+            out,
+        );
     }
 
     pub(super) fn forget_timer(&mut self, number: u64) {

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test waits for real processes, in real time")]
 
 mod bounds;
+mod calls;
 mod ends;
 mod hostile;
 mod messages;

@@ -16,6 +16,8 @@ pub(super) enum Work {
     Death {
         serial: u64,
         reason: Box<str>,
+        serving: BTreeSet<u64>,
+        calling: BTreeSet<u64>,
         links: BTreeSet<Pid>,
         watchers: BTreeSet<Watcher>,
         monitors: BTreeMap<u64, Monitored>,
@@ -50,10 +52,23 @@ impl Router {
         out: &mut Outbox,
     ) -> Option<Work> {
         match work {
-            Work::Death { serial, reason, mut links, mut watchers, mut monitors } => {
+            Work::Death {
+                serial,
+                reason,
+                mut serving,
+                mut calling,
+                mut links,
+                mut watchers,
+                mut monitors,
+            } => {
                 while *budget > 0 {
                     *budget -= 1;
-                    if let Some(other) = links.pop_first() {
+                    if let Some(reference) = serving.pop_first() {
+                        self.served_dies(reference, &reason, out);
+                    } else if let Some(reference) = calling.pop_first() {
+                        let text = "the calling process died";
+                        self.caller_leaves(reference, "noproc", text, out);
+                    } else if let Some(other) = links.pop_first() {
                         self.tell_linked(serial, &other, &reason, out);
                     } else if let Some(watcher) = watchers.pop_first() {
                         self.tell_watcher(serial, watcher, &reason, out);
@@ -63,7 +78,7 @@ impl Router {
                         return None;
                     }
                 }
-                Some(Work::Death { serial, reason, links, watchers, monitors })
+                Some(Work::Death { serial, reason, serving, calling, links, watchers, monitors })
             }
             Work::SessionEnd { mut processes, reason } => {
                 while *budget > 0 {

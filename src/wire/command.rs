@@ -12,6 +12,8 @@ use super::cbor::{Malformed, Reader, Value};
 pub const REASON_BYTES_MAX: usize = 1024;
 /// Longest `label` or `client`, in bytes.
 pub const LABEL_BYTES_MAX: usize = 255;
+/// Longest `reason` and `stack` of an exception, in bytes.
+pub const WORDS_BYTES_MAX: usize = 16 * 1024;
 /// Longest `id` given as text, in bytes.
 pub const ID_BYTES_MAX: usize = 64;
 /// Longest `ct`, in bytes.
@@ -257,6 +259,62 @@ pub enum Command<'a> {
         /// What when a queue is full.
         mode: Mode,
     },
+    /// `cast {to, body, mode?, pid?}`
+    Cast {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Whom.
+        to: &'a str,
+        /// What when a queue is full.
+        mode: Mode,
+    },
+    /// `abcast {nodes?, name, body, pid?}`
+    Abcast {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Where; this node and every connected one when left out.
+        nodes: Option<Keys<'a>>,
+        /// Whom: a local name there.
+        name: &'a str,
+    },
+    /// `call {to, timeout_ms?, body, pid?}`
+    Call {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Whom.
+        to: &'a str,
+        /// Milliseconds until it ends as `timeout`.
+        timeout_ms: Option<u64>,
+    },
+    /// `multi_call {nodes?, name, timeout_ms?, body, pid?}`
+    MultiCall {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Where; this node and every connected one when left out.
+        nodes: Option<Keys<'a>>,
+        /// Whom: a local name there.
+        name: &'a str,
+        /// Milliseconds until what has not answered ends as `timeout`.
+        timeout_ms: Option<u64>,
+    },
+    /// `reply {ref, body, more?}`
+    Reply {
+        /// As `call` or `rpc` gave it.
+        reference: u64,
+        /// A part of the answer; others follow.
+        more: bool,
+    },
+    /// `raise {ref, class, reason, stack?}`
+    Raise {
+        /// As `call` or `rpc` gave it.
+        reference: u64,
+        /// What kind of exception.
+        class: &'a str,
+        /// In words.
+        reason: &'a str,
+        /// Where it was thrown.
+        stack: Option<&'a str>,
+    },
     /// `send_after {to, after_ms, body, pid?}`
     SendAfter {
         /// Who sends, and whose death cancels it.
@@ -327,11 +385,13 @@ pub enum Command<'a> {
 pub struct Keys<'a>(&'a [u8]);
 
 impl<'a> Keys<'a> {
-    fn read(raw: &'a [u8]) -> Result<Self, Refused> {
+    fn read(key: &str, value: Value<'a>) -> Result<Self, Refused> {
+        let wrong = || Refused::badarg(format!("`{key}` is a list of texts"));
+        let Value::Raw(raw) = value else { return Err(wrong()) };
         let keys = Self(raw);
         let mut reader = Reader::new(raw);
         let good = reader.items().and_then(|n| (0..n).try_for_each(|_| reader.text().map(|_| ())));
-        good.map(|()| keys).map_err(|Malformed| Refused::badarg("`keys` is a list of texts"))
+        good.map(|()| keys).map_err(|Malformed| wrong())
     }
 
     /// The texts.
@@ -376,6 +436,10 @@ struct Fields<'a> {
     mailbox: Option<Value<'a>>,
     resume: Option<Value<'a>>,
     keys: Option<Value<'a>>,
+    nodes: Option<Value<'a>>,
+    class: Option<&'a str>,
+    stack: Option<&'a str>,
+    more: Option<bool>,
     version: Option<u64>,
     grace_ms: Option<u64>,
     timeout_ms: Option<u64>,
@@ -516,6 +580,10 @@ impl<'a> Fields<'a> {
             "mailbox" => once(&mut self.mailbox, key, value),
             "resume" => once(&mut self.resume, key, value),
             "keys" => once(&mut self.keys, key, value),
+            "nodes" => once(&mut self.nodes, key, value),
+            "class" => once(&mut self.class, key, text(key, value)?),
+            "stack" => once(&mut self.stack, key, text(key, value)?),
+            "more" => once(&mut self.more, key, boolean(key, value)?),
             "version" => once(&mut self.version, key, number(key, value)?),
             "grace_ms" => once(&mut self.grace_ms, key, number(key, value)?),
             "timeout_ms" => once(&mut self.timeout_ms, key, number(key, value)?),
@@ -583,11 +651,7 @@ impl<'a> Fields<'a> {
             },
             "info" => Command::Info {
                 to: self.to,
-                keys: match self.keys {
-                    None => None,
-                    Some(Value::Raw(raw)) => Some(Keys::read(raw)?),
-                    Some(_) => return Err(Refused::badarg("`keys` is a list of texts")),
-                },
+                keys: self.keys.map(|value| Keys::read("keys", value)).transpose()?,
             },
             "processes" => Command::Processes { node: self.node },
             "flag" => Command::Flag {
@@ -611,6 +675,36 @@ impl<'a> Fields<'a> {
                 Command::Whereis { name: need(op, "name", self.name)?, node: self.node }
             }
             "registered" => Command::Registered,
+            "cast" => {
+                let mode = self.mode()?;
+                Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode }
+            }
+            "abcast" => Command::Abcast {
+                pid: self.pid,
+                nodes: self.nodes()?,
+                name: need(op, "name", self.name)?,
+            },
+            "call" => Command::Call {
+                pid: self.pid,
+                to: need(op, "to", self.to)?,
+                timeout_ms: self.timeout_ms,
+            },
+            "multi_call" => Command::MultiCall {
+                pid: self.pid,
+                nodes: self.nodes()?,
+                name: need(op, "name", self.name)?,
+                timeout_ms: self.timeout_ms,
+            },
+            "reply" => Command::Reply {
+                reference: need(op, "ref", self.reference)?,
+                more: self.more.unwrap_or(false),
+            },
+            "raise" => Command::Raise {
+                reference: need(op, "ref", self.reference)?,
+                class: short("class", self.class.unwrap_or("error"))?,
+                reason: words("reason", self.reason.unwrap_or(""))?,
+                stack: self.stack.map(|text| words("stack", text)).transpose()?,
+            },
             "send_after" => Command::SendAfter {
                 pid: self.pid,
                 to: need(op, "to", self.to)?,
@@ -644,6 +738,10 @@ impl<'a> Fields<'a> {
         }
     }
 
+    fn nodes(&self) -> Result<Option<Keys<'a>>, Refused> {
+        self.nodes.map(|value| Keys::read("nodes", value)).transpose()
+    }
+
     fn mode(&self) -> Result<Mode, Refused> {
         match self.mode {
             None | Some("wait") => Ok(Mode::Wait),
@@ -668,7 +766,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 30] = [
+pub const OPS: [&str; 36] = [
     "hello",
     "self",
     "bye",
@@ -690,6 +788,12 @@ pub const OPS: [&str; 30] = [
     "whereis",
     "registered",
     "send",
+    "cast",
+    "abcast",
+    "call",
+    "multi_call",
+    "reply",
+    "raise",
     "send_after",
     "cancel_timer",
     "receive",
@@ -724,6 +828,17 @@ fn short<'a>(key: &str, text: &'a str) -> Result<&'a str, Refused> {
         Ok(text)
     } else {
         Err(Refused::badarg(format!("`{key}` has at most {LABEL_BYTES_MAX} bytes")))
+    }
+}
+
+/// What an exception says: it goes into the header of an answer, so that two of them and the rest fit in there.
+fn words<'a>(key: &str, text: &'a str) -> Result<&'a str, Refused> {
+    if text.len() <= WORDS_BYTES_MAX {
+        Ok(text)
+    } else {
+        Err(Refused::badarg(format!(
+            "`{key}` of an exception has at most {WORDS_BYTES_MAX} bytes; cut it short"
+        )))
     }
 }
 

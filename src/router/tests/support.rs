@@ -134,6 +134,20 @@ impl Router {
         self.refs.len()
     }
 
+    pub(super) fn calls_kept(&self) -> [usize; 4] {
+        let process = |process: &crate::router::processes::Process| {
+            process.calling.len() + process.serving.len()
+        };
+        let peer =
+            |peer: &crate::router::peers::Peer| peer.calls.len() + peer.serving.len();
+        [
+            self.calls.len() + self.gathers.len(),
+            self.served.len(),
+            self.processes.values().map(process).sum(),
+            self.peers.values().map(peer).sum(),
+        ]
+    }
+
     pub(super) fn mailbox_memory(&self, pid: &str) -> usize {
         let pid: crate::wire::id::Pid = pid.parse().expect("a pid");
         self.processes.get(&pid.serial).map_or(0, |process| process.mailbox.memory())
@@ -187,6 +201,12 @@ impl Pair {
 
     pub(super) fn connection(&self) -> PeerId {
         self.connection
+    }
+
+    /// Nothing is kept of any call.
+    pub(super) fn assert_no_calls(&self) {
+        assert_eq!(self.a.router.calls_kept(), [0; 4]);
+        assert_eq!(self.b.router.calls_kept(), [0; 4]);
     }
 
     /// Cuts the connection; what is under way is lost.
