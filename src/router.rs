@@ -348,9 +348,7 @@ impl Router {
             Command::MultiCall { pid, nodes, name, timeout_ms } => {
                 self.multi_call(asker, pid, nodes, name, timeout_ms, ct, body, out)
             }
-            Command::Reply { reference, more } => {
-                self.reply(asker, reference, more, ct, body, out)
-            }
+            Command::Reply { reference, more } => self.reply(asker, reference, more, ct, body, out),
             Command::Raise { reference, class, reason, stack } => {
                 self.raise(asker, reference, class, reason, stack, out)
             }

@@ -16,12 +16,14 @@ use super::outbox::LANE_BYTES;
 use super::peers::{Payload, PeerId};
 use super::send::{Target, There};
 use super::{Asker, Failure, KeptId, OWNED_MAX, Outbox, Router, answer};
-use crate::wire::command::{CT_BYTES_MAX, LABEL_BYTES_MAX, Mode, REASON_BYTES_MAX, WORDS_BYTES_MAX};
+use crate::wire::command::{
+    CT_BYTES_MAX, LABEL_BYTES_MAX, Mode, REASON_BYTES_MAX, WORDS_BYTES_MAX,
+};
 use crate::wire::event::{self, Head, Said};
 use crate::wire::id::{Address, Pid};
 use crate::wire::message::{self, Frame, FrameError, Kind, Raised};
 
-/// How long a call may take unless it says otherwise (GenServer: 5000).
+/// How long a call may take unless it says otherwise (5000 ms, as in OTP's `gen_server`).
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that a call may ask for: a year, which is as good as for ever.
 const TIMEOUT_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
@@ -252,14 +254,8 @@ impl Router {
         if let Some(process) = self.processes.get_mut(&making.caller) {
             process.calling.insert(reference);
         }
-        let call = Call {
-            caller: making.caller,
-            asked,
-            callee,
-            timeout: making.timeout,
-            ends,
-            untold: 0,
-        };
+        let call =
+            Call { caller: making.caller, asked, callee, timeout: making.timeout, ends, untold: 0 };
         self.calls.insert(reference, call);
     }
 
@@ -277,13 +273,20 @@ impl Router {
     ) {
         let Some(process) = self.alive(callee) else {
             let text = format!("{} is not alive", self.pid(callee));
-            return self.end_of(caller, reference, callee, &Ending::new("noproc", &text, false), out);
+            return self.end_of(
+                caller,
+                reference,
+                callee,
+                &Ending::new("noproc", &text, false),
+                out,
+            );
         };
         // Room for the `ref` that is added.
         let size = 20 + head.len() + body.len();
         let many = process.serving.len() >= OWNED_MAX;
         let fits = |router: &Self| router.has_room_for(callee, size);
-        if many || (!fits(self) && !(self.drop_unwanted_calls(callee, out) && fits(self))) {
+        let room = fits(self) || (self.drop_unwanted_calls(callee, out) && fits(self));
+        if many || !room {
             let text = format!("the mailbox of {} is full", self.pid(callee));
             let ending = Ending::new("overloaded", &text, false);
             return self.end_of(caller, reference, callee, &ending, out);
@@ -402,7 +405,8 @@ impl Router {
             self.forget_served(reference, out);
             let text;
             let ending = if class == "undef" {
-                text = if reason.is_empty() { "there is no such function" } else { reason }.to_owned();
+                text =
+                    if reason.is_empty() { "there is no such function" } else { reason }.to_owned();
                 Ending::new("undef", &text, false)
             } else {
                 text = format!("{} raised {class}: {reason}", self.pid(callee));
@@ -578,7 +582,14 @@ impl Router {
     }
 
     /// A part of the answer: the deadline starts anew.
-    fn part(&mut self, now: Instant, reference: u64, ct: Option<&str>, body: &[u8], out: &mut Outbox) {
+    fn part(
+        &mut self,
+        now: Instant,
+        reference: u64,
+        ct: Option<&str>,
+        body: &[u8],
+        out: &mut Outbox,
+    ) {
         let full = self.queued(out) + body.len() > self.limits.queue_bytes;
         let Some(call) = self.calls.get_mut(&reference) else { return };
         let Asked::App { session, id } = &call.asked else {
@@ -652,9 +663,10 @@ impl Router {
     pub(super) fn call_times_out(&mut self, now: Instant, reference: u64, out: &mut Outbox) {
         let Some(call) = self.calls.get_mut(&reference) else { return };
         if let Asked::App { session, .. } = call.asked
-            && self.sessions.get(&session).is_some_and(|state| {
-                state.parts.iter().any(|(part, _)| *part == reference)
-            })
+            && self
+                .sessions
+                .get(&session)
+                .is_some_and(|state| state.parts.iter().any(|(part, _)| *part == reference))
             && out.session_len(session) >= LANE_BYTES
         {
             // Not the callee is late: the app has not taken the parts that are here.
@@ -667,7 +679,13 @@ impl Router {
     }
 
     /// The calling process has died, or its app waits no longer.
-    pub(super) fn caller_leaves(&mut self, reference: u64, code: &str, text: &str, out: &mut Outbox) {
+    pub(super) fn caller_leaves(
+        &mut self,
+        reference: u64,
+        code: &str,
+        text: &str,
+        out: &mut Outbox,
+    ) {
         self.give_up(reference, &Ending::new(code, text, true), out);
     }
 
@@ -727,8 +745,7 @@ impl Router {
         let reference = payload.serial().ok_or_else(wrong)?;
         // Only who was asked may answer, and only who asked may take it back.
         let asked = self.calls.get(&reference).is_some_and(|c| c.callee == Callee::There(peer));
-        let served =
-            self.peers.get(&peer).and_then(|state| state.serving.get(&reference)).copied();
+        let served = self.peers.get(&peer).and_then(|state| state.serving.get(&reference)).copied();
         match kind {
             Kind::Reply => {
                 let (&length, rest) = payload.0.split_first().ok_or_else(wrong)?;
@@ -780,7 +797,11 @@ const _: () = assert!(CT_BYTES_MAX <= u8::MAX as usize && REASON_BYTES_MAX <= WO
 
 /// At most so many bytes of a text.
 pub(super) fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 fn write_raise(peer: PeerId, serial: u64, reference: u64, raised: &Raised, out: &mut Outbox) {

@@ -41,8 +41,11 @@ impl Router {
             let here = std::iter::once(self.me.name.clone());
             return Ok(here.chain(self.connected.keys().cloned()).collect());
         };
-        let nodes: Vec<_> =
-            nodes.iter().take(NODES_MAX + 1).map(|node| self.full_name(node)).collect::<Result<_, _>>()?;
+        let nodes: Vec<_> = nodes
+            .iter()
+            .take(NODES_MAX + 1)
+            .map(|node| self.full_name(node))
+            .collect::<Result<_, _>>()?;
         if nodes.len() > NODES_MAX {
             return Err(Failure::badarg(format!("`nodes` names at most {NODES_MAX} nodes")));
         }
@@ -102,8 +105,7 @@ impl Router {
     ) -> u64 {
         let number = self.number();
         let left = nodes.len();
-        let gather =
-            Gather { session, id, nodes, results: vec![None; left], left, bytes: 0 };
+        let gather = Gather { session, id, nodes, results: vec![None; left], left, bytes: 0 };
         if left == 0 {
             gather.tell(out);
         } else {

@@ -177,7 +177,11 @@ impl Router {
     }
 
     /// Sends a message or a cast, as a process or (`from` is none) as nobody in particular.
-    pub(super) fn pass_on(&mut self, passing: Passing<'_>, out: &mut Outbox) -> Result<(), Failure> {
+    pub(super) fn pass_on(
+        &mut self,
+        passing: Passing<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
         let Passing { now, from, to, said, mode, ct, body } = passing;
         self.body_fits(body)?;
         let address = Address::parse(to).map_err(Failure::badarg)?;

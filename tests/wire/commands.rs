@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 52] = [
+const COMMANDS: [(&str, &str); 63] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -82,6 +82,32 @@ const COMMANDS: [(&str, &str); 52] = [
         r#"{"op":"send","to":"stock","body":{"$tag":[0,"2026-11-21T00:00:00Z"]}}"#,
     ),
     ("send, of a key that starts with $", r#"{"op":"send","to":"stock","body":{"$$bytes":1}}"#),
+    ("cast", r#"{"op":"cast","id":30,"to":"stock","pid":"PID","body":["put","apples",3]}"#),
+    (
+        "cast, to a name on another node, lossy",
+        r#"{"op":"cast","to":"stock@store@io","mode":"lossy","body":"count"}"#,
+    ),
+    ("abcast", r#"{"op":"abcast","id":31,"name":"stock","body":"count"}"#),
+    (
+        "abcast, to some nodes",
+        r#"{"op":"abcast","id":31,"nodes":["store@io","stock@hal"],"name":"stock","pid":"PID","body":"count"}"#,
+    ),
+    ("call", r#"{"op":"call","id":32,"to":"stock","body":["get","apples"]}"#),
+    (
+        "call, with a deadline, as another process",
+        r#"{"op":"call","id":32,"to":"stock@store@io","timeout_ms":1500,"pid":"PID","body":["get","apples"]}"#,
+    ),
+    (
+        "multi_call",
+        r#"{"op":"multi_call","id":33,"nodes":["store@io","stock@hal"],"name":"stock","timeout_ms":1500,"pid":"PID","body":"count"}"#,
+    ),
+    ("reply", r#"{"op":"reply","ref":7,"body":3}"#),
+    ("reply, a part", r#"{"op":"reply","id":34,"ref":7,"more":true,"body":"once upon a time"}"#),
+    (
+        "raise",
+        r#"{"op":"raise","id":35,"ref":7,"class":"KeyError","reason":"no pears","stack":"stock.py:7"}"#,
+    ),
+    ("raise, for a function that is not there", r#"{"op":"raise","ref":7,"class":"undef"}"#),
     (
         "send_after",
         r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,

@@ -167,6 +167,52 @@ fn messages(told: &mut Told) {
     told.add("gap", heard.last().expect("a gap"));
 }
 
+fn calls(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, stock) = (paper.open(true), paper.open(true));
+    paper.say(stock, r#"{"op":"register","name":"stock"}"#);
+    let calls = |paper: &mut Paper| {
+        paper.say(
+            app,
+            r#"{"op":"call","id":32,"to":"stock","timeout_ms":1500,"body":["get","apples"]}"#,
+        );
+        paper.heard(stock)
+    };
+    let heard = calls(&mut paper);
+    told.all(&["call"], &heard);
+    paper.say(stock, r#"{"op":"reply","ref":1,"more":true,"body":"once upon a time"}"#);
+    told.all(&["part"], &paper.heard(app));
+    paper.say(stock, r#"{"op":"reply","ref":1,"body":3}"#);
+    told.all(&["ok, of call"], &paper.heard(app));
+    calls(&mut paper);
+    paper.say(
+        stock,
+        r#"{"op":"raise","ref":2,"class":"KeyError","reason":"no pears","stack":"stock.py:7"}"#,
+    );
+    told.all(&["error, exception"], &paper.heard(app));
+    calls(&mut paper);
+    paper.say(
+        stock,
+        r#"{"op":"raise","ref":3,"class":"undef","reason":"`stock` has no function `pears`"}"#,
+    );
+    told.all(&["error, undef"], &paper.heard(app));
+    calls(&mut paper);
+    paper.pass(Duration::from_millis(1500));
+    told.all(&["error, timeout of a call"], &paper.heard(app));
+    told.all(&["cancel"], &paper.heard(stock));
+    paper.say(app, r#"{"op":"cast","to":"stock","body":["put","apples",3]}"#);
+    told.all(&["cast"], &paper.heard(stock));
+    paper.say(app, r#"{"op":"register","name":"till"}"#);
+    told.add("error, calling_self", &paper.answer(app, r#"{"op":"call","id":32,"to":"till"}"#));
+    paper.say(app, r#"{"op":"multi_call","id":33,"name":"stock","nodes":["stock@hal","store@io"],"body":"count"}"#);
+    paper.heard(stock);
+    paper.say(stock, r#"{"op":"reply","ref":6,"body":3}"#);
+    told.all(&["ok, of multi_call"], &paper.heard(app));
+    calls(&mut paper);
+    paper.say(stock, r#"{"op":"exit","reason":"sold out"}"#);
+    told.all(&["error, exit"], &paper.heard(app));
+}
+
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
@@ -249,6 +295,7 @@ fn told() -> Vec<Record> {
     sessions(&mut told);
     processes(&mut told);
     messages(&mut told);
+    calls(&mut told);
     nodes(&mut told);
     errors(&mut told);
     told.0

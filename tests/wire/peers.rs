@@ -15,7 +15,7 @@ const FILE: &str = "peers.txt";
 const ABOUT: &str =
     "What sidecars say to each other: kind, flags, serial and what follows; then the whole frame.";
 
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 27] = [
     Kind::Hello,
     Kind::Accept,
     Kind::Refuse,
@@ -38,6 +38,11 @@ const KINDS: [Kind; 22] = [
     Kind::Go,
     Kind::Ask,
     Kind::Tell,
+    Kind::Call,
+    Kind::Reply,
+    Kind::Raise,
+    Kind::Cancel,
+    Kind::Took,
 ];
 
 fn record(title: &str, bytes: &[u8]) -> Record {
@@ -86,6 +91,18 @@ fn said(kind: Kind, frame: Frame<'_>) -> String {
         Kind::Link => target(0).0,
         Kind::Unlink | Kind::UnlinkAck => format!("{}, unlink id {}", target(0).0, number(8)),
         Kind::Monitor => format!("ref {}, {}", number(0), target(8).0),
+        Kind::Call => {
+            let (to, at) = target(8);
+            format!("ref {}, {to}, the event {}", number(0), line(&payload[at..]))
+        }
+        Kind::Reply => {
+            let at = 9 + usize::from(payload[8]);
+            let ct = String::from_utf8_lossy(&payload[9..at]);
+            format!("ref {}, content type {ct:?}, body {}", number(0), cbor(at))
+        }
+        Kind::Raise => format!("ref {}, {}", number(0), cbor(8)),
+        Kind::Cancel => format!("ref {}", number(0)),
+        Kind::Took => format!("ref {}, {} bytes", number(0), number(8)),
         Kind::Demonitor => format!("ref {}", number(0)),
         Kind::Down => format!("ref {}, reason {}", number(0), cbor(8)),
         Kind::Fragment => format!("{} bytes", payload.len()),
@@ -189,6 +206,12 @@ fn of_the_router() -> Vec<Record> {
             r#"{"op":"info","id":1,"to":"FAR","keys":["messages"]}"#,
             &["ask, for what is not given", "tell, of an error"],
         ),
+        (r#"{"op":"cast","to":"FAR","body":"count"}"#, &["send, of a cast"]),
+        (r#"{"op":"call","id":1,"to":"FAR","timeout_ms":100,"body":"how many?"}"#, &["call"]),
+        (
+            r#"{"op":"call","id":1,"to":"nobody@store@io","body":"how many?"}"#,
+            &["call, of a name that nobody has", "raise, for it"],
+        ),
     ];
     b.say(other, r#"{"op":"flag","trap_exit":true}"#);
     for (command, titles) in steps {
@@ -197,6 +220,34 @@ fn of_the_router() -> Vec<Record> {
         assert_eq!(frames.len(), titles.len(), "{command}");
         records.extend(titles.iter().zip(&frames).map(|(title, frame)| record(title, frame)));
     }
+
+    let reference = |b: &mut Paper| {
+        let heard = b.heard(other);
+        let text = line(heard.last().expect("a call"));
+        let event: serde_json::Value = serde_json::from_str(&text).expect("an event");
+        event["ref"].as_u64().expect("a ref")
+    };
+    let number = reference(&mut b);
+    let large = "x".repeat(140_000);
+    b.say(other, &format!(r#"{{"op":"reply","ref":{number},"more":true,"body":"a part"}}"#));
+    records.push(record("reply, a part", carry(&mut a, &mut b).last().expect("a part")));
+    b.say(other, &format!(r#"{{"op":"reply","ref":{number},"more":true,"body":"{large}"}}"#));
+    while !carry(&mut a, &mut b).is_empty() {}
+    a.heard(app);
+    records.push(record("took", carry(&mut a, &mut b).last().expect("it was read")));
+    b.say(other, &format!(r#"{{"op":"reply","ref":{number},"body":7}}"#));
+    records.push(record("reply", carry(&mut a, &mut b).last().expect("a reply")));
+    a.say(app, &format!(r#"{{"op":"call","id":1,"to":"{far}","timeout_ms":100}}"#));
+    carry(&mut a, &mut b);
+    let number = reference(&mut b);
+    let raise = r#""class":"KeyError","reason":"no pears","stack":"stock.py:7""#;
+    b.say(other, &format!(r#"{{"op":"raise","ref":{number},{raise}}}"#));
+    records.push(record("raise", carry(&mut a, &mut b).last().expect("an exception")));
+    a.say(app, &format!(r#"{{"op":"call","id":1,"to":"{far}","timeout_ms":100}}"#));
+    carry(&mut a, &mut b);
+    a.pass(std::time::Duration::from_millis(100));
+    records.push(record("cancel", carry(&mut a, &mut b).last().expect("a cancel")));
+    b.heard(other);
 
     b.say(other, r#"{"op":"flag","delivery":"pull","mailbox":{"entries":1,"policy":"wait"}}"#);
     let _ = b.say(other, r#"{"op":"flush","id":1}"#);

@@ -76,7 +76,8 @@ fn another_process_of_the_session_may_reply_and_another_session_may_not() {
 #[test]
 fn a_call_without_a_reply_times_out_and_its_callee_hears_cancel() {
     let (mut pair, app, stock) = pair();
-    pair.a.tell(app, &json!({"op": "call", "to": "stock@b", "id": "c", "timeout_ms": 50, "body": 1}));
+    pair.a
+        .tell(app, &json!({"op": "call", "to": "stock@b", "id": "c", "timeout_ms": 50, "body": 1}));
     pair.carry();
     let reference = reference(&pair.b.events(stock));
     pair.a.pass(Duration::from_millis(49));
@@ -248,10 +249,14 @@ fn an_overloaded_callee_says_so_at_once_whatever_its_policy() {
 fn calls_that_nobody_waits_for_make_room_in_a_full_mailbox() {
     let mut node = Paper::new("a");
     let (app, stock) = (node.open(), node.open());
-    let spawn = json!({"op": "spawn", "name": "full", "delivery": "pull", "mailbox": {"entries": 4}});
+    let spawn =
+        json!({"op": "spawn", "name": "full", "delivery": "pull", "mailbox": {"entries": 4}});
     let pid = node.ask(stock, spawn)["pid"].clone();
     for _ in 0..4 {
-        node.tell(app, &json!({"op": "call", "to": "full", "id": 900, "timeout_ms": 10, "body": 1}));
+        node.tell(
+            app,
+            &json!({"op": "call", "to": "full", "id": 900, "timeout_ms": 10, "body": 1}),
+        );
     }
     node.pass(Duration::from_millis(10));
     assert_eq!(node.events(app).len(), 4);
@@ -294,7 +299,10 @@ fn a_cast_before_a_call_is_seen_before_it() {
 #[test]
 fn an_answer_in_parts_arrives_in_order_and_each_part_starts_the_deadline_anew() {
     let (mut pair, app, stock) = pair();
-    pair.a.tell(app, &json!({"op": "call", "to": "stock@b", "id": "c", "timeout_ms": 100, "body": 1}));
+    pair.a.tell(
+        app,
+        &json!({"op": "call", "to": "stock@b", "id": "c", "timeout_ms": 100, "body": 1}),
+    );
     pair.carry();
     let reference = reference(&pair.b.events(stock));
     for n in 0..5 {
@@ -315,8 +323,7 @@ fn stream(pair: &mut Pair, stock: u64, reference: &Value) -> u64 {
     let large = "x".repeat(100_000);
     for n in 0..100 {
         let id = 10_000 + n;
-        let part =
-            json!({"op": "reply", "ref": reference, "id": id, "more": true, "body": large});
+        let part = json!({"op": "reply", "ref": reference, "id": id, "more": true, "body": large});
         pair.b.tell(stock, &part);
         pair.carry();
         if pair.b.answer(stock, id).is_none() {
@@ -375,7 +382,10 @@ fn a_callee_that_does_not_wait_for_its_answers_is_held_and_then_its_stream_ends(
 #[test]
 fn the_deadline_waits_for_a_caller_that_has_not_read_the_parts_it_has() {
     let (mut pair, app, stock) = pair();
-    pair.a.tell(app, &json!({"op": "call", "to": "stock@b", "id": "c", "timeout_ms": 100, "body": 1}));
+    pair.a.tell(
+        app,
+        &json!({"op": "call", "to": "stock@b", "id": "c", "timeout_ms": 100, "body": 1}),
+    );
     pair.carry();
     let reference = reference(&pair.b.events(stock));
     let sent = stream(&mut pair, stock, &reference) + 1;

@@ -138,8 +138,7 @@ impl Router {
         let process = |process: &crate::router::processes::Process| {
             process.calling.len() + process.serving.len()
         };
-        let peer =
-            |peer: &crate::router::peers::Peer| peer.calls.len() + peer.serving.len();
+        let peer = |peer: &crate::router::peers::Peer| peer.calls.len() + peer.serving.len();
         [
             self.calls.len() + self.gathers.len(),
             self.served.len(),
