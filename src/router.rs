@@ -16,9 +16,12 @@ use crate::wire::id::{Node, NodeName, Pid};
 
 mod again;
 mod agenda;
+mod announced;
 mod calls;
 mod deliver;
 mod gather;
+mod globals;
+mod groups;
 mod info;
 mod links;
 pub mod mailbox;
@@ -28,6 +31,7 @@ pub mod nodes;
 pub mod outbox;
 pub mod peers;
 mod processes;
+mod rpc;
 mod send;
 pub mod sessions;
 pub mod shelf;
@@ -137,6 +141,16 @@ pub struct Router {
     node_watchers: BTreeSet<u64>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
+    /// What this node announces of itself.
+    announced: announced::Announced,
+    globals: Map<Box<str>, globals::Claims>,
+    groups: BTreeMap<Box<str>, groups::Group>,
+    modules: BTreeMap<Box<str>, rpc::Module>,
+    /// When the first global name was claimed, and the latest time in any claim.
+    began: Option<Instant>,
+    last_ms: u64,
+    /// Bytes of calls that may yet be sent to somebody else.
+    retry_bytes: usize,
     /// Calls of processes here, and calls to processes here, that have not ended.
     calls: Map<u64, calls::Call>,
     served: Map<u64, calls::Served>,
@@ -247,6 +261,13 @@ impl Router {
             addresses: Vec::new(),
             node_watchers: BTreeSet::new(),
             refs: Map::default(),
+            announced: announced::Announced::default(),
+            globals: Map::default(),
+            groups: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            began: None,
+            last_ms: 0,
+            retry_bytes: 0,
             calls: Map::default(),
             served: Map::default(),
             gathers: BTreeMap::new(),
@@ -377,9 +398,28 @@ impl Router {
                 let flags = processes::Flags { trap_exit, sensitive, label, delivery, mailbox };
                 self.flag(asker, pid, &flags, out)
             }
-            Command::Register { pid, name } => self.register(asker, pid, name, out),
-            Command::Unregister { name } => self.unregister(asker, name, out),
-            Command::Whereis { name, node } => self.whereis(asker, name, node, out),
+            Command::Register { pid, name, global: None } => self.register(asker, pid, name, out),
+            Command::Register { pid, name, global: Some(on_conflict) } => {
+                self.register_global(asker, pid, name, on_conflict, out)
+            }
+            Command::Unregister { name, global: false } => self.unregister(asker, name, out),
+            Command::Unregister { name, global: true } => self.unregister_global(asker, name, out),
+            Command::Whereis { name, global: true, .. } => self.whereis_global(asker, name, out),
+            Command::Whereis { name, node, .. } => self.whereis(asker, name, node, out),
+            Command::Join { pid, group } => self.join(asker, pid, group, out),
+            Command::Leave { pid, group } => self.leave_group(asker, pid, group, out),
+            Command::Members { group, local } => self.members(asker, group, local, out),
+            Command::Groups => self.list_groups(asker, out),
+            Command::MonitorGroup { pid, group } => self.monitor_group(asker, pid, group, out),
+            Command::Serve { pid, module, functions } => {
+                self.serve(asker, pid, module, functions, out)
+            }
+            Command::Unserve { pid, module } => self.unserve(asker, pid, module, out),
+            Command::Modules => self.list_modules(asker, out),
+            Command::Rpc { pid, node, nodes, module, function, timeout_ms, cast } => {
+                let what = rpc::Function { module, function };
+                self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
+            }
             Command::Registered => self.registered(asker, out),
             Command::SendAfter { pid, to, after_ms } => {
                 self.send_after(asker, pid, to, after_ms, ct, body, out)
@@ -460,7 +500,7 @@ impl Router {
     /// Bytes in all queues of the node.
     #[must_use]
     pub fn queued(&self, out: &Outbox) -> usize {
-        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + out.queued()
+        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + self.retry_bytes + out.queued()
     }
 }
 

@@ -123,7 +123,10 @@ impl Router {
                 self.scratch = head;
                 Some(Route::There { peer, event })
             }
-            Some(Target::There { .. } | Target::NoName(_) | Target::Nowhere) | None => None,
+            Some(
+                Target::There { .. } | Target::NoName(_) | Target::NoGlobal(_) | Target::Nowhere,
+            )
+            | None => None,
         };
         if let Some(state) = self.sessions.get_mut(&session) {
             state.again = Some(again);
@@ -203,6 +206,10 @@ mod tests {
                 address: "127.0.0.1:1".parse().expect("an address"),
             };
             self.router.on_peer_up(self.now, peer, hello, &mut self.out);
+            let _ = self.out.take_peer(peer, &mut Vec::new());
+            let announced = message::bare_frame(Kind::Announced);
+            let frame = Frame::read(&announced[4..]).expect("a frame");
+            self.router.on_message(self.now, peer, frame, &mut self.out).expect("a good frame");
         }
 
         /// The frames that wait for a peer: target and body.

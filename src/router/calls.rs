@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use super::agenda::Deadline;
 use super::deliver::Origin;
 use super::gather::Slot;
+use super::groups::Member;
 use super::mailbox::Tag;
 use super::outbox::LANE_BYTES;
 use super::peers::{Payload, PeerId};
+use super::rpc::Function;
 use super::send::{Target, There};
 use super::{Asker, Failure, KeptId, OWNED_MAX, Outbox, Router, answer};
 use crate::wire::command::{
@@ -29,6 +31,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 /// Bytes of an answer in parts that its callee may be ahead of its caller's app.
 const STREAM_BYTES_MAX: usize = 1024 * 1024;
+/// How many are asked before a call to any of them fails.
+const TRIES_MAX: usize = 8;
 /// The caller's node says so whenever its app has taken this much.
 const TOOK_BYTES: usize = 128 * 1024;
 
@@ -42,6 +46,34 @@ pub(super) struct Call {
     ends: Instant,
     /// Bytes of parts that the callee's node has not been told of.
     untold: usize,
+    /// Others may answer as well, as long as nobody was handed the call.
+    others: Option<Box<Others>>,
+}
+
+/// Who answers where it is all the same who does.
+#[derive(Clone, Debug)]
+pub(super) enum Anyone {
+    /// A member of a group.
+    Group(Box<str>),
+    /// Whoever has a global name by then.
+    Global(Box<str>),
+    /// Whoever serves a function.
+    Rpc { module: Box<str>, function: Box<str> },
+}
+
+/// What it takes to ask somebody else.
+#[derive(Debug)]
+struct Others {
+    anyone: Anyone,
+    head: Box<[u8]>,
+    body: Box<[u8]>,
+    tried: Vec<Member>,
+}
+
+impl Others {
+    fn size(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
 }
 
 /// Where its end goes.
@@ -70,7 +102,7 @@ pub(super) struct Served {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Caller {
+pub(super) enum Caller {
     Here,
     There { peer: PeerId, reference: u64 },
 }
@@ -189,12 +221,29 @@ impl Router {
             return Err(Failure::new("overloaded", text));
         }
         let address = Address::parse(to).map_err(Failure::badarg)?;
-        let target = self.resolve(address)?;
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
         event::put_said_head(&mut head, Said::Call, &self.prefix, Some(caller), ct);
+        let anyone = match address {
+            Address::Group(name) => Some(Anyone::Group(name.into())),
+            Address::Global(name) => Some(Anyone::Global(name.into())),
+            _ => None,
+        };
+        if let Some(anyone) = anyone {
+            let result = self.ask_anyone(making, asked, anyone, &head, out);
+            self.scratch = head;
+            return result;
+        }
+        let target = match self.resolve(address) {
+            Ok(target) => target,
+            Err(failure) => {
+                self.scratch = head;
+                return Err(failure);
+            }
+        };
         let result = match target {
             Target::NoName(name) => Err(super::send::no_name(name)),
+            Target::NoGlobal(name) => Err(super::send::no_global(name)),
             Target::Nowhere => Err(self.nobody_there(to, address)),
             Target::Here(callee) if callee == caller => Err(Failure::new(
                 "calling_self",
@@ -202,24 +251,16 @@ impl Router {
             )),
             Target::Here(callee) => {
                 let reference = self.number();
-                self.keep_call(reference, &making, asked, Callee::Here);
-                self.serve_call(now, reference, callee, Caller::Here, &head, body, out);
+                self.keep_call(reference, &making, asked, Callee::Here, None);
+                self.serve_call(reference, callee, Caller::Here, &head, body, out);
                 Ok(())
             }
             Target::There { peer, target } => {
                 let from = Some((session, caller));
                 self.admit(now, peer, from, Mode::Wait, out).map(|_| {
                     let reference = self.number();
-                    self.keep_call(reference, &making, asked, Callee::There(peer));
-                    self.peer_mut(peer, |state| state.calls.insert(reference));
-                    let size = 64 + head.len() + body.len();
-                    out.write_peer(peer, caller, size, |bytes| {
-                        let at = message::start(bytes, Kind::Call, target.flag(), caller);
-                        bytes.extend_from_slice(&reference.to_be_bytes());
-                        target.put(bytes);
-                        event::put_frame(bytes, &head, body);
-                        message::finish(bytes, at);
-                    });
+                    self.keep_call(reference, &making, asked, Callee::There(peer), None);
+                    write_call(peer, caller, reference, target, &head, body, out);
                 })
             }
         };
@@ -248,22 +289,215 @@ impl Router {
         Failure::new(code, text)
     }
 
-    fn keep_call(&mut self, reference: u64, making: &Making<'_>, asked: Asked, callee: Callee) {
+    /// Asks one of those who may answer: the nearest, with the fewest calls under way.
+    pub(super) fn ask_anyone(
+        &mut self,
+        making: Making<'_>,
+        asked: Asked,
+        anyone: Anyone,
+        head: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let member = self.find_anyone(&anyone, &[], making.caller)?;
+        let rpc = Self::rpc_of(&anyone);
+        let others =
+            Others { anyone, head: head.into(), body: making.body.into(), tried: vec![member] };
+        // Without room for a copy of the call there is one try.
+        let fits = self.retry_bytes + others.size() <= self.limits.queue_bytes;
+        let others = fits.then(|| Box::new(others));
+        let what = rpc.as_ref().map(|(module, function)| Function { module, function });
+        self.ask_as(making, asked, member, what, head, others, out)
+    }
+
+    /// Asks this member and nobody else.
+    pub(super) fn ask_member(
+        &mut self,
+        making: Making<'_>,
+        asked: Asked,
+        member: Member,
+        what: Option<Function<'_>>,
+        head: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        self.ask_as(making, asked, member, what, head, None, out)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "all that a call is")]
+    fn ask_as(
+        &mut self,
+        making: Making<'_>,
+        asked: Asked,
+        member: Member,
+        what: Option<Function<'_>>,
+        head: &[u8],
+        others: Option<Box<Others>>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let callee = match member {
+            Member::Here(_) => Callee::Here,
+            Member::There(peer, _) => {
+                let from = Some((making.session, making.caller));
+                self.admit(making.now, peer, from, Mode::Wait, out)?;
+                Callee::There(peer)
+            }
+        };
+        let reference = self.number();
+        self.keep_call(reference, &making, asked, callee, others);
+        self.dispatch(reference, making.caller, member, what, head, making.body, out);
+        Ok(())
+    }
+
+    /// Puts a call that is kept already on its way.
+    #[allow(clippy::too_many_arguments, reason = "all that a call is")]
+    fn dispatch(
+        &mut self,
+        reference: u64,
+        caller: u64,
+        member: Member,
+        what: Option<Function<'_>>,
+        head: &[u8],
+        body: &[u8],
+        out: &mut Outbox,
+    ) {
+        match (member, what) {
+            (Member::Here(serial), _) => {
+                self.serve_call(reference, serial, Caller::Here, head, body, out);
+            }
+            (Member::There(peer, _), Some(what)) => {
+                super::rpc::write_rpc(peer, caller, reference, what, head, body, out);
+            }
+            (Member::There(peer, serial), None) => {
+                write_call(peer, caller, reference, There::Serial(serial), head, body, out);
+            }
+        }
+    }
+
+    fn rpc_of(anyone: &Anyone) -> Option<(Box<str>, Box<str>)> {
+        match anyone {
+            Anyone::Rpc { module, function } => Some((module.clone(), function.clone())),
+            _ => None,
+        }
+    }
+
+    /// Who is to answer next.
+    pub(super) fn find_anyone(
+        &mut self,
+        anyone: &Anyone,
+        tried: &[Member],
+        caller: u64,
+    ) -> Result<Member, Failure> {
+        let itself = || {
+            let text =
+                "the only one to ask is the calling process itself, which could never answer";
+            Failure::new("calling_self", text)
+        };
+        let found = match anyone {
+            Anyone::Group(group) => {
+                let mut not = tried.to_vec();
+                not.push(Member::Here(caller));
+                let found = self.any_member(group, &not);
+                if found.is_none()
+                    && tried.is_empty()
+                    && self.members_once(group).contains(&Member::Here(caller))
+                {
+                    return Err(itself());
+                }
+                found
+            }
+            Anyone::Global(name) => match self.resolve(Address::Global(name))? {
+                Target::Here(serial) if serial == caller => return Err(itself()),
+                Target::Here(serial) => Some(Member::Here(serial)),
+                Target::There { peer, target: There::Serial(serial) } => {
+                    Some(Member::There(peer, serial))
+                }
+                _ => None,
+            }
+            .filter(|member| !tried.contains(member)),
+            Anyone::Rpc { module, function } => {
+                self.any_server(Function { module, function }, tried)?
+            }
+        };
+        found.ok_or_else(|| match anyone {
+            Anyone::Group(group) => {
+                Failure::new("noproc", format!("nobody is in the group `{group}`"))
+            }
+            Anyone::Global(name) => super::send::no_global(name),
+            Anyone::Rpc { module, function } => {
+                Failure::new("undef", format!("nobody serves `{function}` of `{module}` any more"))
+            }
+        })
+    }
+
+    /// Asks somebody else, if a call that nobody was handed may go to others. False when it ends.
+    fn try_others(&mut self, reference: u64, out: &mut Outbox) -> bool {
+        let Some(call) = self.calls.get_mut(&reference) else { return false };
+        let caller = call.caller;
+        let Some(mut others) = call.others.take() else { return false };
+        self.retry_bytes -= others.size();
+        if others.tried.len() >= TRIES_MAX {
+            return false;
+        }
+        let Ok(member) = self.find_anyone(&others.anyone, &others.tried, caller) else {
+            return false;
+        };
+        others.tried.push(member);
+        let callee = match member {
+            Member::Here(_) => Callee::Here,
+            Member::There(peer, _) => Callee::There(peer),
+        };
+        let rpc = Self::rpc_of(&others.anyone);
+        let (head, body) = (others.head.clone(), others.body.clone());
+        let size = others.size();
+        let Some(call) = self.calls.get_mut(&reference) else { return false };
+        let before = std::mem::replace(&mut call.callee, callee);
+        call.others = Some(others);
+        self.retry_bytes += size;
+        if let Callee::There(peer) = before {
+            self.peer_mut(peer, |state| state.calls.remove(&reference));
+        }
+        if let Callee::There(peer) = callee {
+            self.peer_mut(peer, |state| state.calls.insert(reference));
+        }
+        let what = rpc.as_ref().map(|(module, function)| Function { module, function });
+        self.dispatch(reference, caller, member, what, &head, &body, out);
+        true
+    }
+
+    fn keep_call(
+        &mut self,
+        reference: u64,
+        making: &Making<'_>,
+        asked: Asked,
+        callee: Callee,
+        others: Option<Box<Others>>,
+    ) {
         let ends = making.now + making.timeout;
         self.agenda.add(ends, Deadline::Call(reference));
         if let Some(process) = self.processes.get_mut(&making.caller) {
             process.calling.insert(reference);
         }
-        let call =
-            Call { caller: making.caller, asked, callee, timeout: making.timeout, ends, untold: 0 };
+        let call = Call {
+            caller: making.caller,
+            asked,
+            callee,
+            timeout: making.timeout,
+            ends,
+            untold: 0,
+            others,
+        };
+        if let Some(others) = &call.others {
+            self.retry_bytes += others.size();
+        }
+        if let Callee::There(peer) = callee {
+            self.peer_mut(peer, |state| state.calls.insert(reference));
+        }
         self.calls.insert(reference, call);
     }
 
     /// Hands a call to a process here, or ends it at once.
     #[allow(clippy::too_many_arguments, reason = "all that a call is")]
-    fn serve_call(
+    pub(super) fn serve_call(
         &mut self,
-        now: Instant,
         reference: u64,
         callee: u64,
         caller: Caller,
@@ -303,7 +537,7 @@ impl Router {
         with_ref.clear();
         with_ref.extend_from_slice(head);
         event::put_ref(&mut with_ref, reference);
-        self.deliver(Some(now), callee, Origin::Node, Tag::Call(reference), &with_ref, body, out);
+        self.deliver(None, callee, Origin::Node, Tag::Call(reference), &with_ref, body, out);
         self.call_head = with_ref;
     }
 
@@ -372,16 +606,7 @@ impl Router {
                 if !more {
                     self.forget_served(reference, out);
                 }
-                let flags = if more { message::REPLY_MORE } else { 0 };
-                out.write_peer(peer, callee, 32 + body.len(), |bytes| {
-                    let at = message::start(bytes, Kind::Reply, flags, callee);
-                    bytes.extend_from_slice(&theirs.to_be_bytes());
-                    let ct = ct.unwrap_or("");
-                    bytes.push(u8::try_from(ct.len()).unwrap_or(0));
-                    bytes.extend_from_slice(ct.as_bytes());
-                    bytes.extend_from_slice(body);
-                    message::finish(bytes, at);
-                });
+                write_reply(peer, callee, theirs, more, ct, body, out);
             }
         }
         if more {
@@ -538,7 +763,7 @@ impl Router {
     }
 
     /// Tells the caller's half of the end.
-    fn end_of(
+    pub(super) fn end_of(
         &mut self,
         caller: Caller,
         reference: u64,
@@ -556,6 +781,9 @@ impl Router {
 
     fn take_call(&mut self, reference: u64) -> Option<Call> {
         let call = self.calls.remove(&reference)?;
+        if let Some(others) = &call.others {
+            self.retry_bytes -= others.size();
+        }
         self.agenda.remove(call.ends, Deadline::Call(reference));
         if let Some(process) = self.processes.get_mut(&call.caller) {
             process.calling.remove(&reference);
@@ -635,8 +863,15 @@ impl Router {
         }
     }
 
-    /// A call ends without a reply.
+    /// A call ends without a reply, unless it may go to somebody else.
     pub(super) fn call_ends(&mut self, reference: u64, ending: &Ending<'_>, out: &mut Outbox) {
+        if !ending.maybe_applied && self.try_others(reference, out) {
+            return;
+        }
+        self.call_fails(reference, ending, out);
+    }
+
+    fn call_fails(&mut self, reference: u64, ending: &Ending<'_>, out: &mut Outbox) {
         let Some(call) = self.take_call(reference) else { return };
         match call.asked {
             Asked::App { session, id } => {
@@ -657,7 +892,7 @@ impl Router {
                 true
             }
         };
-        self.call_ends(reference, &Ending { maybe_applied, ..ending.clone() }, out);
+        self.call_fails(reference, &Ending { maybe_applied, ..ending.clone() }, out);
     }
 
     pub(super) fn call_times_out(&mut self, now: Instant, reference: u64, out: &mut Outbox) {
@@ -697,7 +932,6 @@ impl Router {
 
     pub(super) fn on_call(
         &mut self,
-        now: Instant,
         peer: PeerId,
         frame: Frame<'_>,
         out: &mut Outbox,
@@ -727,7 +961,7 @@ impl Router {
             return Ok(());
         };
         let reference = self.number();
-        self.serve_call(now, reference, callee, caller, head, body, out);
+        self.serve_call(reference, callee, caller, head, body, out);
         Ok(())
     }
 
@@ -802,6 +1036,45 @@ pub(super) fn cut(text: &str, most: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+fn write_call(
+    peer: PeerId,
+    caller: u64,
+    reference: u64,
+    target: There<'_>,
+    head: &[u8],
+    body: &[u8],
+    out: &mut Outbox,
+) {
+    out.write_peer(peer, caller, 64 + 255 + head.len() + body.len(), |bytes| {
+        let at = message::start(bytes, Kind::Call, target.flag(), caller);
+        bytes.extend_from_slice(&reference.to_be_bytes());
+        target.put(bytes);
+        event::put_frame(bytes, head, body);
+        message::finish(bytes, at);
+    });
+}
+
+pub(super) fn write_reply(
+    peer: PeerId,
+    serial: u64,
+    reference: u64,
+    more: bool,
+    ct: Option<&str>,
+    body: &[u8],
+    out: &mut Outbox,
+) {
+    let ct = ct.unwrap_or("");
+    let flags = if more { message::REPLY_MORE } else { 0 };
+    out.write_peer(peer, serial, 32 + ct.len() + body.len(), |bytes| {
+        let at = message::start(bytes, Kind::Reply, flags, serial);
+        bytes.extend_from_slice(&reference.to_be_bytes());
+        bytes.push(u8::try_from(ct.len()).unwrap_or(0));
+        bytes.extend_from_slice(ct.as_bytes());
+        bytes.extend_from_slice(body);
+        message::finish(bytes, at);
+    });
 }
 
 fn write_raise(peer: PeerId, serial: u64, reference: u64, raised: &Raised, out: &mut Outbox) {

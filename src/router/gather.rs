@@ -30,13 +30,13 @@ pub(super) struct Gather {
 /// Which result of which gathering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
-    gather: u64,
-    index: usize,
+    pub(super) gather: u64,
+    pub(super) index: usize,
 }
 
 impl Router {
     /// The nodes that a command names: by default this one and every connected one.
-    fn asked_nodes(&self, nodes: Option<Keys<'_>>) -> Result<Vec<NodeName>, Failure> {
+    pub(super) fn asked_nodes(&self, nodes: Option<Keys<'_>>) -> Result<Vec<NodeName>, Failure> {
         let Some(nodes) = nodes else {
             let here = std::iter::once(self.me.name.clone());
             return Ok(here.chain(self.connected.keys().cloned()).collect());

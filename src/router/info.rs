@@ -231,6 +231,7 @@ impl Router {
                 match self.resolve(address)? {
                     Target::Here(serial) => serial,
                     Target::NoName(name) => return Err(super::send::no_name(name)),
+                    Target::NoGlobal(name) => return Err(super::send::no_global(name)),
                     _ => return Err(Failure::new("noproc", format!("{to} is dead"))),
                 }
             }
@@ -355,6 +356,7 @@ impl Router {
                 cbor::put_array(body, process.monitors.len());
                 for monitored in process.monitors.values() {
                     let text = match monitored {
+                        Monitored::Group(group) => format!("group:{group}"),
                         Monitored::Local { name: Some(name), .. } => name.to_string(),
                         Monitored::Local { serial, .. } => self.pid(*serial).to_string(),
                         Monitored::Remote { pid, .. } => pid.to_string(),

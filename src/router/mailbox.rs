@@ -27,6 +27,10 @@ pub enum Tag {
     Cancel,
     /// `down` of this monitor.
     Down(u64),
+    /// `group` of this monitor.
+    Group(u64),
+    /// `name_conflict`.
+    Name,
     /// `exit`.
     Exit,
     /// `nodeup` and `nodedown`.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
+use super::announced::{self, Key};
 use super::deliver::{Holder, Origin};
 use super::mailbox::Tag;
 use super::monitors::Watcher;
@@ -52,7 +53,7 @@ pub struct PeerHello {
 /// One accepted connection to another node.
 #[derive(Debug)]
 pub(super) struct Peer {
-    id: PeerId,
+    pub(super) id: PeerId,
     pub(super) node: Node,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) hidden: bool,
@@ -72,6 +73,12 @@ pub(super) struct Peer {
     pub(super) node_monitors: BTreeSet<(u64, u64)>,
     /// Our processes that its mailboxes hold.
     holds: BTreeMap<u64, Held>,
+    /// How much of what this node announces it has been told, and whether it has told all of its own.
+    pub(super) told: announced::Told,
+    pub(super) announced: bool,
+    /// What it announces: the length of each value.
+    pub(super) entries: BTreeMap<Key, usize>,
+    pub(super) entry_bytes: usize,
     /// Our calls of its processes that have not ended.
     pub(super) calls: BTreeSet<u64>,
     /// Its calls of our processes that have not ended: its number -> ours.
@@ -156,8 +163,6 @@ impl Router {
     /// A connection was accepted. Its nodeup follows the end of all earlier ones.
     pub fn on_peer_up(&mut self, now: Instant, peer: PeerId, hello: PeerHello, out: &mut Outbox) {
         out.open_peer(peer);
-        self.connected.insert(hello.node.name.clone(), peer);
-        self.routes += 1;
         self.peers.insert(
             peer,
             Peer {
@@ -174,6 +179,10 @@ impl Router {
                 watching: BTreeMap::new(),
                 node_monitors: BTreeSet::new(),
                 holds: BTreeMap::new(),
+                told: announced::Told::default(),
+                announced: false,
+                entries: BTreeMap::new(),
+                entry_bytes: 0,
                 calls: BTreeSet::new(),
                 serving: BTreeMap::new(),
                 asks: BTreeSet::new(),
@@ -184,8 +193,22 @@ impl Router {
                 heard: None,
             },
         );
-        self.work.push_back(Work::PeerUp { peer });
+        self.work.push_back(Work::Announce { peer });
         self.run_work(now, super::SLICE, out);
+    }
+
+    /// A peer has been told all that this node announces: what is sent to it from now on comes after that.
+    pub(super) fn peer_reachable(&mut self, peer: PeerId) {
+        if let Some(state) = self.peers.get(&peer) {
+            self.connected.insert(state.node.name.clone(), peer);
+            self.routes += 1;
+        }
+    }
+
+    /// Whether a peer has said all that it announces and its nodeup is still to be told: what it says next has to wait.
+    #[must_use]
+    pub fn is_waiting(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|state| state.announced && !state.up)
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only
@@ -211,6 +234,9 @@ impl Router {
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
     pub(super) fn peer_down_step(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
+        if self.forget_entry(peer, out) {
+            return true;
+        }
         if let Some(reference) = peer.calls.pop_first() {
             self.call_loses_peer(reference, peer.node.name.as_str(), out);
         } else if let Some((_, reference)) = peer.serving.pop_first() {
@@ -349,7 +375,10 @@ impl Router {
                     self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
                 }
             }
-            Kind::Call => self.on_call(now, peer, frame, out)?,
+            Kind::Call => self.on_call(peer, frame, out)?,
+            Kind::Rpc => self.on_rpc(peer, frame, out)?,
+            Kind::State => self.on_entry(peer, frame.flags, frame.payload, out)?,
+            Kind::Announced => self.on_announced(peer),
             Kind::Reply | Kind::Raise | Kind::Cancel | Kind::Took => {
                 self.on_call_frame(now, peer, kind, frame, out)?;
             }
@@ -785,14 +814,19 @@ impl<'a> Payload<'a> {
         Some(u32::from_be_bytes(*chunk))
     }
 
+    /// u16 length and text.
+    pub(super) fn text(&mut self) -> Option<&'a str> {
+        let (chunk, rest) = self.0.split_first_chunk::<2>()?;
+        let (text, rest) = rest.split_at_checked(u16::from_be_bytes(*chunk) as usize)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
     pub(super) fn target(&mut self, flags: u8) -> Option<There<'a>> {
         if flags & TARGET_NAME == 0 {
             return self.serial().map(There::Serial);
         }
-        let (chunk, rest) = self.0.split_first_chunk::<2>()?;
-        let (name, rest) = rest.split_at_checked(u16::from_be_bytes(*chunk) as usize)?;
-        self.0 = rest;
-        std::str::from_utf8(name).ok().map(There::Name)
+        self.text().map(There::Name)
     }
 
     fn reason(&mut self) -> Option<&'a str> {

@@ -37,6 +37,10 @@ pub(super) struct Process {
     pub(super) unlinking: BTreeMap<Pid, u64>,
     pub(super) monitors: BTreeMap<u64, Monitored>,
     pub(super) watchers: BTreeSet<Watcher>,
+    /// Its global names, its groups, the modules that it serves.
+    pub(super) globals: BTreeSet<Box<str>>,
+    pub(super) groups: BTreeSet<Box<str>>,
+    pub(super) modules: BTreeSet<Box<str>>,
     /// Calls of it that have not ended.
     pub(super) calling: BTreeSet<u64>,
     /// Calls to it that it has not answered.
@@ -125,6 +129,9 @@ impl Router {
             unlinking: BTreeMap::new(),
             monitors: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            globals: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            modules: BTreeSet::new(),
             calling: BTreeSet::new(),
             serving: BTreeSet::new(),
             unwanted: 0,
@@ -270,6 +277,7 @@ impl Router {
                 }
             }
             super::send::Target::NoName(name) => return Err(super::send::no_name(name)),
+            super::send::Target::NoGlobal(name) => return Err(super::send::no_global(name)),
             super::send::Target::There { peer, target } => {
                 Self::done(asker, out);
                 self.write_reason(
@@ -394,12 +402,18 @@ impl Router {
         let quiet = process.links.is_empty()
             && process.watchers.is_empty()
             && process.monitors.is_empty()
+            && process.globals.is_empty()
+            && process.groups.is_empty()
+            && process.modules.is_empty()
             && process.calling.is_empty()
             && process.serving.is_empty();
         if !quiet {
             self.work.push_back(Work::Death {
                 serial,
                 reason: reason.into(),
+                globals: process.globals,
+                groups: process.groups,
+                modules: process.modules,
                 serving: process.serving,
                 calling: process.calling,
                 links: process.links,

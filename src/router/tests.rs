@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test waits for real processes, in real time")]
 
+mod announced;
 mod bounds;
 mod calls;
 mod ends;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::info::Listing;
 use super::monitors::{Monitored, Watcher};
 use super::peers::{Peer, PeerId};
+use super::send::Spread;
 use super::{Outbox, Router};
 use crate::wire::id::Pid;
 
@@ -16,6 +17,9 @@ pub(super) enum Work {
     Death {
         serial: u64,
         reason: Box<str>,
+        globals: BTreeSet<Box<str>>,
+        groups: BTreeSet<Box<str>>,
+        modules: BTreeSet<Box<str>>,
         serving: BTreeSet<u64>,
         calling: BTreeSet<u64>,
         links: BTreeSet<Pid>,
@@ -26,7 +30,11 @@ pub(super) enum Work {
     SessionEnd { processes: BTreeSet<u64>, reason: Box<str> },
     /// A peer is gone; what it had here is still to hear of it.
     PeerDown { peer: Box<Peer>, reason: Box<str> },
-    /// A peer has come; its nodeup follows all that was before.
+    /// A peer has come; after all that was before, it hears what this node announces.
+    Announce { peer: PeerId },
+    /// A message for more processes than one hold of the lock may handle.
+    Spread(Spread),
+    /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId },
     /// A listing goes on.
     Listing(Listing),
@@ -55,6 +63,9 @@ impl Router {
             Work::Death {
                 serial,
                 reason,
+                mut globals,
+                mut groups,
+                mut modules,
                 mut serving,
                 mut calling,
                 mut links,
@@ -63,7 +74,13 @@ impl Router {
             } => {
                 while *budget > 0 {
                     *budget -= 1;
-                    if let Some(reference) = serving.pop_first() {
+                    if let Some(name) = globals.pop_first() {
+                        self.withdraw(&name, out);
+                    } else if let Some(group) = groups.pop_first() {
+                        self.dead_leaves(serial, &group, out);
+                    } else if let Some(module) = modules.pop_first() {
+                        self.serves_no_more(serial, &module, out);
+                    } else if let Some(reference) = serving.pop_first() {
                         self.served_dies(reference, &reason, out);
                     } else if let Some(reference) = calling.pop_first() {
                         let text = "the calling process died";
@@ -78,7 +95,18 @@ impl Router {
                         return None;
                     }
                 }
-                Some(Work::Death { serial, reason, serving, calling, links, watchers, monitors })
+                Some(Work::Death {
+                    serial,
+                    reason,
+                    globals,
+                    groups,
+                    modules,
+                    serving,
+                    calling,
+                    links,
+                    watchers,
+                    monitors,
+                })
             }
             Work::SessionEnd { mut processes, reason } => {
                 while *budget > 0 {
@@ -98,6 +126,11 @@ impl Router {
                 }
                 Some(Work::PeerDown { peer, reason })
             }
+            Work::Announce { peer } => {
+                out.peers_clear.push(peer);
+                (!self.announce_on(peer, budget, out)).then_some(Work::Announce { peer })
+            }
+            Work::Spread(spread) => self.spread_on(now, spread, budget, out).map(Work::Spread),
             Work::PeerUp { peer } => {
                 *budget -= 1;
                 self.tell_nodeup(peer, out);

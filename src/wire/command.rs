@@ -96,6 +96,20 @@ pub enum Mode {
     Lossy,
 }
 
+/// What happens when two processes are found to have the same global name: the older claim's word counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The older claim stays.
+    #[default]
+    KeepOldest,
+    /// The newer claim stays.
+    KeepNewest,
+    /// Neither stays.
+    Notify,
+    /// The older claim stays, and the other process exits `name_conflict`.
+    KillLoser,
+}
+
 /// Which session to take up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume<'a> {
@@ -232,22 +246,28 @@ pub enum Command<'a> {
         /// Its bounds.
         mailbox: MailboxOptions,
     },
-    /// `register {name, pid?, scope?}`
+    /// `register {name, pid?, scope?, on_conflict?}`
     Register {
         /// Which of the session's processes.
         pid: Option<&'a str>,
         /// The name.
         name: &'a str,
+        /// In the whole mesh, and what a conflict means; on this node when left out.
+        global: Option<OnConflict>,
     },
-    /// `unregister {name}`
+    /// `unregister {name, scope?}`
     Unregister {
         /// The name.
         name: &'a str,
+        /// In the whole mesh.
+        global: bool,
     },
-    /// `whereis {name, node?}`
+    /// `whereis {name, node?, scope?}`
     Whereis {
         /// The name.
         name: &'a str,
+        /// In the whole mesh.
+        global: bool,
         /// Where; here when left out.
         node: Option<&'a str>,
     },
@@ -331,6 +351,71 @@ pub enum Command<'a> {
     CancelTimer {
         /// As `send_after` answered.
         timer: u64,
+    },
+    /// `join {group, pid?}`
+    Join {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The group.
+        group: &'a str,
+    },
+    /// `leave {group, pid?}`
+    Leave {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The group.
+        group: &'a str,
+    },
+    /// `members {group, local?}`
+    Members {
+        /// The group.
+        group: &'a str,
+        /// Those of this node only.
+        local: bool,
+    },
+    /// `groups`
+    Groups,
+    /// `monitor_group {group, pid?}`
+    MonitorGroup {
+        /// Who hears of it.
+        pid: Option<&'a str>,
+        /// The group.
+        group: &'a str,
+    },
+    /// `serve {module, functions?, pid?}`
+    Serve {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The module.
+        module: &'a str,
+        /// Its functions; all there may be when left out.
+        functions: Option<Keys<'a>>,
+    },
+    /// `unserve {module, pid?}`
+    Unserve {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The module.
+        module: &'a str,
+    },
+    /// `modules`: what is served where
+    Modules,
+    /// `rpc {node | nodes, module, function, timeout_ms?, body, pid?}`
+    Rpc {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Which node; `any` is the nearest that serves it.
+        node: Option<&'a str>,
+        /// Which nodes: one result for each.
+        nodes: Option<Keys<'a>>,
+        /// The module.
+        module: &'a str,
+        /// The function.
+        function: &'a str,
+        /// Milliseconds until it ends as `timeout`.
+        timeout_ms: Option<u64>,
+        /// Nobody waits for what it gives.
+        cast: bool,
     },
     /// `receive {pid?, max?, timeout_ms?}`
     Receive {
@@ -462,7 +547,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 36] = [
+pub const OPS: [&str; 46] = [
     "hello",
     "self",
     "bye",
@@ -490,6 +575,16 @@ pub const OPS: [&str; 36] = [
     "multi_call",
     "reply",
     "raise",
+    "join",
+    "leave",
+    "members",
+    "groups",
+    "monitor_group",
+    "serve",
+    "unserve",
+    "modules",
+    "rpc",
+    "rpc_cast",
     "send_after",
     "cancel_timer",
     "receive",

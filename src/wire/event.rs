@@ -139,6 +139,8 @@ pub enum Said {
     Cast,
     /// `call`: a request that wants one.
     Call,
+    /// `rpc`: a call of a function.
+    Rpc,
 }
 
 impl Said {
@@ -149,6 +151,7 @@ impl Said {
             Self::Message => b"\x62ev\x67message",
             Self::Cast => b"\x62ev\x64cast",
             Self::Call => b"\x62ev\x64call",
+            Self::Rpc => b"\x62ev\x63rpc",
         }
     }
 }
@@ -171,6 +174,15 @@ pub fn put_said_head(
     if let Some(ct) = ct {
         out.extend_from_slice(b"\x62ct");
         cbor::put_text(out, ct);
+    }
+}
+
+/// Adds a text to a finished header of few members.
+pub fn put_member(head: &mut Vec<u8>, key: &str, text: &str) {
+    if let Some(pairs) = head.first_mut() {
+        *pairs += 1;
+        cbor::put_text(head, key);
+        cbor::put_text(head, text);
     }
 }
 
@@ -254,6 +266,13 @@ pub fn put_event_item(out: &mut Vec<u8>, frame: &[u8]) {
         return;
     };
     let start = out.len();
+    if let Some((before, noun)) = split_noun(head) {
+        // Its body has a name of its own.
+        out.extend_from_slice(before);
+        cbor::put_text(out, noun);
+        out.extend_from_slice(body);
+        return;
+    }
     out.extend_from_slice(head);
     if body.is_empty() || head.is_empty() {
         return;
@@ -265,6 +284,20 @@ pub fn put_event_item(out: &mut Vec<u8>, frame: &[u8]) {
     } else {
         cbor::put_bytes(out, body);
     }
+}
+
+/// What is before the last member of a header, if that one is `as`, and what it says.
+fn split_noun(head: &[u8]) -> Option<(&[u8], &str)> {
+    let mut reader = cbor::Reader::new(head);
+    let pairs = reader.map().ok()?;
+    for _ in 1..pairs {
+        reader.text().ok()?;
+        reader.skip().ok()?;
+    }
+    let before = head.len() - reader.rest().len();
+    (reader.text().ok()? == "as").then_some(())?;
+    let noun = reader.text().ok()?;
+    Some((&head[..before], noun))
 }
 
 fn has_content_type(head: &[u8]) -> bool {

@@ -97,6 +97,14 @@ pub enum Kind {
     Cancel = 0x23,
     /// The caller's app took so much of an answer in parts: u64 ref, u64 bytes.
     Took = 0x24,
+    /// A call of a function: u64 ref of the caller's node, u16 length and module, u16 length and function, then a
+    /// finished CBOR event frame without its `ref`.
+    Rpc = 0x25,
+    /// Something that the sender announces of itself: u8 class, u16 length and key, value; with [`STATE_GONE`] it is
+    /// taken back.
+    State = 0x26,
+    /// All that the sender has to announce has been said; `nodeup` follows. Empty.
+    Announced = 0x27,
 }
 
 impl Kind {
@@ -131,6 +139,9 @@ impl Kind {
             0x22 => Self::Raise,
             0x23 => Self::Cancel,
             0x24 => Self::Took,
+            0x25 => Self::Rpc,
+            0x26 => Self::State,
+            0x27 => Self::Announced,
             _ => return None,
         })
     }
@@ -145,6 +156,8 @@ pub const TARGET_NAME: u8 = 0x01;
 pub const SEND_LOSSY: u8 = 0x02;
 /// Flag of `Reply`: more of the answer follows.
 pub const REPLY_MORE: u8 = 0x01;
+/// Flag of `State`: the entry is no more.
+pub const STATE_GONE: u8 = 0x01;
 /// Flag of the first fragment.
 pub const FRAGMENT_FIRST: u8 = 0x01;
 /// Flag of the last fragment.

@@ -8,7 +8,7 @@ use pillion::router::peers::{PeerHello, PeerId};
 use pillion::router::sessions::SessionId;
 use pillion::router::{Limits, Outbox, Router};
 use pillion::wire::id::{Incarnation, Node};
-use pillion::wire::message::Frame;
+use pillion::wire::message::{Frame, Kind, bare_frame};
 
 /// The incarnation of every node here.
 pub(crate) const RUN: u64 = 0x019b_3f0c_2a4e_5f3c;
@@ -84,6 +84,9 @@ impl Paper {
             address: ([192, 0, 2, 7], 50_000).into(),
         };
         self.router.on_peer_up(self.now, PEER, hello, &mut self.out);
+        self.pass(Duration::ZERO);
+        self.towards_peer();
+        self.hear_peer(&bare_frame(Kind::Announced));
         self.pass(Duration::ZERO);
     }
 

@@ -177,12 +177,24 @@ impl Pair {
     }
 
     pub(super) fn of(a: Paper, b: Paper) -> Self {
-        let mut pair = Self { a, b, connection: 1_000 };
+        let mut pair = Self::apart(a, b);
         pair.join();
         pair
     }
 
+    pub(super) fn apart(a: Paper, b: Paper) -> Self {
+        Self { a, b, connection: 1_000 }
+    }
+
     pub(super) fn join(&mut self) {
+        self.begin();
+        self.a.work();
+        self.b.work();
+        self.carry();
+    }
+
+    /// The connection is accepted; what both announce is still to be told, a first slice aside.
+    pub(super) fn begin(&mut self) {
         self.connection += 1;
         let hello = |paper: &Paper| PeerHello {
             node: paper.router.me().clone(),
@@ -194,8 +206,6 @@ impl Pair {
         let (a, b) = (hello(&self.a), hello(&self.b));
         self.a.router.on_peer_up(self.a.now, self.connection, b, &mut self.a.out);
         self.b.router.on_peer_up(self.b.now, self.connection, a, &mut self.b.out);
-        self.a.work();
-        self.b.work();
     }
 
     pub(super) fn connection(&self) -> PeerId {

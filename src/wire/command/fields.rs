@@ -2,7 +2,7 @@
 
 use super::{
     CT_BYTES_MAX, Command, Delivery, Keys, LABEL_BYTES_MAX, MailboxOptions, Mode, NUMBER_MAX, OPS,
-    Overflow, REASON_BYTES_MAX, Refused, Resume, WORDS_BYTES_MAX,
+    OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume, WORDS_BYTES_MAX,
 };
 use crate::wire::cbor::{Reader, Value};
 
@@ -30,6 +30,12 @@ pub(super) struct Fields<'a> {
     class: Option<&'a str>,
     stack: Option<&'a str>,
     more: Option<bool>,
+    group: Option<&'a str>,
+    module: Option<&'a str>,
+    function: Option<&'a str>,
+    functions: Option<Value<'a>>,
+    local: Option<bool>,
+    on_conflict: Option<&'a str>,
     version: Option<u64>,
     grace_ms: Option<u64>,
     timeout_ms: Option<u64>,
@@ -132,6 +138,12 @@ impl<'a> Fields<'a> {
             "nodes" => once(&mut self.nodes, key, value),
             "class" => once(&mut self.class, key, text(key, value)?),
             "stack" => once(&mut self.stack, key, text(key, value)?),
+            "group" => once(&mut self.group, key, text(key, value)?),
+            "module" => once(&mut self.module, key, text(key, value)?),
+            "function" => once(&mut self.function, key, text(key, value)?),
+            "functions" => once(&mut self.functions, key, value),
+            "local" => once(&mut self.local, key, boolean(key, value)?),
+            "on_conflict" => once(&mut self.on_conflict, key, text(key, value)?),
             "more" => once(&mut self.more, key, boolean(key, value)?),
             "version" => once(&mut self.version, key, number(key, value)?),
             "grace_ms" => once(&mut self.grace_ms, key, number(key, value)?),
@@ -213,16 +225,59 @@ impl<'a> Fields<'a> {
                 mailbox: self.mailbox.map(mailbox).transpose()?.unwrap_or_default(),
             },
             "register" => {
-                self.local_scope(op)?;
-                Command::Register { pid: self.pid, name: need(op, "name", self.name)? }
+                let (name, global) = self.scoped(op)?;
+                let on_conflict = self.on_conflict()?;
+                if !global && self.on_conflict.is_some() {
+                    return Err(Refused::badarg("`on_conflict` is for the scope global"));
+                }
+                Command::Register { pid: self.pid, name, global: global.then_some(on_conflict) }
             }
             "unregister" => {
-                self.local_scope(op)?;
-                Command::Unregister { name: need(op, "name", self.name)? }
+                let (name, global) = self.scoped(op)?;
+                Command::Unregister { name, global }
             }
             "whereis" => {
-                self.local_scope(op)?;
-                Command::Whereis { name: need(op, "name", self.name)?, node: self.node }
+                let (name, global) = self.scoped(op)?;
+                if global && self.node.is_some() {
+                    return Err(Refused::badarg("a global name is on no `node`; leave it out"));
+                }
+                Command::Whereis { name, global, node: self.node }
+            }
+            "join" => Command::Join { pid: self.pid, group: need(op, "group", self.group)? },
+            "leave" => Command::Leave { pid: self.pid, group: need(op, "group", self.group)? },
+            "members" => Command::Members {
+                group: need(op, "group", self.group)?,
+                local: self.local.unwrap_or(false),
+            },
+            "groups" => Command::Groups,
+            "monitor_group" => {
+                Command::MonitorGroup { pid: self.pid, group: need(op, "group", self.group)? }
+            }
+            "serve" => Command::Serve {
+                pid: self.pid,
+                module: need(op, "module", self.module)?,
+                functions: self.functions.map(|v| Keys::read("functions", v)).transpose()?,
+            },
+            "unserve" => {
+                Command::Unserve { pid: self.pid, module: need(op, "module", self.module)? }
+            }
+            "modules" => Command::Modules,
+            "rpc" | "rpc_cast" => {
+                let nodes = self.nodes()?;
+                if nodes.is_some() == self.node.is_some() {
+                    return Err(Refused::badarg(format!(
+                        "`{op}` needs either `node` (a name or any) or `nodes`"
+                    )));
+                }
+                Command::Rpc {
+                    pid: self.pid,
+                    node: self.node,
+                    nodes,
+                    module: need(op, "module", self.module)?,
+                    function: need(op, "function", self.function)?,
+                    timeout_ms: self.timeout_ms,
+                    cast: op == "rpc_cast",
+                }
             }
             "registered" => Command::Registered,
             "cast" => {
@@ -301,16 +356,25 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn local_scope(&self, op: &str) -> Result<(), Refused> {
+    /// The name, and whether it is one of the whole mesh.
+    fn scoped(&self, op: &str) -> Result<(&'a str, bool), Refused> {
+        let name = need(op, "name", self.name)?;
         match self.scope {
-            None | Some("local") => Ok(()),
-            Some("global") => Err(Refused {
-                code: "unsupported",
-                message: format!(
-                    "`{op}` knows the scope local only; global names are not in this version"
-                ),
-            }),
-            Some(_) => Err(Refused::badarg("`scope` is local")),
+            None | Some("local") => Ok((name, false)),
+            Some("global") => Ok((name, true)),
+            Some(_) => Err(Refused::badarg("`scope` is local or global")),
+        }
+    }
+
+    fn on_conflict(&self) -> Result<OnConflict, Refused> {
+        match self.on_conflict {
+            None | Some("keep_oldest") => Ok(OnConflict::KeepOldest),
+            Some("keep_newest") => Ok(OnConflict::KeepNewest),
+            Some("notify") => Ok(OnConflict::Notify),
+            Some("kill_loser") => Ok(OnConflict::KillLoser),
+            Some(_) => Err(Refused::badarg(
+                "`on_conflict` is keep_oldest, keep_newest, notify or kill_loser",
+            )),
         }
     }
 }
