@@ -14,7 +14,6 @@
 //! What a newcomer gets wrong: a strategy's set only ever *adds* dials. Nothing here closes a connection because a
 //! strategy no longer sees its node.
 
-mod backoff;
 mod hearsay;
 mod listen;
 mod notices;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
     self, Claim, Config, Host, LocalDir, LocalDirError, Machine, Profile, Trust, claim_base,
 };
@@ -31,8 +32,9 @@ use crate::wire::message::PROTOCOL_MAX;
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How often polling strategies look.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// First and longest pause before a failed strategy is started again.
-const STRATEGY_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// The pauses before a failed strategy is started again.
+const STRATEGY_WAITS: Waits =
+    Waits { first: Duration::from_millis(500), cap: Duration::from_secs(60) };
 /// How long the tasks may take to end once they were asked.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -373,8 +375,7 @@ async fn keep_looking(
     mut shutdown: shutdown::Shutdown,
     seed: u64,
 ) {
-    let mut pause = STRATEGY_PAUSE.0;
-    let mut jitter = seed | 1;
+    let (mut backoff, mut rng) = (Backoff::default(), Rng::new(seed));
     loop {
         let announcement = announced.borrow_and_update().clone();
         let started = Instant::now();
@@ -388,22 +389,14 @@ async fn keep_looking(
             reporter.unwell(error.to_string());
             tracing::warn!("strategy {}: {error}; trying again", strategy.name());
         }
-        if started.elapsed() >= STRATEGY_PAUSE.1 {
+        if started.elapsed() >= STRATEGY_WAITS.cap {
             // It was well for long: what failed before says nothing of this failure.
-            pause = STRATEGY_PAUSE.0;
+            backoff.reset();
         }
-        // xorshift: half to one and a half of the pause.
-        jitter ^= jitter << 13;
-        jitter ^= jitter >> 7;
-        jitter ^= jitter << 17;
-        let half = pause / 2;
-        let waited = half + pause * u32::try_from(jitter % 1000).unwrap_or(0) / 1000;
-        tokio::select! {
-            biased;
-            () = shutdown.asked() => return,
-            () = tokio::time::sleep(waited) => {}
+        let wait = backoff.next(STRATEGY_WAITS, &mut rng);
+        if shutdown.asked_within(wait).await {
+            return;
         }
-        pause = (pause * 2).min(STRATEGY_PAUSE.1);
     }
 }
 
@@ -414,12 +407,7 @@ async fn keep_reloading(
     mut shutdown: shutdown::Shutdown,
 ) {
     let mut told = String::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.asked() => return,
-            () = tokio::time::sleep(RELOAD_EVERY) => {}
-        }
+    while !shutdown.asked_within(RELOAD_EVERY).await {
         match tls.reload() {
             Ok(true) => {
                 told.clear();
@@ -497,8 +485,8 @@ mod tests {
         let _ = tokio::time::timeout(Duration::from_secs(3 * 3600), looking).await;
         let starts = starts.lock().expect("no panic").clone();
         let pause = |run: usize| starts[run] - starts[run - 1];
-        assert!(pause(10) >= STRATEGY_PAUSE.1 / 2, "{:?}", pause(10));
+        assert!(pause(10) >= STRATEGY_WAITS.cap / 2, "{:?}", pause(10));
         let after = pause(11).saturating_sub(Duration::from_secs(3600));
-        assert!(after <= 2 * STRATEGY_PAUSE.0, "{after:?}");
+        assert!(after <= STRATEGY_WAITS.first, "{after:?}");
     }
 }
