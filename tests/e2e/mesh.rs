@@ -1,7 +1,11 @@
 //! How nodes find each other, whom they refuse, and how soon an end is noticed.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -384,7 +388,6 @@ fn three_nodes_started_at_once_agree_on_one_cookie() {
 
 #[test]
 fn strangers_at_the_mesh_port_are_closed_and_take_nothing() {
-    use std::io::{Read, Write};
     let place = Place::new();
     let (mut a, b) = (place.start("a", &[]), place.start("b", &[]));
     let address = a.address();
@@ -410,4 +413,53 @@ fn strangers_at_the_mesh_port_are_closed_and_take_nothing() {
         assert!(after < before + (8 << 20), "{before} bytes became {after}");
     }
     assert_eq!(a.json().connected(), ["b@t"]);
+}
+
+#[test]
+fn two_hundred_strangers_that_stay_do_not_keep_a_peer_out_and_cost_little() {
+    const STRANGERS: usize = 200;
+    let place = Place::new();
+    let mut a = place.start("a", &["--strategy", "none"]);
+    let address = a.address();
+    let before = a.resident();
+    let held = Arc::new(AtomicUsize::new(0));
+    // A ClientHello of 64 KiB that never ends: records of a handshake, all but the end of it.
+    let mut endless = Vec::new();
+    for piece in 0..4 {
+        endless.extend_from_slice(&[0x16, 3, 1, 0x3f, 0xc0]);
+        let begin = endless.len();
+        endless.extend_from_slice(if piece == 0 { &[1, 0, 0xff, 0xf0] } else { &[0; 4] });
+        endless.resize(begin + 0x3fc0, 0);
+    }
+    for stranger in 0..STRANGERS {
+        let (address, held) = (address.clone(), Arc::clone(&held));
+        let words = if stranger % 2 == 0 { Vec::new() } else { endless.clone() };
+        // Each comes back whenever it is closed, until the node is gone.
+        std::thread::spawn(move || {
+            while let Ok(mut stream) = TcpStream::connect(&address) {
+                held.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.write_all(&words);
+                let _ = stream.read(&mut [0]);
+            }
+        });
+    }
+    eventually("all of them are there", || held.load(Ordering::Relaxed) >= STRANGERS);
+    // More than once: the node is a member among them each time.
+    for name in ["b", "c", "d"] {
+        let since = Instant::now();
+        let node = place.start(name, &["--strategy", "none", "--join", &address]);
+        node.json().meets(&[&a]);
+        let took = since.elapsed();
+        println!("{name} joined in {took:?}");
+        assert!(took < PATIENCE / 3, "{name} joined in {took:?}");
+    }
+    if let Ok(files) = fs::read_dir(format!("/proc/{}/fd", a.pid())) {
+        let open = files.count();
+        assert!(open < 128, "{open} files are open");
+    }
+    if let (Some(before), Some(after)) = (before, a.resident()) {
+        println!("{before} bytes became {after}");
+        assert!(after < before + (12 << 20), "{before} bytes became {after}");
+    }
+    assert!(a.lives());
 }

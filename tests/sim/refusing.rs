@@ -176,5 +176,5 @@ fn strangers_that_hold_every_place_do_not_keep_a_peer_out_for_long() {
     });
     world.pass(Duration::from_millis(200));
     world.list("b", &["a"]);
-    world.until("connection", Duration::from_secs(12), |w| w.are_joined("a", "b"));
+    world.until("connection", Duration::from_secs(2), |w| w.are_joined("a", "b"));
 }
