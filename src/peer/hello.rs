@@ -98,7 +98,10 @@ async fn read<S>(context: &Context, stream: &mut S) -> Result<Hello, Problem>
 where
     S: AsyncRead + Unpin,
 {
-    let frame = expect_frame(read_frame(stream, HELLO_BYTES_MAX).await, &context.mesh)?;
+    let mut frame = expect_frame(read_frame(stream, HELLO_BYTES_MAX).await, &context.mesh)?;
+    while Kind::is_skipped(frame.kind) {
+        frame = expect_frame(read_frame(stream, HELLO_BYTES_MAX).await, &context.mesh)?;
+    }
     if frame.kind != Kind::Hello as u8 {
         return Err(FrameError::Malformed("hello").into());
     }
