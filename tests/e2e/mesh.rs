@@ -463,3 +463,22 @@ fn two_hundred_strangers_that_stay_do_not_keep_a_peer_out_and_cost_little() {
     }
     assert!(a.lives());
 }
+
+#[test]
+fn an_app_that_is_no_operator_makes_no_connection_by_a_ping() {
+    let place = Place::new();
+    let a = place.start("a", &["--strategy", "none", "--socket-mode", "0666"]);
+    let b = place.start("b", &["--strategy", "none"]);
+    for dialect in DIALECTS {
+        let mut operator = App::connect(&a.socket.with_extension("operator.sock"), dialect);
+        let mut app = a.app(dialect);
+        let ping = || json!({"op": "ping", "node": "b@t"});
+        assert_eq!(operator.ok(json!({"op": "connect", "to": b.address()}))["result"], true);
+        assert_eq!(app.ok(ping())["result"], "pong");
+        assert_eq!(operator.ok(json!({"op": "disconnect", "node": "b@t"}))["result"], true);
+        assert_eq!(app.ok(ping())["result"], "pang");
+        assert_eq!(app.connected(), Vec::<String>::new());
+        assert_eq!(operator.ok(ping())["result"], "pong");
+        assert_eq!(app.ok(ping())["result"], "pong");
+    }
+}

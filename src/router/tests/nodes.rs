@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::support::{Pair, Paper};
+use crate::router::nodes::MeshRequest;
 
 #[test]
 fn nodeup_comes_before_anything_of_the_connection_and_nodedown_after_all_of_it() {
@@ -49,6 +50,21 @@ fn a_node_is_monitored_once_for_each_time() {
     assert_eq!(pair.a.events(app).len(), 2);
     pair.a.ask(app, json!({"op": "monitor_node", "node": name}));
     assert_eq!(pair.a.events(app)[0]["reason"], "noconnection");
+}
+
+#[test]
+fn a_ping_of_a_node_that_is_not_connected_connects_for_an_operator_only() {
+    let mut pair = Pair::new();
+    let (operator, other) = (pair.a.open(), pair.a.open_as(false));
+    let b = pair.b.name();
+    let ping = json!({"op": "ping", "node": b});
+    assert_eq!(pair.ask_across(other, ping.clone())["result"], "pong");
+    pair.cut();
+    assert_eq!(pair.a.ask(other, ping.clone())["result"], "pang");
+    assert!(pair.a.out.requests.is_empty(), "{:?}", pair.a.out.requests);
+    pair.a.tell(operator, &json!({"op": "ping", "node": b, "id": 1}));
+    let connect = pair.a.out.requests.pop_front();
+    assert!(matches!(connect, Some(MeshRequest::Connect { to, .. }) if to == b));
 }
 
 #[test]
