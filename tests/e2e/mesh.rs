@@ -482,3 +482,33 @@ fn an_app_that_is_no_operator_makes_no_connection_by_a_ping() {
         assert_eq!(app.ok(ping())["result"], "pong");
     }
 }
+
+#[test]
+fn whatever_ends_a_node_its_nodedown_comes_before_the_nodeup_of_its_next_run() {
+    let (place, elsewhere) = (Place::new(), Place::new());
+    let a = place.start("a", &["--strategy", "none", "--profile", "wan"]);
+    let join = a.address();
+    let cookie = place.path().join("h/.config/pillion/cookie");
+    let args = ["--strategy", "none", "--join", &join, "--cookie-file", cookie.to_str().unwrap()];
+    let mut app = a.json();
+    app.ok(json!({"op": "monitor_nodes", "on": true}));
+    let mut b = place.start("b", &args);
+    let mut up = app.event();
+    for signal in [Signal::KILL, Signal::TERM, Signal::STOP] {
+        b.signal(signal);
+        let next = if signal == Signal::STOP {
+            // The old one is frozen, neither gone nor heard: the new one comes from another machine.
+            elsewhere.start("b", &args)
+        } else {
+            b.ended();
+            place.start("b", &args)
+        };
+        let (down, again) = (app.event(), app.event());
+        assert_eq!((&up["ev"], &up["node"]), (&json!("nodeup"), &json!("b@t")));
+        assert_eq!((&down["ev"], &down["incarnation"]), (&json!("nodedown"), &up["incarnation"]));
+        assert_eq!((&again["ev"], &again["node"]), (&json!("nodeup"), &json!("b@t")));
+        assert_ne!(again["incarnation"], up["incarnation"]);
+        (b, up) = (next, again);
+    }
+    app.nothing();
+}
