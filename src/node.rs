@@ -159,10 +159,15 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     let trust = trust(&config.trust)?;
     let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
     let (listener, listen) = bind(&config).await?;
+    let advertised: Vec<SocketAddr> = config
+        .advertise
+        .iter()
+        .map(|address| SocketAddr::new(address.ip, address.port.unwrap_or(listen.port())))
+        .collect();
     hub.set_self(SelfSeen {
         labels: config.labels.clone(),
         hidden: config.hidden,
-        addresses: vec![listen.to_string()],
+        addresses: std::iter::once(&listen).chain(&advertised).map(ToString::to_string).collect(),
     });
     let (announce, announced) = watch::channel(Announcement {
         mesh: config.mesh.as_str().to_owned(),
@@ -190,7 +195,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     tasks.spawn(keep_reloading(tls.clone(), announce, mesh_shutdown.clone()));
     let options = MeshOptions {
         mesh: config.mesh.as_str().to_owned(),
-        advertised: Vec::new(),
+        advertised,
         labels: config.labels.clone(),
         hidden: config.hidden,
         profile: profile(config.profile),

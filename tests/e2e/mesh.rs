@@ -484,6 +484,30 @@ fn an_app_that_is_no_operator_makes_no_connection_by_a_ping() {
 }
 
 #[test]
+fn what_a_node_advertises_is_told_to_its_peers_and_to_theirs() {
+    let place = Place::new();
+    let given = ["--advertise", "203.0.113.7:9", "--advertise", "2001:db8::7"];
+    let a = place.start("a", &[&["--strategy", "none"][..], &given].concat());
+    let port = a.address().rsplit(':').next().unwrap().to_owned();
+    let b = place.start("b", &["--strategy", "none", "--join", &a.address()]);
+    let c = place.start("c", &["--strategy", "none", "--join", &b.address()]);
+    for (node, state) in [(&a, "self"), (&b, "connected"), (&c, "connected")] {
+        let mut app = node.json();
+        if node.node != a.node {
+            app.meets(&[&a]);
+        }
+        let nodes = app.ok(json!({"op": "nodes", "state": state}))["nodes"].take();
+        let listed = nodes.as_array().unwrap().iter().find(|node| node["node"] == "a@t").unwrap();
+        let addresses: Vec<&str> =
+            listed["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+        // Without a port it is the one it listens on.
+        for told in ["203.0.113.7:9", &format!("[2001:db8::7]:{port}"), &a.address()] {
+            assert!(addresses.contains(&told), "{}: {told} of {addresses:?}", node.node);
+        }
+    }
+}
+
+#[test]
 fn whatever_ends_a_node_its_nodedown_comes_before_the_nodeup_of_its_next_run() {
     let (place, elsewhere) = (Place::new(), Place::new());
     let a = place.start("a", &["--strategy", "none", "--profile", "wan"]);
