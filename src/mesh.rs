@@ -79,10 +79,6 @@ pub struct MeshOptions {
     pub hidden: bool,
     /// How soon a silent peer is down.
     pub profile: Profile,
-    /// What this build can do beside the protocol.
-    pub features: Vec<String>,
-    /// False for a node without a network: every request is answered `ignored`.
-    pub network: bool,
     /// For jitter.
     pub seed: u64,
 }
@@ -100,9 +96,6 @@ pub async fn run<T: Transport>(
     reports: Vec<(String, watch::Receiver<Report>)>,
     mut shutdown: Shutdown,
 ) {
-    if !options.network {
-        return requests::ignore_all(&hub, shutdown).await;
-    }
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
     loop {
         mesh.act();
@@ -216,7 +209,6 @@ impl<T: Transport> Mesh<T> {
             me: me.clone(),
             labels: options.labels,
             hidden: options.hidden,
-            features: options.features,
             profile: options.profile,
             listens,
             held: Mutex::default(),

@@ -199,8 +199,6 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         labels: config.labels.clone(),
         hidden: config.hidden,
         profile: profile(config.profile),
-        features: Vec::new(),
-        network: true,
         seed: me.incarnation.0,
     };
     tasks.spawn(mesh::run(

@@ -57,7 +57,6 @@ pub(crate) struct Context {
     pub me: Node,
     pub labels: BTreeMap<String, String>,
     pub hidden: bool,
-    pub features: Vec<String>,
     pub profile: Profile,
     /// Where this node listens, unspecified addresses as they are.
     pub listens: Vec<SocketAddr>,

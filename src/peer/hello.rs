@@ -80,7 +80,8 @@ where
     let hello = Hello {
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
-        features: context.features.clone(),
+        // Nothing yet that is not in the protocol itself.
+        features: Vec::new(),
         mesh: context.mesh.clone(),
         node: context.me.name.to_string(),
         incarnation: context.me.incarnation.0,

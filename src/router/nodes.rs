@@ -64,8 +64,6 @@ pub enum MeshAnswer {
     True,
     /// Not.
     False,
-    /// This node has no network.
-    Ignored,
     /// Could not even try.
     Failed {
         /// A code of the app protocol.
@@ -293,7 +291,6 @@ impl Router {
             (MeshQuestion::Ping(..), _) => head.text("result", "pang"),
             (_, MeshAnswer::True) => head.bool("result", true),
             (_, MeshAnswer::False) => head.bool("result", false),
-            (_, MeshAnswer::Ignored) => head.text("result", "ignored"),
             (_, MeshAnswer::Failed { code, message }) => {
                 Head::error(asked.id.id(), code, &message, false)
             }
