@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
-    self, Claim, Config, Host, LocalDir, LocalDirError, Machine, Profile, Trust, claim_base,
+    self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, Trust,
+    claim_base,
 };
 use crate::hub::Hub;
 use crate::mesh::{self, MeshOptions};
@@ -48,6 +49,14 @@ pub enum NodeError {
     /// There is no app socket to be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The app socket is that of another node, which the environment names for its apps.
+    #[error(
+        "PILLION_SOCKET is set to {path}, the socket of a node that runs: it was meant for the apps of that node. Unset it, or pass --socket, to start another node here"
+    )]
+    Inherited {
+        /// The socket of that node.
+        path: PathBuf,
+    },
     /// There is no TLS to be had.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -139,7 +148,8 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         Some(path) => path.clone(),
         None => dir.socket(&config.mesh, &claim.base)?,
     };
-    let socket = Socket::bind(&path, config.socket_mode)?;
+    let socket =
+        Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
     let operators = operator_socket(&path, config.socket_mode)?;
     let strategies = strategies(&config, &dir.registry(&config.mesh)?)?;
 
@@ -274,6 +284,18 @@ impl Running {
         if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
             tracing::warn!("some tasks did not end within {END_WITHIN:?}; they are dropped");
         }
+    }
+}
+
+/// `pillion run` and people set `PILLION_SOCKET` for apps; a node that is started there would take it for its own. That
+/// is right where nobody serves it, so only the clash is told apart.
+fn inherited(error: SocketError, config: &Config) -> NodeError {
+    let origin = config.shown.get(&Key::Socket).map(|shown| &shown.origin);
+    match error {
+        SocketError::Taken { path } if matches!(origin, Some(Origin::Variable(_))) => {
+            NodeError::Inherited { path }
+        }
+        error => error.into(),
     }
 }
 

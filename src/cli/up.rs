@@ -206,9 +206,10 @@ impl From<NodeError> for Failure {
             NodeError::LocalDir(LocalDirError::SocketPath(_))
             | NodeError::Socket(SocketError::PathTooLong { .. })
             | NodeError::Strategy { .. } => Exit::Usage,
-            NodeError::LocalDir(_) | NodeError::Socket(_) | NodeError::Listen { .. } => {
-                Exit::CannotCreate
-            }
+            NodeError::LocalDir(_)
+            | NodeError::Socket(_)
+            | NodeError::Inherited { .. }
+            | NodeError::Listen { .. } => Exit::CannotCreate,
             NodeError::Tls(_) => Exit::Data,
             NodeError::Io { .. } => Exit::Internal,
         };

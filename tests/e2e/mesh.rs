@@ -508,6 +508,36 @@ fn what_a_node_advertises_is_told_to_its_peers_and_to_theirs() {
 }
 
 #[test]
+fn a_shell_of_a_running_node_is_told_why_no_second_one_starts_there() {
+    let place = Place::new();
+    let mut a = place.start("a", &["--strategy", "none"]);
+    let run = || {
+        let mut command = place.command("b", &[]);
+        let program = command.get_program().to_owned();
+        command = std::process::Command::new(program);
+        command.env_clear().current_dir(place.path());
+        command.env("PILLION_DIR", place.path().join("p")).env("HOME", place.path().join("h"));
+        command.args(["run", "--name", "b@t", "--strategy", "none", "--", "true"]);
+        command
+    };
+    for mut command in [place.command("b", &[]), run()] {
+        // As `pillion run` gives them to an app.
+        command.env("PILLION_SOCKET", &a.socket).env("PILLION_NODE", "a@t");
+        let log = place.path().join("b-refused.log");
+        let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        assert!(!crate::support::wait(&mut child).success());
+        let said = fs::read_to_string(&log).unwrap();
+        for word in ["PILLION_SOCKET is set", a.socket.to_str().unwrap(), "nset it", "--socket"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    assert!(a.lives());
+    // Asked for by a flag it is not the environment's fault.
+    let (status, said) = place.refused("b", &["--socket", a.socket.to_str().unwrap()]);
+    assert!(!status.success() && !said.contains("PILLION_SOCKET"), "{said}");
+}
+
+#[test]
 fn whatever_ends_a_node_its_nodedown_comes_before_the_nodeup_of_its_next_run() {
     let (place, elsewhere) = (Place::new(), Place::new());
     let a = place.start("a", &["--strategy", "none", "--profile", "wan"]);
