@@ -64,8 +64,6 @@ pub enum MeshAnswer {
     True,
     /// Not.
     False,
-    /// This node has no network.
-    Ignored,
     /// Could not even try.
     Failed {
         /// A code of the app protocol.
@@ -194,6 +192,9 @@ impl Router {
             answer(out, asker.session, &Head::ok(id).text("result", "pong"), &[]);
         } else if self.connected.contains_key(&node) {
             self.ask(asker, &node, Ask::Ping, timeout, out)?;
+        } else if self.needs_operator(asker.session, "connect").is_err() {
+            // A ping connects, and connecting is for operators.
+            answer(out, asker.session, &Head::ok(id).text("result", "pang"), &[]);
         } else {
             let to = node.to_string();
             self.ask_mesh(asker, MeshQuestion::Ping(node, timeout), timeout, out, |token| {
@@ -290,7 +291,6 @@ impl Router {
             (MeshQuestion::Ping(..), _) => head.text("result", "pang"),
             (_, MeshAnswer::True) => head.bool("result", true),
             (_, MeshAnswer::False) => head.bool("result", false),
-            (_, MeshAnswer::Ignored) => head.text("result", "ignored"),
             (_, MeshAnswer::Failed { code, message }) => {
                 Head::error(asked.id.id(), code, &message, false)
             }

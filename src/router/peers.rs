@@ -298,7 +298,7 @@ impl Router {
         out: &mut Outbox,
     ) -> Result<(), FrameError> {
         let Some(kind) = Kind::from_u8(frame.kind) else {
-            return if frame.kind >= 0x80 {
+            return if Kind::is_skipped(frame.kind) {
                 Ok(())
             } else {
                 Err(FrameError::UnknownKind(frame.kind))
@@ -394,8 +394,10 @@ impl Router {
             }
             Kind::Ask => {
                 let number = payload.serial().ok_or(FrameError::Malformed("ask"))?;
-                let ask: Ask = Frame { payload: payload.0, ..frame }.cbor("ask")?;
-                self.on_ask(now, peer, number, ask, out);
+                match Ask::read(payload.0)? {
+                    Some(ask) => self.on_ask(now, peer, number, ask, out),
+                    None => self.unknown_ask(peer, number, out),
+                }
             }
             Kind::Tell => {
                 let number = payload.serial().ok_or(FrameError::Malformed("tell"))?;
@@ -605,6 +607,13 @@ impl Router {
             let head = Head::error(asked.id.id(), failure.code, &failure.message, false);
             answer(out, asked.session, &head, &[]);
         }
+    }
+
+    /// Another node asks what this version does not know. It is told so, and both go on.
+    fn unknown_ask(&self, peer: PeerId, number: u64, out: &mut Outbox) {
+        let text =
+            format!("{} runs a version that does not know this question: update it", self.me.name);
+        write_tell(peer, number, &Err(Failure::new("unsupported", text)), out);
     }
 
     /// Another node asks something of this one.

@@ -87,7 +87,7 @@ pub(super) const MANUAL: [Entry; 26] = [
         "connect",
         "TO",
         "connects to a node",
-        "TO is a node's name or host:port. Answers true, false, or ignored where there is no network.",
+        "TO is a node's name or host:port. Answers true or false.",
     ),
     entry("disconnect", "NODE", "disconnects from a node, and stays away from it", ""),
     entry(

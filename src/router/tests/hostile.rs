@@ -152,6 +152,80 @@ fn a_peer_that_holds_and_never_lets_go_holds_for_two_send_timeouts() {
     assert!(node.router.may_read(app, &node.out));
 }
 
+/// What the node answers to a question of a peer.
+fn told(node: &mut Paper, peer: u64, ask: &[u8]) -> Result<(String, String), FrameError> {
+    let payload = [&9_u64.to_be_bytes(), ask].concat();
+    hear(node, peer, &frame(Kind::Ask, 0, 0, &payload))?;
+    let mut bytes = Vec::new();
+    node.out.take_peer(peer, &mut bytes);
+    let (answer, _) = Frame::cut(&bytes, 1 << 20)?.expect("an answer");
+    assert_eq!((answer.kind, &answer.payload[..8]), (Kind::Tell as u8, &payload[..8]));
+    Ok(match message::Told::read(&answer.payload[8..])? {
+        message::Told::Ok(item) => ("ok".to_owned(), format!("{item:02x?}")),
+        message::Told::Error { code, message } => (code.to_owned(), message.to_owned()),
+    })
+}
+
+#[test]
+fn a_question_of_a_later_version_is_answered_unsupported_and_the_connection_goes_on() {
+    let (mut node, .., peer) = with_peer();
+    let later: [&[u8]; 5] = [
+        b"\x67whatsup",
+        b"\xa1\x67whatsup\xa1\x61x\x01",
+        b"\xa1\x67whatsup\x9f\x01\xff",
+        // A known word that has come to mean something else.
+        b"\xa1\x67whereis\x82\x01\x02",
+        b"\x01",
+    ];
+    for ask in later {
+        let (code, words) = told(&mut node, peer, ask).expect("an answer");
+        assert_eq!(code, "unsupported", "{ask:02x?}");
+        assert!(words.contains("a@paper") && words.contains("update"), "{words}");
+    }
+    // Members that are not known are passed over.
+    let ping = b"\xa1\x64ping\xa1\x61x\x01";
+    assert_eq!(told(&mut node, peer, ping).expect("an answer").0, "ok");
+    let whereis = b"\xa1\x67whereis\xa2\x64name\x61x\x63new\x01";
+    assert_eq!(told(&mut node, peer, whereis).expect("an answer").0, "ok");
+    assert_eq!(told(&mut node, peer, b"\x64ping").expect("an answer").0, "ok");
+    for ask in [&b""[..], b"\x64pin", b"\xff", b"\x64ping\x01"] {
+        let heard = told(&mut node, peer, ask);
+        assert_eq!(heard, Err(FrameError::Malformed("ask")), "{ask:02x?}");
+    }
+}
+
+#[test]
+fn what_a_later_version_adds_to_an_answer_is_passed_over() {
+    let read = |payload: &[u8]| match message::Told::read(payload) {
+        Ok(message::Told::Ok(item)) => Ok(item.to_vec()),
+        Ok(message::Told::Error { code, .. }) => Err(code.to_owned()),
+        Err(error) => panic!("{error}: {payload:02x?}"),
+    };
+    assert_eq!(read(b"\xa2\x63new\x82\x01\x02\x62ok\x05"), Ok(b"\x05".to_vec()));
+    assert_eq!(read(b"\xa1\x65error\x83\x64code\x61x\xa0"), Err("code".to_owned()));
+    for bad in [&b"\xa0"[..], b"\xa1\x63new\x01", b"\xa1\x62ok", b"\xa1\x65error\x81\x61x"] {
+        assert!(message::Told::read(bad).is_err(), "{bad:02x?}");
+    }
+}
+
+#[test]
+fn frames_of_unknown_kinds_are_skipped_from_0x80_on_and_end_the_connection_below() {
+    let (mut node, .., peer) = with_peer();
+    let mut later = frame(Kind::Beat, 0xff, 7, b"anything");
+    for kind in [0x80, 0xc3, 0xff] {
+        later[4] = kind;
+        assert_eq!(hear(&mut node, peer, &later), Ok(()), "0x{kind:02x}");
+        let whole = u32::try_from(later.len()).expect("short").to_be_bytes();
+        let both = message::FRAGMENT_FIRST | message::FRAGMENT_LAST;
+        let fragment = frame(Kind::Fragment, both, 7, &[&whole, &later[..]].concat());
+        assert_eq!(hear(&mut node, peer, &fragment), Ok(()), "0x{kind:02x} in a fragment");
+    }
+    for kind in [0x00, 0x09, 0x1e, 0x7f] {
+        later[4] = kind;
+        assert_eq!(hear(&mut node, peer, &later), Err(FrameError::UnknownKind(kind)));
+    }
+}
+
 #[test]
 fn a_peer_cannot_speak_to_an_app_as_its_own_node() {
     let (mut node, app, serial, peer) = with_peer();
