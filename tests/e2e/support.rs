@@ -16,7 +16,7 @@ use rustix::process::Signal;
 pub use serde_json::{Value, json};
 
 /// Nothing that works takes this long, on however busy a machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The two dialects that every daemon speaks.
 pub const DIALECTS: [Dialect; 2] = [Dialect::Json, Dialect::Cbor];
@@ -42,6 +42,8 @@ impl Place {
             ("--listen", "127.0.0.1:0"),
             ("--strategy", "local"),
             ("--grace", "200ms"),
+            // Never reached: a node that is slow because its machine is starved loses nothing of what a test counts.
+            ("--send-timeout", "60s"),
         ];
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
         command.env_clear();
