@@ -55,7 +55,7 @@ impl Place {
 
     /// A node that is up, alone.
     fn up(&self, name: &str, more: &[&str]) -> Running {
-        let flags = ["up", "--name", name, "--strategy", "none", "--listen", "127.0.0.1"];
+        let flags = ["up", "--name", name, "--strategy", "none", "--listen", "127.0.0.1:0"];
         let mut node = self.start(&[&flags, more].concat());
         node.reads("is up");
         node
