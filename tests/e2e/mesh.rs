@@ -18,7 +18,7 @@ fn known(app: &mut App) -> Vec<Value> {
 }
 
 /// Waits until a node that is not connected is shown with a reason that has these words.
-fn refusal(app: &mut App, words: &[&str]) -> String {
+pub(crate) fn refusal(app: &mut App, words: &[&str]) -> String {
     let mut reason = String::new();
     eventually("the reason is shown", || {
         let nodes = known(app);
