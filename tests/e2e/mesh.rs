@@ -232,6 +232,8 @@ fn a_node_that_is_killed_is_down_and_up_again_when_it_is_started_again() {
         b = b.again(&[]);
         let down = app.event();
         assert_eq!((&down["ev"], &down["node"]), (&json!("nodedown"), &json!("b@t")));
+        // Of the end of its connection: nobody waited until it had been silent for 15 s.
+        assert_eq!(down["reason"], "connection lost");
         let up = app.event();
         assert_eq!((&up["ev"], &up["node"]), (&json!("nodeup"), &json!("b@t")));
         assert_ne!(up["incarnation"], down["incarnation"]);
