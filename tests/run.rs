@@ -84,6 +84,21 @@ fn with_prefix_each_line_of_the_app_has_its_name() {
 }
 
 #[test]
+fn what_an_app_said_before_it_ended_is_all_there_however_slowly_it_is_read() {
+    let scratch = Scratch::new("slow");
+    let command = ["sh", "-c", "i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); done"];
+    let mut run = scratch.run(&["--prefix"], &command);
+    let mut run = run.stderr(Stdio::null()).spawn().expect("it starts");
+    let mut lines = BufReader::with_capacity(64, run.stdout.take().expect("its output")).lines();
+    for n in 0..4000 {
+        let line = lines.next().expect("a line").expect("read");
+        assert_eq!(line, format!("sh | line-{n}"));
+    }
+    assert!(lines.next().is_none());
+    assert_eq!(run.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
 fn signals_are_passed_on_to_the_app() {
     let scratch = Scratch::new("signals");
     for (name, signal) in [("TERM", Signal::TERM), ("HUP", Signal::HUP)] {
