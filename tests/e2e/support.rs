@@ -211,8 +211,14 @@ impl Daemon {
 
     /// Its port for other nodes, as host:port.
     pub fn address(&self) -> String {
-        let nodes = self.json().ok(json!({"op": "nodes", "state": "self"}));
-        nodes["nodes"][0]["addresses"][0].as_str().unwrap().to_owned()
+        let (mut app, mut address) = (self.json(), None);
+        // The app socket is there before the port.
+        eventually("the node listens", || {
+            let nodes = app.ok(json!({"op": "nodes", "state": "self"}));
+            address = nodes["nodes"][0]["addresses"][0].as_str().map(str::to_owned);
+            address.is_some()
+        });
+        address.unwrap()
     }
 
     /// Resident memory in bytes, where the system says.
