@@ -148,9 +148,10 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         Some(path) => path.clone(),
         None => dir.socket(&config.mesh, &claim.base)?,
     };
+    // The operator's first: who waits for the app socket to appear finds both.
+    let operators = operator_socket(&path, config.socket_mode)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
-    let operators = operator_socket(&path, config.socket_mode)?;
     let strategies = strategies(&config, &dir.registry(&config.mesh)?)?;
 
     let me = Node { name, incarnation: incarnation()? };

@@ -22,7 +22,7 @@ fn known(app: &mut App) -> Vec<Value> {
 }
 
 /// Waits until a node that is not connected is shown with a reason that has these words.
-fn refusal(app: &mut App, words: &[&str]) -> String {
+pub(crate) fn refusal(app: &mut App, words: &[&str]) -> String {
     let mut reason = String::new();
     eventually("the reason is shown", || {
         let nodes = known(app);
@@ -68,12 +68,20 @@ fn a_list_of_addresses_joins_nodes_and_tolerates_the_node_itself_and_the_dead() 
     b.cbor().meets(&[&a, &c]);
 }
 
+/// An address that can be told before anybody listens there. Its port is none that a system gives to those who ask for
+/// any, so that nobody takes it meanwhile.
+fn free_address() -> String {
+    let first = 12_000 + u16::try_from(std::process::id() % 8_000).unwrap();
+    let mut addresses =
+        (first..20_000).chain(12_000..first).map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
+}
+
 #[test]
 fn a_node_that_finds_itself_does_not_mind() {
     let place = Place::new();
-    let mut a = place.start("a", &["--strategy", "none"]);
-    let own = a.address();
-    let a = a.again(&["--strategy", "none", "--listen", &own, "--join", &own]);
+    let own = free_address();
+    let a = place.start("a", &["--strategy", "none", "--listen", &own, "--join", &own]);
     let b = place.start("b", &["--strategy", "none", "--join", &own]);
     let mut app = a.json();
     app.meets(&[&b]);
@@ -236,6 +244,8 @@ fn a_node_that_is_killed_is_down_and_up_again_when_it_is_started_again() {
         b = b.again(&[]);
         let down = app.event();
         assert_eq!((&down["ev"], &down["node"]), (&json!("nodedown"), &json!("b@t")));
+        // Of the end of its connection: nobody waited until it had been silent for 15 s.
+        assert_eq!(down["reason"], "connection lost");
         let up = app.event();
         assert_eq!((&up["ev"], &up["node"]), (&json!("nodeup"), &json!("b@t")));
         assert_ne!(up["incarnation"], down["incarnation"]);

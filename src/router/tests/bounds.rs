@@ -157,6 +157,37 @@ fn a_full_peer_pauses_its_feeders_then_congests_and_recovers_half_empty() {
 }
 
 #[test]
+fn a_full_mailbox_loses_no_exit_no_down_and_no_node_that_comes_or_goes() {
+    for policy in ["drop_newest", "drop_oldest", "wait"] {
+        let mut pair = Pair::new();
+        let (app, sender, other) = (pair.a.open(), pair.a.open(), pair.b.open());
+        let mailbox = json!({"entries": 2, "policy": policy});
+        let flag = json!({"op": "flag", "delivery": "pull", "trap_exit": true, "mailbox": mailbox});
+        pair.a.ask(app, flag);
+        pair.a.ask(app, json!({"op": "monitor_nodes", "on": true}));
+        let (me, theirs) = (pair.a.self_pid(app), pair.b.self_pid(other));
+        for n in 0..10 {
+            let send = json!({"op": "send", "to": me, "mode": "lossy", "body": n});
+            pair.a.tell(sender, &send);
+        }
+        pair.a.ask(app, json!({"op": "link", "to": theirs}));
+        pair.a.ask(app, json!({"op": "monitor", "to": theirs}));
+        pair.carry();
+        pair.cut();
+        pair.join();
+        let answer = pair.a.ask(app, json!({"op": "flush"}));
+        let kinds: Vec<&str> = answer["messages"]
+            .as_array()
+            .expect("messages")
+            .iter()
+            .filter_map(|event| event["ev"].as_str())
+            .filter(|ev| !["message", "gap"].contains(ev))
+            .collect();
+        assert_eq!(kinds, ["exit", "down", "nodedown", "nodeup"], "{policy}");
+    }
+}
+
+#[test]
 fn the_heaviest_mailbox_sheds_when_the_node_is_full() {
     let limits = Limits { queue_bytes: 500_000, ..Limits::default() };
     let mut node = Paper::with("a", 1, limits);
