@@ -180,6 +180,7 @@ impl Hub {
     fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = tokio::time::Instant::now().into_std();
         let mut state = self.lock();
+        state.out.begin();
         let result = act(&mut state, now);
         self.settle(&mut state, now);
         result
@@ -288,10 +289,13 @@ impl Hub {
 
     /// Tells every app that the node is about to leave.
     pub fn drain(&self) {
-        self.hold(|state, _| {
-            let sessions = state.sessions.keys().copied();
-            Router::on_draining(sessions, &mut state.out);
-        });
+        let mut next = 0;
+        while let Some(after) = self.hold(|state, _| {
+            let sessions = state.sessions.range(next..).map(|(id, _)| *id).take(SLICE);
+            Router::on_draining(sessions, &mut state.out)
+        }) {
+            next = after + 1;
+        }
     }
 
     /// An app has connected.
@@ -372,9 +376,7 @@ impl SessionHandle {
         loop {
             let before = fed.consumed;
             let full = self.hold(|state, now| {
-                let mut entries = 0;
-                while entries < SLICE {
-                    entries += 1;
+                while state.out.may_go_on() {
                     let rest = &buffer[fed.consumed..];
                     // A few bytes of commands may ask for a lot: answers that nobody reads are not added to.
                     if !rest.is_empty() && !state.router.may_answer(self.id(), &state.out) {
@@ -493,10 +495,11 @@ impl PeerHandle {
         let mut consumed = 0;
         loop {
             let more = self.hub.hold(|state, now| {
-                for _ in 0..SLICE {
+                while state.out.may_go_on() {
                     let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX)?;
                     let Some((frame, bytes)) = cut else { return Ok(false) };
                     consumed += bytes;
+                    state.out.count(1);
                     state.router.may_hear(self.id, &state.out)?;
                     match Kind::from_u8(frame.kind) {
                         Some(Kind::Beat) => controls.push(Control::Beat),

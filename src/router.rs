@@ -5,7 +5,8 @@
 //! returns no errors: a command that cannot be carried out is answered to the app that gave it.
 //!
 //! Work that may touch many entries (the end of a large session, a lost peer, listings) goes on in slices of
-//! [`SLICE`] entries by `on_deadline`, in the order in which it came up.
+//! [`SLICE`] entries by `on_deadline`, in the order in which it came up. Whoever takes the lock says so by
+//! [`Outbox::begin`], from which on the entries are counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -131,8 +132,8 @@ pub struct Router {
     labels: BTreeMap<String, String>,
     hidden: bool,
     addresses: Vec<String>,
-    /// Processes that watch every node.
-    node_watchers: BTreeSet<u64>,
+    /// Processes that watch every node, and the number that was given when they began.
+    node_watchers: BTreeMap<u64, u64>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
     asks: BTreeMap<u64, peers::Asked>,
@@ -142,6 +143,8 @@ pub struct Router {
     timer_bytes: usize,
     agenda: Agenda,
     work: VecDeque<Work>,
+    /// [`Work::Shed`] is among it.
+    shedding: bool,
     /// Mailboxes of more than 64 KiB, by that, so that the heaviest is found at once.
     heavy: BTreeSet<(usize, u64)>,
     mailbox_bytes: usize,
@@ -231,7 +234,7 @@ impl Router {
             labels: BTreeMap::new(),
             hidden: false,
             addresses: Vec::new(),
-            node_watchers: BTreeSet::new(),
+            node_watchers: BTreeMap::new(),
             refs: Map::default(),
             asks: BTreeMap::new(),
             mesh_asks: BTreeMap::new(),
@@ -239,6 +242,7 @@ impl Router {
             timer_bytes: 0,
             agenda: Agenda::default(),
             work: VecDeque::new(),
+            shedding: false,
             heavy: BTreeSet::new(),
             mailbox_bytes: 0,
             partial_bytes: 0,
@@ -276,6 +280,7 @@ impl Router {
     pub fn on_command(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
+        out.count(1);
         if self.send_again(now, session, rest, out) {
             return;
         }
@@ -287,7 +292,7 @@ impl Router {
             Err(refused) => self.refuse(asker, refused, out),
         }
         if !self.work.is_empty() {
-            self.run_work(now, SLICE, out);
+            self.run_work(now, out);
         }
     }
 
@@ -302,6 +307,7 @@ impl Router {
     ) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
+        out.count(1);
         self.refuse(Asker { now, session, id, op: "", to: "" }, refused, out);
     }
 
@@ -401,7 +407,8 @@ impl Router {
 
     /// Does what has become due, and a slice of the work that was put off.
     pub fn on_deadline(&mut self, now: Instant, out: &mut Outbox) {
-        for _ in 0..SLICE {
+        while out.may_go_on() {
+            out.count(1);
             let Some(due) = self.agenda.due(now) else { break };
             match due {
                 Deadline::Timer(timer) => self.timer_fires(now, timer, out),
@@ -414,7 +421,7 @@ impl Router {
                 Deadline::Failed(session) => self.tell_failed(now, session, out),
             }
         }
-        self.run_work(now, SLICE, out);
+        self.run_work(now, out);
     }
 
     /// Bytes in all queues of the node.

@@ -98,7 +98,7 @@ impl Router {
     ) {
         let listing = Listing::new(ListingFor::Peer { peer, number }, Listed::Processes);
         self.work.push_back(Work::Listing(listing));
-        self.run_work(now, super::SLICE, out);
+        self.run_work(now, out);
     }
 
     /// A slice of a listing; what is left of it comes back.
@@ -106,16 +106,15 @@ impl Router {
         &mut self,
         _now: Instant,
         mut listing: Listing,
-        budget: &mut usize,
         out: &mut Outbox,
     ) -> Option<Listing> {
         loop {
             let next = self.serials.range(listing.last + 1..).next().copied();
             let Some(serial) = next else { break };
-            if *budget == 0 {
+            if !out.may_go_on() {
                 return Some(listing);
             }
-            *budget -= 1;
+            out.count(1);
             listing.last = serial;
             let Some(process) = self.alive(serial) else { continue };
             match (listing.what, &process.name) {

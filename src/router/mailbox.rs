@@ -97,12 +97,10 @@ impl Mailbox {
             + self.entries.capacity() * size_of::<Entry>()
     }
 
-    /// The references of every `down` that waits.
-    pub fn downs(&self) -> impl Iterator<Item = u64> {
-        let down = |entry: &Entry| {
-            if let Tag::Down(reference) = entry.tag { Some(reference) } else { None }
-        };
-        self.entries.iter().filter_map(down)
+    /// How many entries stand in line, those that were taken back included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether nothing waits.

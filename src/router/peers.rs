@@ -178,8 +178,8 @@ impl Router {
                 heard: None,
             },
         );
-        self.work.push_back(Work::PeerUp { peer });
-        self.run_work(now, super::SLICE, out);
+        self.work.push_back(Work::PeerUp { peer, news: None });
+        self.run_work(now, out);
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only
@@ -199,8 +199,13 @@ impl Router {
         for partial in std::mem::take(&mut state.partials).into_values() {
             self.partial_bytes -= partial.bytes.len();
         }
-        self.work.push_back(Work::PeerDown { peer: Box::new(state), reason: reason.into() });
-        self.run_work(now, super::SLICE, out);
+        self.work.push_back(Work::PeerDown {
+            peer: Box::new(state),
+            reason: reason.into(),
+            at: self.next,
+            news: None,
+        });
+        self.run_work(now, out);
     }
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
@@ -223,53 +228,13 @@ impl Router {
             }
         } else if let Some((serial, held)) = peer.holds.pop_first() {
             self.agenda.remove(held.ends, Deadline::Held { peer: peer.id, serial });
-            for _ in 0..held.times {
-                self.let_on(serial, out);
-            }
+            self.let_on(serial, held.times, out);
         } else if let Some(ask) = peer.asks.pop_first() {
             self.ask_fails(ask, &peer.node.name, out);
         } else {
             return false;
         }
         true
-    }
-
-    pub(super) fn tell_nodeup(&mut self, peer: PeerId, out: &mut Outbox) {
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        state.up = true;
-        out.peers_up.push(peer);
-        let mut labels = Vec::new();
-        super::info::put_labels(&mut labels, &state.labels);
-        let head = Head::event("nodeup")
-            .text("node", state.node.name.as_str())
-            .text("incarnation", &state.node.incarnation.to_string())
-            .raw("labels", &labels);
-        for serial in self.node_watchers.clone() {
-            self.tell(serial, Tag::Node, &head, out);
-        }
-    }
-
-    pub(super) fn tell_nodedown(&mut self, peer: &Peer, reason: &str, out: &mut Outbox) {
-        if !peer.up {
-            // Nobody was told that it had come.
-            return;
-        }
-        let head = Head::event("nodedown")
-            .text("node", peer.node.name.as_str())
-            .text("incarnation", &peer.node.incarnation.to_string())
-            .text("reason", reason);
-        for serial in self.node_watchers.clone() {
-            self.tell(serial, Tag::Node, &head, out);
-        }
-        for (serial, reference) in &peer.node_monitors {
-            let mine = self
-                .processes
-                .get_mut(serial)
-                .is_some_and(|process| process.monitors.remove(reference).is_some());
-            if mine {
-                self.tell(*serial, Tag::Node, &head, out);
-            }
-        }
     }
 
     /// Whether a peer reads what its questions and mistakes are answered with.
@@ -409,7 +374,7 @@ impl Router {
             Kind::Beat | Kind::Goodbye | Kind::Peers | Kind::Probe => {}
         }
         if !self.work.is_empty() {
-            self.run_work(now, super::SLICE, out);
+            self.run_work(now, out);
         }
         Ok(())
     }
@@ -503,7 +468,7 @@ impl Router {
             self.agenda.remove(held.ends, Deadline::Held { peer, serial });
             state.holds.remove(&serial);
         }
-        self.let_on(serial, out);
+        self.let_on(serial, 1, out);
     }
 
     pub(super) fn peer_holds_too_long(
@@ -518,9 +483,7 @@ impl Router {
             return;
         }
         let held = state.holds.remove(&serial);
-        for _ in 0..held.map_or(0, |held| held.times) {
-            self.let_on(serial, out);
-        }
+        self.let_on(serial, held.map_or(0, |held| held.times), out);
     }
 
     /// Asks another node something for an app.

@@ -1,11 +1,14 @@
 //! Messages on their way out: to a process here, to a peer, or later.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
 use super::deliver::{Holder, Origin};
 use super::mailbox::Tag;
 use super::peers::PeerId;
+use super::sessions::SessionId;
+use super::work::Work;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::command::Mode;
 use crate::wire::event::{self, Head};
@@ -283,12 +286,21 @@ impl Router {
         self.unpause(paused, out);
     }
 
-    pub(super) fn unpause(&mut self, paused: std::collections::BTreeSet<u64>, out: &mut Outbox) {
-        for id in paused {
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.paused = session.paused.saturating_sub(1);
-                out.resumed.push(id);
-            }
+    pub(super) fn unpause(&mut self, mut sessions: BTreeSet<SessionId>, out: &mut Outbox) {
+        while out.may_go_on() {
+            let Some(session) = sessions.pop_first() else { return };
+            out.count(1);
+            self.unpause_one(session, out);
+        }
+        if !sessions.is_empty() {
+            self.work.push_back(Work::Unpause { sessions });
+        }
+    }
+
+    pub(super) fn unpause_one(&mut self, id: SessionId, out: &mut Outbox) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.paused = session.paused.saturating_sub(1);
+            out.resumed.push(id);
         }
     }
 

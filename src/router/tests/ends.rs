@@ -104,7 +104,7 @@ fn the_death_of_a_large_session_goes_on_in_slices_and_its_pids_are_dead_from_the
         pids.push(pid);
     }
     let last = pids.pop().expect("some");
-    node.router.on_session_closed(node.now, app, &mut node.out);
+    node.hold(|router, now, out| router.on_session_closed(now, app, out));
     // Nobody has run the rest of the work yet.
     node.tell(watcher, &json!({"op": "info", "to": last, "id": 1}));
     let mut first = Vec::new();

@@ -117,7 +117,7 @@ fn frame(kind: Kind, flags: u8, serial: u64, payload: &[u8]) -> Vec<u8> {
 
 fn hear(node: &mut Paper, peer: u64, bytes: &[u8]) -> Result<(), FrameError> {
     let (frame, _) = Frame::cut(bytes, 1 << 20)?.expect("a whole frame");
-    node.router.on_message(node.now, peer, frame, &mut node.out)
+    node.hold(|router, now, out| router.on_message(now, peer, frame, out))
 }
 
 /// A node, one app, the serial of its process, and a peer.
