@@ -39,6 +39,11 @@ pub struct Hub {
     asked: Notify,
     /// The last session has gone.
     deserted: Notify,
+    /// Long commands that are being read take fewer bytes than before.
+    room: Notify,
+    /// Most bytes of long commands that are being read, in all sessions together.
+    reading_bytes_max: usize,
+    send_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -48,6 +53,8 @@ struct State {
     sessions: BTreeMap<SessionId, Arc<SessionSignal>>,
     peers: Map<PeerId, Arc<PeerSignal>>,
     last_connection: u64,
+    /// Bytes of long commands that are being read.
+    reading: usize,
     /// What the deadline task waits for.
     armed: Option<Instant>,
     /// When buffers that nobody has used since are given back; none when there are none.
@@ -93,6 +100,29 @@ struct PeerSignal {
 pub struct SessionHandle {
     hub: Arc<Hub>,
     signal: Arc<SessionSignal>,
+}
+
+/// Room for a long command while it is being read. Dropping it gives the room back.
+#[derive(Debug)]
+#[must_use = "dropping it gives the room back"]
+pub struct Room {
+    hub: Arc<Hub>,
+    bytes: usize,
+}
+
+impl Room {
+    /// How long the command may be.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.hub.lock().reading -= self.bytes;
+        self.hub.room.notify_waiters();
+    }
 }
 
 /// What became of a batch of commands.
@@ -156,12 +186,16 @@ impl Hub {
                 sessions: BTreeMap::new(),
                 peers: Map::default(),
                 last_connection: 0,
+                reading: 0,
                 armed: None,
                 tidied: None,
             }),
             sooner: Notify::new(),
             asked: Notify::new(),
             deserted: Notify::new(),
+            room: Notify::new(),
+            reading_bytes_max: limits.queue_bytes / 2,
+            send_timeout: limits.send_timeout,
         })
     }
 
@@ -413,6 +447,24 @@ impl SessionHandle {
         self.hold(|state, now| {
             state.router.on_refused(now, self.id(), id, refused, &mut state.out);
         });
+    }
+
+    /// Room for a command of so many bytes that is not whole yet; one always has it. Waits for as long as a sender
+    /// waits for a full queue, then there is none. Cancel safe.
+    pub async fn room(&self, bytes: usize) -> Option<Room> {
+        let give_up = tokio::time::Instant::now() + self.hub.send_timeout;
+        loop {
+            let mut more = std::pin::pin!(self.hub.room.notified());
+            more.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.reading == 0 || state.reading + bytes <= self.hub.reading_bytes_max {
+                    state.reading += bytes;
+                    return Some(Room { hub: Arc::clone(&self.hub), bytes });
+                }
+            }
+            tokio::time::timeout_at(give_up, more).await.ok()?;
+        }
     }
 
     /// Completes when the session may have become readable again. Cancel safe.

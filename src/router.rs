@@ -49,7 +49,13 @@ pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub const SLICE: usize = 512;
 /// A process with this many signals waiting exits `overloaded`.
 const SIGNALS_MAX: usize = 100_000;
-/// Most processes of one session, and most links or monitors of one process.
+/// The same in bytes: as many signals as that with a short reason.
+const SIGNAL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// When the node is full and its heaviest mailbox has nothing to shed, its process exits `overloaded` if signals take
+/// this many bytes there.
+const SIGNAL_BYTES_HEAVY: usize = 1024 * 1024;
+/// Most processes of one session, most links or monitors of one process, and most links, monitors there and monitors
+/// here of one peer.
 const OWNED_MAX: usize = 200_000;
 /// Unconsumed bytes that a window allows beyond its first event.
 const WINDOW_BYTES_MAX: usize = 1024 * 1024;

@@ -9,7 +9,10 @@ use super::outbox::LANE_BYTES;
 use super::peers::PeerId;
 use super::processes::Process;
 use super::work::Work;
-use super::{Asker, Failure, KeptId, Outbox, Router, SIGNALS_MAX, WINDOW_BYTES_MAX, answer};
+use super::{
+    Asker, Failure, KeptId, Outbox, Router, SIGNAL_BYTES_HEAVY, SIGNAL_BYTES_MAX, SIGNALS_MAX,
+    WINDOW_BYTES_MAX, answer,
+};
 use crate::wire::cbor;
 use crate::wire::command::{Delivery, Mode, Overflow};
 use crate::wire::event::{self, Head};
@@ -195,7 +198,9 @@ impl Router {
                     }
                 }
             }
-        } else if process.mailbox.signals() >= SIGNALS_MAX {
+        } else if process.mailbox.signals() >= SIGNALS_MAX
+            || process.mailbox.signal_bytes() + size > SIGNAL_BYTES_MAX
+        {
             if let Tag::Down(reference) = tag {
                 self.refs.remove(&reference);
             }
@@ -272,9 +277,7 @@ impl Router {
     fn shed_heaviest(&mut self, out: &mut Outbox) {
         while self.queued(out) > self.limits.queue_bytes {
             if !out.may_go_on() {
-                if !std::mem::replace(&mut self.shedding, true) {
-                    self.work.push_back(Work::Shed);
-                }
+                self.shed_later();
                 return;
             }
             out.count(1);
@@ -287,12 +290,23 @@ impl Router {
                 process.mailbox.shed_newest()
             };
             if !shed {
+                if process.mailbox.signal_bytes() < SIGNAL_BYTES_HEAVY {
+                    return;
+                }
+                self.overloaded(serial, out);
+                self.shed_later();
                 return;
             }
             process.shed += 1;
             self.counters.shed += 1;
             self.mailbox_bytes -= before - process.mailbox.bytes();
             self.weigh(serial);
+        }
+    }
+
+    fn shed_later(&mut self) {
+        if !std::mem::replace(&mut self.shedding, true) {
+            self.work.push_back(Work::Shed);
         }
     }
 

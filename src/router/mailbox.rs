@@ -62,6 +62,8 @@ pub struct Mailbox {
     messages: usize,
     signals: usize,
     bytes: usize,
+    /// Of them, those of signals.
+    signal_bytes: usize,
     /// Bytes in the chunks that belong to nothing any more.
     dead: usize,
     /// How many entries have left, and how many had before the one that was shed last.
@@ -82,6 +84,12 @@ impl Mailbox {
     #[must_use]
     pub fn signals(&self) -> usize {
         self.signals
+    }
+
+    /// How many bytes those other events take.
+    #[must_use]
+    pub fn signal_bytes(&self) -> usize {
+        self.signal_bytes
     }
 
     /// How many bytes all of them take.
@@ -156,6 +164,9 @@ impl Mailbox {
         write(chunk);
         let bytes = chunk.len() - before;
         self.bytes += bytes;
+        if tag != Tag::Message {
+            self.signal_bytes += bytes;
+        }
         self.count(tag, 1);
         self.entries.push_back(Entry { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), tag });
     }
@@ -205,7 +216,11 @@ impl Mailbox {
                 self.dead -= entry.bytes as usize;
                 self.removed -= 1;
             }
-            _ => self.bytes -= entry.bytes as usize,
+            Tag::Message => self.bytes -= entry.bytes as usize,
+            Tag::Down(_) | Tag::Exit | Tag::Node => {
+                self.bytes -= entry.bytes as usize;
+                self.signal_bytes -= entry.bytes as usize;
+            }
         }
         self.leave(entry.bytes as usize);
     }
@@ -407,6 +422,9 @@ impl Mailbox {
                 if !matches!(entry.tag, Tag::Gap(_)) {
                     self.bytes -= bytes;
                     self.dead += bytes;
+                    if entry.tag != Tag::Message {
+                        self.signal_bytes -= bytes;
+                    }
                 }
                 entry.tag = Tag::Removed;
                 removed += 1;

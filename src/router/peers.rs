@@ -10,7 +10,7 @@ use super::mailbox::Tag;
 use super::monitors::Watcher;
 use super::send::There;
 use super::work::Work;
-use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
+use super::{Asker, Failure, KeptId, OWNED_MAX, Outbox, Remote, Router, answer};
 use crate::wire::cbor;
 use crate::wire::command::{Mode, REASON_BYTES_MAX};
 use crate::wire::event::{self, Head};
@@ -84,6 +84,38 @@ pub(super) struct Peer {
     pub(super) congested: bool,
     /// The name that its last message went to.
     heard: Option<Heard>,
+}
+
+impl Peer {
+    pub(super) fn has_many_links(&self) -> bool {
+        self.links.len() + self.unlinking.len() >= OWNED_MAX
+    }
+
+    pub(super) fn has_many_monitors(&self) -> bool {
+        self.monitors.len() >= OWNED_MAX
+    }
+
+    pub(super) fn watches_many(&self) -> bool {
+        self.watching.len() >= OWNED_MAX
+    }
+
+    /// Why there can be no more of them.
+    pub(super) fn owns_many(&self, what: &str) -> Failure {
+        let text = format!("this node has {OWNED_MAX} {what} with {} already", self.node.name);
+        Failure::new("overloaded", text)
+    }
+
+    /// Why a congested peer is told nothing that can be refused.
+    pub(super) fn overloaded(&self) -> Failure {
+        let node = self.node.name.to_string();
+        Failure {
+            code: "overloaded",
+            message: format!(
+                "{node} takes messages more slowly than they are sent; try again later"
+            ),
+            nodes: Some(node),
+        }
+    }
 }
 
 /// A process of ours that mailboxes of a peer hold.
@@ -504,6 +536,12 @@ impl Router {
         let Some((peer, _)) = self.peer_named(node.as_str()) else {
             return Err(no_connection(node));
         };
+        if matches!(ask, Ask::Ping) {
+            // It asks whether the node is there, and it is.
+            self.pause_if_full(asker.now, peer, asker.session, out);
+        } else {
+            self.admit_signal(asker, peer, out)?;
+        }
         if self.asks.len() >= ASKS_MAX {
             return Err(Failure::new(
                 "overloaded",

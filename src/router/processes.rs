@@ -266,6 +266,7 @@ impl Router {
             }
             super::send::Target::NoName(name) => return Err(super::send::no_name(name)),
             super::send::Target::There { peer, target } => {
+                self.admit_signal(asker, peer, out)?;
                 Self::done(asker, out);
                 self.write_reason(
                     peer,

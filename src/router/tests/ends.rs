@@ -288,3 +288,19 @@ fn a_normal_exit_signal_ends_only_the_process_that_sends_it_to_itself() {
     node.ask(app, kill(&two, &two));
     assert_eq!(node.ask(app, json!({"op": "info", "to": two}))["code"], "noproc");
 }
+
+#[test]
+fn a_kill_on_another_node_is_answered_ok_whatever_becomes_of_it() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    let theirs = pair.b.self_pid(other);
+    let dead = spawn(&mut pair.b, other);
+    pair.b.ask(other, json!({"op": "exit", "pid": dead}));
+    // Refused by its `remote` setting, dead, nobody, not there: as `exit/2` is always true.
+    for to in [json!(theirs), dead, json!("nobody@b"), json!("nobody@elsewhere")] {
+        assert_eq!(pair.a.ask(app, json!({"op": "kill", "to": to}))["ev"], "ok", "{to}");
+        pair.carry();
+    }
+    assert!(pair.b.router.has_session(other));
+    assert_eq!(pair.a.events(app), [] as [Value; 0]);
+}
