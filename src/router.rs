@@ -364,6 +364,7 @@ impl Router {
             Command::Receive { pid, max, timeout_ms } => {
                 self.receive(asker, pid, max, timeout_ms, out)
             }
+            Command::Cancel { pid, of } => self.cancel(asker, pid, of, out),
             Command::Flush { pid } => self.flush(asker, pid, out),
             Command::More { pid, n } => self.more(asker, pid, n, out),
             Command::Link { pid, to } => self.link(asker, pid, to, out),

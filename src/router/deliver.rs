@@ -14,7 +14,7 @@ use super::{
     WINDOW_BYTES_MAX, answer,
 };
 use crate::wire::cbor;
-use crate::wire::command::{Delivery, Mode, Overflow};
+use crate::wire::command::{Delivery, Id, Mode, Overflow};
 use crate::wire::event::{self, Head};
 use crate::wire::message::{self, Kind};
 
@@ -602,6 +602,32 @@ impl Router {
         let Some(receiver) = process.receivers.remove(at) else { return };
         let session = process.session;
         self.give(session, serial, Some(receiver.id), receiver.max, out);
+    }
+
+    /// A `receive` that waits is not wanted any more: it takes nothing from now on.
+    pub(super) fn cancel(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        of: Id<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        let of = KeptId::keep(of);
+        let receiver = self.processes.get_mut(&serial).and_then(|process| {
+            let at = process.receivers.iter().position(|receiver| receiver.id == of)?;
+            process.receivers.remove(at)
+        });
+        if let Some(receiver) = &receiver {
+            self.agenda.remove(receiver.ends, receiver.deadline(serial));
+            let head = Head::error(of.id(), "cancelled", "the app took it back", false);
+            answer(out, asker.session, &head, &[]);
+        }
+        if let Some(id) = asker.id {
+            let head = Head::ok(id).bool("result", receiver.is_some());
+            answer(out, asker.session, &head, &[]);
+        }
+        Ok(())
     }
 
     pub(super) fn flush(
