@@ -16,7 +16,7 @@ pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
 pub use crate::router::peers::PeerHello;
 use crate::router::peers::PeerId;
 use crate::router::sessions::SessionId;
-use crate::router::{Counters, Limits, Map, Outbox, Router, SLICE};
+use crate::router::{Limits, Map, Outbox, Router, SLICE};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
 use crate::wire::id::Node;
@@ -290,15 +290,9 @@ impl Hub {
         }
     }
 
-    /// What was lost so far.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.lock().router.counters()
-    }
-
     /// Bytes in all queues of the node.
-    #[must_use]
-    pub fn queued(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
         let state = self.lock();
         state.router.queued(&state.out)
     }

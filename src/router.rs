@@ -106,12 +106,12 @@ impl Default for Limits {
     }
 }
 
-/// What is counted, for `info` of the node and metrics.
+/// What is counted, for `nodes` and metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Messages shed by full mailboxes.
     pub shed: u64,
-    /// Messages dropped because a peer was congested.
+    /// Messages lost or refused because a peer was full or congested.
     pub congested: u64,
     /// Messages from peers that were longer than allowed here.
     pub too_large: u64,
@@ -267,8 +267,8 @@ impl Router {
     }
 
     /// What was lost so far.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
+    #[cfg(test)]
+    fn counters(&self) -> Counters {
         self.counters
     }
 

@@ -8,7 +8,7 @@ use super::agenda::Deadline;
 use super::mailbox::Tag;
 use super::monitors::Monitored;
 use super::peers::{Peer, PeerId};
-use super::{Asker, Failure, KeptId, Outbox, Router, answer};
+use super::{Asker, Counters, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;
 use crate::wire::event::Head;
 use crate::wire::id::{Incarnation, NodeName};
@@ -203,7 +203,7 @@ impl Router {
         let mut count = 0;
         if own {
             count += 1;
-            cbor::put_map(&mut items, 6);
+            cbor::put_map(&mut items, 8);
             put_pair(&mut items, "node", self.me.name.as_str());
             put_pair(&mut items, "incarnation", &self.me.incarnation.to_string());
             put_pair(&mut items, "state", "self");
@@ -213,6 +213,10 @@ impl Router {
                 &self.labels,
                 self.addresses.iter().map(String::as_str),
             );
+            cbor::put_text(&mut items, "queued");
+            cbor::put_uint(&mut items, self.queued(out) as u64);
+            cbor::put_text(&mut items, "lost");
+            put_lost(&mut items, self.counters);
         }
         for peer in self.connected.values() {
             let Some(peer) = self.peers.get(peer) else { continue };
@@ -463,6 +467,14 @@ fn put_texts<'a>(items: &mut Vec<u8>, key: &str, texts: impl ExactSizeIterator<I
     cbor::put_array(items, texts.len());
     for text in texts {
         cbor::put_text(items, text);
+    }
+}
+
+fn put_lost(items: &mut Vec<u8>, Counters { shed, congested, too_large }: Counters) {
+    cbor::put_map(items, 3);
+    for (key, count) in [("overflow", shed), ("congested", congested), ("too_large", too_large)] {
+        cbor::put_text(items, key);
+        cbor::put_uint(items, count);
     }
 }
 

@@ -370,3 +370,31 @@ fn signals_to_a_full_peer_pause_their_sender_and_are_refused_when_it_is_congeste
         assert_eq!(pair.a.ask(app, command.clone())["ev"], "ok");
     }
 }
+
+#[test]
+fn a_node_shows_what_waits_and_what_it_lost() {
+    let limits = Limits { peer_bytes: 1000, ..Limits::default() };
+    let small_bodies = Limits { body_bytes: 200_000, ..Limits::default() };
+    let mut pair = Pair::of(Paper::with("a", 1, limits), Paper::with("b", 1, small_bodies));
+    let (app, sender, other) = (pair.a.open(), pair.a.open(), pair.b.open());
+    let of = |node: &mut Paper, app: u64| {
+        let answer = node.ask(app, json!({"op": "nodes", "state": "self"}));
+        (answer["nodes"][0]["queued"].clone(), answer["nodes"][0]["lost"].clone())
+    };
+    let nothing = json!({"overflow": 0, "congested": 0, "too_large": 0});
+    assert_eq!(of(&mut pair.a, app), (json!(0), nothing.clone()));
+    pair.a.ask(app, small("drop_newest"));
+    let me = pair.a.self_pid(app);
+    for n in 0..5 {
+        pair.a.tell(sender, &json!({"op": "send", "to": me, "body": n}));
+    }
+    let there = pair.b.self_pid(other);
+    pair.a.tell(sender, &json!({"op": "send", "to": there, "body": "x".repeat(400_000)}));
+    pair.a.tell(sender, &json!({"op": "send", "to": there, "mode": "lossy", "body": 1}));
+    let (queued, lost) = of(&mut pair.a, app);
+    assert!(queued.as_u64().is_some_and(|bytes| (400_000..410_000).contains(&bytes)), "{queued}");
+    assert_eq!(lost, json!({"overflow": 2, "congested": 1, "too_large": 0}));
+    pair.carry();
+    let lost = json!({"overflow": 0, "congested": 0, "too_large": 1});
+    assert_eq!(of(&mut pair.b, other), (json!(0), lost));
+}
