@@ -342,7 +342,7 @@ impl Router {
             Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
             Command::Spawn { pid, name, label, link, monitor, trap_exit, delivery, mailbox } => {
                 let wanted =
-                    processes::Wanted { name, label, link, monitor, trap_exit, delivery, mailbox };
+                    processes::Spawn { name, label, link, monitor, trap_exit, delivery, mailbox };
                 self.spawn(asker, pid, &wanted, out)
             }
             Command::Exit { pid, reason } => self.exit(asker, pid, reason, out),

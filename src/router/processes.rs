@@ -56,7 +56,7 @@ pub(super) struct Process {
 }
 
 /// What `spawn` asks for.
-pub(super) struct Wanted<'a> {
+pub(super) struct Spawn<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) label: Option<&'a str>,
     pub(super) link: bool,
@@ -140,7 +140,7 @@ impl Router {
         &mut self,
         asker: &Asker<'_>,
         pid: Option<&str>,
-        wanted: &Wanted<'_>,
+        wanted: &Spawn<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
         let parent = self.actor(asker.session, pid)?;
