@@ -211,7 +211,7 @@ impl Hub {
     }
 
     /// One hold of the lock: does something, then announces what it made ready.
-    fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = tokio::time::Instant::now().into_std();
         let mut state = self.lock();
         state.out.begin();
@@ -278,7 +278,7 @@ impl Hub {
                 () = self.sooner.notified() => continue,
                 () = due => {}
             }
-            self.hold(|state, now| {
+            self.with(|state, now| {
                 state.armed = None;
                 state.router.on_deadline(now, &mut state.out);
                 if state.tidied.is_some_and(|due| due <= now) {
@@ -318,7 +318,7 @@ impl Hub {
     /// Tells every app that the node is about to leave.
     pub fn drain(&self) {
         let mut next = 0;
-        while let Some(after) = self.hold(|state, _| {
+        while let Some(after) = self.with(|state, _| {
             let sessions = state.sessions.range(next..).map(|(id, _)| *id).take(SLICE);
             Router::on_draining(sessions, &mut state.out)
         }) {
@@ -329,7 +329,7 @@ impl Hub {
     /// An app has connected.
     pub fn open_session(self: &Arc<Self>, operator: bool) -> SessionHandle {
         let secret = format!("{:032x}", u128::from_ne_bytes(random()));
-        let signal = self.hold(|state, _| {
+        let signal = self.with(|state, _| {
             state.last_connection += 1;
             let id = state.last_connection;
             let signal = Arc::new(SessionSignal {
@@ -347,7 +347,7 @@ impl Hub {
     /// Registers an accepted connection. Its nodeup is told once the end of every earlier one has been told.
     pub fn peer_up(self: &Arc<Self>, hello: PeerHello) -> PeerHandle {
         let signal = Arc::new(PeerSignal::default());
-        let id = self.hold(|state, now| {
+        let id = self.with(|state, now| {
             state.last_connection += 1;
             let id = state.last_connection;
             state.peers.insert(id, Arc::clone(&signal));
@@ -381,7 +381,7 @@ impl Hub {
 
     /// Answers what [`Hub::next_mesh_request`] gave.
     pub fn answer_mesh(&self, token: MeshToken, answer: MeshAnswer) {
-        self.hold(|state, now| state.router.on_mesh_answer(now, token, answer, &mut state.out));
+        self.with(|state, now| state.router.on_mesh_answer(now, token, answer, &mut state.out));
     }
 }
 
@@ -403,7 +403,7 @@ impl SessionHandle {
         let mut fed = Fed::default();
         loop {
             let before = fed.consumed;
-            let full = self.hold(|state, now| {
+            let full = self.with(|state, now| {
                 while state.out.may_go_on() {
                     let rest = &buffer[fed.consumed..];
                     // A few bytes of commands may ask for a lot: answers that nobody reads are not added to.
@@ -438,7 +438,7 @@ impl SessionHandle {
 
     /// Answers something that could not even be read as a command.
     pub fn refused(&self, id: Option<Id<'_>>, refused: Refused) {
-        self.hold(|state, now| {
+        self.with(|state, now| {
             state.router.on_refused(now, self.id(), id, refused, &mut state.out);
         });
     }
@@ -483,14 +483,14 @@ impl SessionHandle {
         self.hub.lock()
     }
 
-    fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
-        self.hub.hold(act)
+    fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+        self.hub.with(act)
     }
 
     /// Moves what waits for the app into `out`, which must be empty.
     #[must_use]
     pub fn take(&self, out: &mut Vec<u8>) -> Taken {
-        self.hold(|state, _| {
+        self.with(|state, _| {
             let id = self.id();
             let last = state.out.take_session(id, out);
             state.router.on_session_room(id, &mut state.out);
@@ -514,7 +514,7 @@ impl SessionHandle {
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        self.hub.hold(|state, now| {
+        self.hub.with(|state, now| {
             let id = self.signal.id.swap(0, Ordering::Relaxed);
             if id == 0 {
                 return;
@@ -540,7 +540,7 @@ impl PeerHandle {
     pub fn frames(&self, buffer: &[u8], controls: &mut Vec<Control>) -> Result<usize, FrameError> {
         let mut consumed = 0;
         loop {
-            let more = self.hub.hold(|state, now| {
+            let more = self.hub.with(|state, now| {
                 while state.out.may_go_on() {
                     let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX)?;
                     let Some((frame, bytes)) = cut else { return Ok(false) };
@@ -568,7 +568,7 @@ impl PeerHandle {
     /// Moves what waits for the peer into `out`, which must be empty. False when there was nothing.
     #[must_use]
     pub fn take(&self, out: &mut Vec<u8>) -> bool {
-        self.hub.hold(|state, _| {
+        self.hub.with(|state, _| {
             let some = state.out.take_peer(self.id, out);
             state.router.on_peer_room(self.id, &mut state.out);
             some
@@ -582,7 +582,7 @@ impl PeerHandle {
 
     /// Queues a whole frame of the peer task's own.
     pub fn control(&self, frame: Vec<u8>, urgent: bool) {
-        self.hub.hold(|state, _| {
+        self.hub.with(|state, _| {
             state.router.on_control(self.id, &frame, urgent, &mut state.out);
         });
     }
@@ -596,7 +596,7 @@ impl PeerHandle {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.hub.hold(|state, now| {
+        self.hub.with(|state, now| {
             state.peers.remove(&self.id);
             state.router.on_peer_down(now, self.id, reason, &mut state.out);
         });
