@@ -27,6 +27,7 @@ pub mod nodes;
 pub mod outbox;
 pub mod peers;
 mod processes;
+mod questions;
 mod send;
 pub mod sessions;
 pub mod shelf;
@@ -142,7 +143,7 @@ pub struct Router {
     node_watchers: BTreeMap<u64, u64>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
-    asks: BTreeMap<u64, peers::Asked>,
+    asks: BTreeMap<u64, questions::Asked>,
     mesh_asks: BTreeMap<u64, nodes::MeshAsked>,
     timers: BTreeMap<u64, send::Timer>,
     /// Bytes of what is sent later.

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::deliver::{LIST_BYTES_MAX, put_item};
 use super::monitors::{Monitored, Watcher};
-use super::peers::{PeerId, write_tell};
+use super::peers::PeerId;
 use super::processes::Process;
+use super::questions::write_tell;
 use super::send::Target;
 use super::work::Work;
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
