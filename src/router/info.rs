@@ -74,6 +74,20 @@ impl Listing {
     }
 }
 
+impl Process {
+    /// How many entries these keys show. One answer is one piece; this hold does little else beside a long one.
+    fn weight_of(&self, keys: &[&str]) -> usize {
+        let of = |key: &&str| match *key {
+            "links" => self.links.len(),
+            "monitors" => self.monitors.len(),
+            "monitored_by" => self.watchers.len(),
+            "messages" => self.mailbox.len(),
+            _ => 0,
+        };
+        keys.iter().map(of).sum()
+    }
+}
+
 impl Router {
     pub(super) fn start_listing(
         &mut self,
@@ -244,6 +258,7 @@ impl Router {
                 return Err(Failure::denied("the process is sensitive: its messages are its own"));
             }
         }
+        out.count(process.weight_of(&keys));
         let body = self.info_of(serial, &keys)?;
         answer(out, asker.session, &Head::ok(id).carries("info"), &body);
         Ok(())
@@ -281,16 +296,18 @@ impl Router {
         serial: Option<u64>,
         name: Option<&str>,
         keys: &[String],
+        out: &mut Outbox,
     ) -> Result<Vec<u8>, Failure> {
         let serial = match (serial, name) {
             (Some(serial), _) => serial,
             (None, Some(name)) => self.named(name).ok_or_else(|| super::send::no_name(name))?,
             (None, None) => return Err(Failure::badarg("info of whom?")),
         };
-        if self.alive(serial).is_none() {
+        let Some(process) = self.alive(serial) else {
             return Err(Failure::new("noproc", format!("{} is dead", self.pid(serial))));
-        }
+        };
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        out.count(process.weight_of(&keys));
         if keys.contains(&"messages") && self.limits.remote != super::Remote::Full {
             return Err(Failure::denied(
                 "messages can be looked at from afar only where the setting `remote` is full",

@@ -158,7 +158,7 @@ impl Router {
             }
             Ask::Processes => self.list_for_peer(now, peer, number, out),
             Ask::Info { serial, name, keys } => {
-                let told = self.info_for_peer(serial, name.as_deref(), &keys);
+                let told = self.info_for_peer(serial, name.as_deref(), &keys, out);
                 write_tell(peer, number, &told, out);
             }
         }

@@ -289,3 +289,23 @@ fn a_full_mailbox_lets_thousands_of_senders_go_in_slices() {
     in_slices(&node);
     assert!(senders.iter().all(|sender| node.router.may_read(*sender, &node.out)));
 }
+
+#[test]
+fn after_a_long_info_the_hold_does_nothing_else() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for _ in 0..SLICE {
+        let one = spawn(&mut node, app, &json!({}));
+        node.tell(app, &json!({"op": "link", "to": one}));
+    }
+    node.tell(app, &json!({"op": "info", "id": "all"}));
+    assert!(!node.out.may_go_on());
+    node.tell(app, &json!({"op": "info", "id": "some", "keys": ["status"]}));
+    assert!(node.out.may_go_on());
+    let events = node.events(app);
+    let links = |id: &str| {
+        let answer = events.iter().find(|event| event["id"] == id).expect("an answer");
+        answer["info"]["links"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!((links("all"), links("some")), (SLICE, 0));
+}
