@@ -97,7 +97,6 @@ pub enum NodeError {
 pub struct Running {
     hub: Arc<Hub>,
     socket: PathBuf,
-    listen: SocketAddr,
     grace: Duration,
     mesh: Trigger,
     apps: Trigger,
@@ -231,7 +230,6 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     Ok(Running {
         hub,
         socket: path,
-        listen,
         grace: config.grace,
         mesh: mesh_trigger,
         apps: apps_trigger,
@@ -251,12 +249,6 @@ impl Running {
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.hub.me().name
-    }
-
-    /// Where other nodes connect.
-    #[must_use]
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
     }
 
     /// Completes when a task has ended that should not have: the node is of no use then. Cancel safe.

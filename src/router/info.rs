@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::deliver::{LIST_BYTES_MAX, put_item};
 use super::monitors::{Monitored, Watcher};
-use super::peers::{PeerId, write_tell};
+use super::peers::PeerId;
 use super::processes::Process;
+use super::questions::write_tell;
 use super::send::Target;
 use super::work::Work;
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
@@ -73,6 +74,20 @@ impl Listing {
     }
 }
 
+impl Process {
+    /// How many entries these keys show. One answer is one piece; this hold does little else beside a long one.
+    fn weight_of(&self, keys: &[&str]) -> usize {
+        let of = |key: &&str| match *key {
+            "links" => self.links.len(),
+            "monitors" => self.monitors.len(),
+            "monitored_by" => self.watchers.len(),
+            "messages" => self.mailbox.len(),
+            _ => 0,
+        };
+        keys.iter().map(of).sum()
+    }
+}
+
 impl Router {
     pub(super) fn start_listing(
         &mut self,
@@ -98,7 +113,7 @@ impl Router {
     ) {
         let listing = Listing::new(ListingFor::Peer { peer, number }, Listed::Processes);
         self.work.push_back(Work::Listing(listing));
-        self.run_work(now, super::SLICE, out);
+        self.run_work(now, out);
     }
 
     /// A slice of a listing; what is left of it comes back.
@@ -106,16 +121,15 @@ impl Router {
         &mut self,
         _now: Instant,
         mut listing: Listing,
-        budget: &mut usize,
         out: &mut Outbox,
     ) -> Option<Listing> {
         loop {
             let next = self.serials.range(listing.last + 1..).next().copied();
             let Some(serial) = next else { break };
-            if *budget == 0 {
+            if !out.may_go_on() {
                 return Some(listing);
             }
-            *budget -= 1;
+            out.count(1);
             listing.last = serial;
             let Some(process) = self.alive(serial) else { continue };
             match (listing.what, &process.name) {
@@ -244,6 +258,7 @@ impl Router {
                 return Err(Failure::denied("the process is sensitive: its messages are its own"));
             }
         }
+        out.count(process.weight_of(&keys));
         let body = self.info_of(serial, &keys)?;
         answer(out, asker.session, &Head::ok(id).carries("info"), &body);
         Ok(())
@@ -281,16 +296,18 @@ impl Router {
         serial: Option<u64>,
         name: Option<&str>,
         keys: &[String],
+        out: &mut Outbox,
     ) -> Result<Vec<u8>, Failure> {
         let serial = match (serial, name) {
             (Some(serial), _) => serial,
             (None, Some(name)) => self.named(name).ok_or_else(|| super::send::no_name(name))?,
             (None, None) => return Err(Failure::badarg("info of whom?")),
         };
-        if self.alive(serial).is_none() {
+        let Some(process) = self.alive(serial) else {
             return Err(Failure::new("noproc", format!("{} is dead", self.pid(serial))));
-        }
+        };
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        out.count(process.weight_of(&keys));
         if keys.contains(&"messages") && self.limits.remote != super::Remote::Full {
             return Err(Failure::denied(
                 "messages can be looked at from afar only where the setting `remote` is full",

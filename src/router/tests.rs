@@ -9,4 +9,5 @@ mod ends;
 mod hostile;
 mod messages;
 mod nodes;
+mod slices;
 mod support;

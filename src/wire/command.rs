@@ -280,6 +280,13 @@ pub enum Command<'a> {
         /// How long to wait for the first, milliseconds; 0 when left out.
         timeout_ms: Option<u64>,
     },
+    /// `cancel {of, pid?}`
+    Cancel {
+        /// Whose command it is, of the session's processes.
+        pid: Option<&'a str>,
+        /// The `id` of a command that has not been answered yet.
+        of: Id<'a>,
+    },
     /// `flush {pid?}`
     Flush {
         /// Which of the session's processes.
@@ -361,6 +368,7 @@ pub struct Request<'a> {
 struct Fields<'a> {
     op: Option<&'a str>,
     id: Option<Value<'a>>,
+    of: Option<Value<'a>>,
     ct: Option<&'a str>,
     pid: Option<&'a str>,
     to: Option<&'a str>,
@@ -414,15 +422,9 @@ impl<'a> Request<'a> {
         let op = fields.op.unwrap_or("");
         let mut id = None;
         let mut problem = problem;
-        match fields.id {
-            None | Some(Value::Null) => {}
-            Some(Value::Uint(number)) if number <= NUMBER_MAX => id = Some(Id::Number(number)),
-            Some(Value::Text(text)) if text.len() <= ID_BYTES_MAX => id = Some(Id::Text(text)),
-            Some(_) => {
-                problem = Some(Refused::badarg(
-                    "`id` is a number from 0 to 2^53 or a text of at most 64 bytes",
-                ));
-            }
+        match fields.id.map(|value| name_of_answer("id", value)).transpose() {
+            Ok(good) => id = good,
+            Err(refused) => problem = Some(refused),
         }
         let ct = fields.ct;
         let command = match problem {
@@ -451,6 +453,16 @@ fn number(key: &str, value: Value<'_>) -> Result<u64, Refused> {
     match value {
         Value::Uint(number) if number <= NUMBER_MAX => Ok(number),
         _ => Err(Refused::badarg(format!("`{key}` is a whole number from 0 to 2^53"))),
+    }
+}
+
+fn name_of_answer<'a>(key: &str, value: Value<'a>) -> Result<Id<'a>, Refused> {
+    match value {
+        Value::Uint(number) if number <= NUMBER_MAX => Ok(Id::Number(number)),
+        Value::Text(text) if text.len() <= ID_BYTES_MAX => Ok(Id::Text(text)),
+        _ => Err(Refused::badarg(format!(
+            "`{key}` is a number from 0 to 2^53 or a text of at most 64 bytes"
+        ))),
     }
 }
 
@@ -502,6 +514,7 @@ impl<'a> Fields<'a> {
             "op" => once(&mut self.op, key, text(key, value)?),
             "to" => once(&mut self.to, key, text(key, value)?),
             "id" => once(&mut self.id, key, value),
+            "of" => once(&mut self.of, key, value),
             "ct" => once(&mut self.ct, key, content_type(text(key, value)?)?),
             "pid" => once(&mut self.pid, key, text(key, value)?),
             "name" => once(&mut self.name, key, text(key, value)?),
@@ -622,6 +635,10 @@ impl<'a> Fields<'a> {
                 max: self.max.unwrap_or(1),
                 timeout_ms: self.timeout_ms,
             },
+            "cancel" => Command::Cancel {
+                pid: self.pid,
+                of: name_of_answer("of", need(op, "of", self.of)?)?,
+            },
             "flush" => Command::Flush { pid: self.pid },
             "more" => Command::More { pid: self.pid, n: need(op, "n", self.n)? },
             "link" => Command::Link { pid: self.pid, to: need(op, "to", self.to)? },
@@ -668,7 +685,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 30] = [
+pub const OPS: [&str; 31] = [
     "hello",
     "self",
     "bye",
@@ -693,6 +710,7 @@ pub const OPS: [&str; 30] = [
     "send_after",
     "cancel_timer",
     "receive",
+    "cancel",
     "flush",
     "more",
     "link",

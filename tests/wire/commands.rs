@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 52] = [
+const COMMANDS: [(&str, &str); 53] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -89,6 +89,7 @@ const COMMANDS: [(&str, &str); 52] = [
     ("cancel_timer", r#"{"op":"cancel_timer","id":23,"timer":5}"#),
     ("receive", r#"{"op":"receive","id":24,"pid":"PID","max":10,"timeout_ms":1000}"#),
     ("receive, one if there is one", r#"{"op":"receive","id":24}"#),
+    ("cancel", r#"{"op":"cancel","id":30,"of":24,"pid":"PID"}"#),
     ("flush", r#"{"op":"flush","id":25,"pid":"PID"}"#),
     ("more", r#"{"op":"more","n":128}"#),
     ("more, of another process", r#"{"op":"more","pid":"PID","n":128}"#),

@@ -159,6 +159,9 @@ fn messages(told: &mut Told) {
     );
     told.add("ok, of receive", &paper.answer(app, r#"{"op":"receive","id":24,"max":1}"#));
     told.add("ok, of flush", &paper.answer(app, r#"{"op":"flush","id":25}"#));
+    assert!(paper.say(app, r#"{"op":"receive","id":24,"timeout_ms":60000}"#).is_empty());
+    let told_of_cancel = paper.say(app, r#"{"op":"cancel","id":30,"of":24}"#);
+    told.all(&["error, of receive when it is cancelled", "ok, of cancel"], &told_of_cancel);
     told.add("ok, of flush when nothing is there", &paper.answer(app, r#"{"op":"flush","id":25}"#));
     for n in 0..4 {
         send(&mut paper, &format!(r#""{ME}","body":{n}"#));

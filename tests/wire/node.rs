@@ -48,6 +48,7 @@ impl Paper {
     pub(crate) fn say(&mut self, session: SessionId, line: &str) -> Vec<Vec<u8>> {
         let mut frame = Vec::new();
         line_to_frame(line.as_bytes(), &mut frame).expect(line);
+        self.out.begin();
         self.router.on_command(self.now, session, &frame[4..], &mut self.out);
         self.heard(session)
     }

@@ -123,7 +123,7 @@ fn frame(kind: Kind, flags: u8, serial: u64, payload: &[u8]) -> Vec<u8> {
 
 fn hear(node: &mut Paper, peer: u64, bytes: &[u8]) -> Result<(), FrameError> {
     let (frame, _) = Frame::cut(bytes, 1 << 20)?.expect("a whole frame");
-    node.router.on_message(node.now, peer, frame, &mut node.out)
+    node.hold(|router, now, out| router.on_message(now, peer, frame, out))
 }
 
 /// A node, one app, the serial of its process, and a peer.
@@ -410,4 +410,120 @@ fn shedding_behind_many_events_does_not_look_at_all_of_them() {
     let last = &answer["messages"].as_array().expect("messages")[50_000..];
     assert_eq!((last.len(), &last[0]["lost"], &last[2]["body"]), (3, &json!(9_998), &json!(9_999)));
     assert_eq!(node.router.queued(&node.out), 0);
+}
+
+/// What waits for a peer: kinds, references (or targets) and reasons.
+fn written(node: &mut Paper, peer: u64) -> Vec<(u8, u64, String)> {
+    let mut bytes = Vec::new();
+    node.out.take_peer(peer, &mut bytes);
+    let (mut written, mut rest) = (Vec::new(), bytes.as_slice());
+    while let Some((frame, used)) = Frame::cut(rest, 1 << 20).expect("good frames") {
+        let (number, text) = frame.payload.split_first_chunk::<8>().expect("a number");
+        let reason = crate::wire::cbor::Reader::new(text).text().unwrap_or_default().to_owned();
+        written.push((frame.kind, u64::from_be_bytes(*number), reason));
+        rest = &rest[used..];
+    }
+    written
+}
+
+#[test]
+fn what_one_peer_may_link_and_monitor_is_bounded_and_beyond_it_is_overloaded() {
+    let (mut node, app, serial, peer) = with_peer();
+    let theirs = |n: u64| format!("<b@paper.0000000000000001.{n}>");
+    for n in 0..200_000_u64 {
+        let link = frame(Kind::Link, 0, 1_000 + n, &serial.to_be_bytes());
+        hear(&mut node, peer, &link).expect("a link");
+        let monitor = [n.to_be_bytes(), serial.to_be_bytes()].concat();
+        hear(&mut node, peer, &frame(Kind::Monitor, 0, 1_000, &monitor)).expect("a monitor");
+    }
+    assert_eq!(written(&mut node, peer), []);
+    // One more of each, and one of each again.
+    hear(&mut node, peer, &frame(Kind::Link, 0, 999, &serial.to_be_bytes())).expect("a link");
+    hear(&mut node, peer, &frame(Kind::Link, 0, 1_000, &serial.to_be_bytes())).expect("a link");
+    for n in [999_999_u64, 0] {
+        let monitor = [n.to_be_bytes(), serial.to_be_bytes()].concat();
+        hear(&mut node, peer, &frame(Kind::Monitor, 0, 1_000, &monitor)).expect("a monitor");
+    }
+    let overloaded = |kind: Kind, number| (kind as u8, number, "overloaded".to_owned());
+    let expected = [overloaded(Kind::Exit, 999), overloaded(Kind::Down, 999_999)];
+    assert_eq!(written(&mut node, peer), expected);
+    let other = node.open();
+    let answer = node.ask(other, json!({"op": "link", "to": theirs(7)}));
+    assert_eq!(answer["code"], "overloaded");
+    // What is taken back makes room.
+    let unlink = [serial.to_be_bytes(), 1_u64.to_be_bytes()].concat();
+    hear(&mut node, peer, &frame(Kind::Unlink, 0, 1_000, &unlink)).expect("an unlink");
+    assert_eq!(node.ask(other, json!({"op": "link", "to": theirs(7)}))["ev"], "ok");
+    assert!(node.router.has_session(app));
+}
+
+#[test]
+fn a_reference_that_a_peer_gives_twice_is_one_monitor_and_one_down() {
+    let (mut node, app, _, peer) = with_peer();
+    let spawn = |node: &mut Paper| {
+        let pid: Pid = node.ask(app, json!({"op": "spawn"}))["pid"]
+            .as_str()
+            .and_then(|pid| pid.parse().ok())
+            .expect("a pid");
+        (pid.to_string(), pid.serial)
+    };
+    let monitor = |node: &mut Paper, serial: u64| {
+        let payload = [5_u64.to_be_bytes(), serial.to_be_bytes()].concat();
+        hear(node, peer, &frame(Kind::Monitor, 0, 1_000, &payload)).expect("a monitor");
+    };
+    let ((one, one_serial), (two, two_serial)) = (spawn(&mut node), spawn(&mut node));
+    monitor(&mut node, one_serial);
+    monitor(&mut node, two_serial);
+    node.ask(app, json!({"op": "exit", "pid": two, "reason": "second"}));
+    assert_eq!(written(&mut node, peer), []);
+    node.ask(app, json!({"op": "exit", "pid": one, "reason": "first"}));
+    assert_eq!(written(&mut node, peer), [(Kind::Down as u8, 5, "first".to_owned())]);
+    // Taken back and given to another while the death of the first is on its way.
+    let ((one, one_serial), (two, two_serial)) = (spawn(&mut node), spawn(&mut node));
+    monitor(&mut node, one_serial);
+    node.hold(|router, _, out| {
+        out.count(super::super::SLICE);
+        router.on_command(std::time::Instant::now(), app, &exit(&one), out);
+    });
+    let demonitor = frame(Kind::Demonitor, 0, 1_000, &5_u64.to_be_bytes());
+    node.hold(|router, now, out| {
+        out.count(super::super::SLICE);
+        let (frame, _) = Frame::cut(&demonitor, 1 << 20).expect("good").expect("whole");
+        router.on_message(now, peer, frame, out).expect("a demonitor");
+    });
+    node.hold(|router, now, out| {
+        out.count(super::super::SLICE);
+        let payload = [5_u64.to_be_bytes(), two_serial.to_be_bytes()].concat();
+        let bytes = frame(Kind::Monitor, 0, 1_000, &payload);
+        let (frame, _) = Frame::cut(&bytes, 1 << 20).expect("good").expect("whole");
+        router.on_message(now, peer, frame, out).expect("a monitor");
+    });
+    node.work();
+    assert_eq!(written(&mut node, peer), []);
+    node.ask(app, json!({"op": "exit", "pid": two, "reason": "third"}));
+    assert_eq!(written(&mut node, peer), [(Kind::Down as u8, 5, "third".to_owned())]);
+}
+
+/// `exit` of a process, as a frame without its length.
+fn exit(pid: &str) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let line = json!({"op": "exit", "pid": pid}).to_string();
+    line_to_frame(line.as_bytes(), &mut frame).expect("a good line");
+    frame.split_off(4)
+}
+
+#[test]
+fn a_monitor_is_taken_back_by_its_own_session_only() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    let child = node.ask(other, json!({"op": "spawn"}))["pid"].clone();
+    let reference = node.ask(app, json!({"op": "monitor", "to": child}))["ref"].clone();
+    let demonitor = json!({"op": "demonitor", "ref": reference, "flush": true});
+    let answer = node.ask(other, demonitor.clone());
+    assert_eq!((&answer["ev"], &answer["code"]), (&json!("error"), &json!("denied")));
+    node.ask(other, json!({"op": "exit", "pid": child}));
+    assert_eq!(node.events(app)[0]["ref"], reference, "nobody took it back");
+    // What is no monitor any more, or never was, is nobody's.
+    assert_eq!(node.ask(other, demonitor)["ev"], "ok");
+    assert_eq!(node.ask(other, json!({"op": "demonitor", "ref": 999}))["ev"], "ok");
 }
