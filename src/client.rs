@@ -125,6 +125,7 @@ pub struct Client {
 #[derive(Debug)]
 #[must_use = "the answer is here, and so is the error"]
 pub struct Pending {
+    id: u64,
     answer: oneshot::Receiver<Answer>,
     shared: Arc<Shared>,
 }
@@ -262,7 +263,7 @@ impl Client {
         state.pending.insert(id, answer);
         permit.send(frame);
         drop(state);
-        Ok(Pending { answer: pending, shared: Arc::clone(&self.shared) })
+        Ok(Pending { id, answer: pending, shared: Arc::clone(&self.shared) })
     }
 
     /// Sends a command that gets no answer; should it fail, there will be a `failed` event.
@@ -345,6 +346,12 @@ impl Client {
 }
 
 impl Pending {
+    /// What `cancel` calls the command.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ pub use local_dir::{Claim, LocalDir, LocalDirError, SOCKET_PATH_BYTES_MAX, claim
 pub use machine::Machine;
 use meaning::Named;
 pub use problem::{Origin, Problem, Problems};
-pub use value::{Host, Listen, MeshName};
+pub use value::{Advertise, Host, Listen, MeshName};
 
 /// What a node is told to be. Plain: every default is filled in, nothing is checked again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Config {
     pub mesh: MeshName,
     /// Where other nodes reach it.
     pub listen: Listen,
+    /// Where other nodes reach it beside that, through somebody who forwards.
+    pub advertise: Vec<Advertise>,
     /// The local directory, as a path; [`LocalDir::open`] checks it.
     pub dir: PathBuf,
     /// The app socket when it was asked for; else [`LocalDir::socket`] of the claimed base.

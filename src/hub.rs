@@ -16,7 +16,7 @@ pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
 pub use crate::router::peers::PeerHello;
 use crate::router::peers::PeerId;
 use crate::router::sessions::SessionId;
-use crate::router::{Counters, Limits, Map, Outbox, Router, SLICE};
+use crate::router::{Limits, Map, Outbox, Router, SLICE};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
 use crate::wire::id::Node;
@@ -39,6 +39,11 @@ pub struct Hub {
     asked: Notify,
     /// The last session has gone.
     deserted: Notify,
+    /// Long commands that are being read take fewer bytes than before.
+    room: Notify,
+    /// Most bytes of long commands that are being read, in all sessions together.
+    reading_bytes_max: usize,
+    send_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -48,6 +53,8 @@ struct State {
     sessions: BTreeMap<SessionId, Arc<SessionSignal>>,
     peers: Map<PeerId, Arc<PeerSignal>>,
     last_connection: u64,
+    /// Bytes of long commands that are being read.
+    reading: usize,
     /// What the deadline task waits for.
     armed: Option<Instant>,
     /// When buffers that nobody has used since are given back; none when there are none.
@@ -95,6 +102,29 @@ struct PeerSignal {
 pub struct SessionHandle {
     hub: Arc<Hub>,
     signal: Arc<SessionSignal>,
+}
+
+/// Room for a long command while it is being read. Dropping it gives the room back.
+#[derive(Debug)]
+#[must_use = "dropping it gives the room back"]
+pub struct Room {
+    hub: Arc<Hub>,
+    bytes: usize,
+}
+
+impl Room {
+    /// How long the command may be.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.hub.lock().reading -= self.bytes;
+        self.hub.room.notify_waiters();
+    }
 }
 
 /// What became of a batch of commands.
@@ -158,12 +188,16 @@ impl Hub {
                 sessions: BTreeMap::new(),
                 peers: Map::default(),
                 last_connection: 0,
+                reading: 0,
                 armed: None,
                 tidied: None,
             }),
             sooner: Notify::new(),
             asked: Notify::new(),
             deserted: Notify::new(),
+            room: Notify::new(),
+            reading_bytes_max: limits.queue_bytes / 2,
+            send_timeout: limits.send_timeout,
         })
     }
 
@@ -179,9 +213,10 @@ impl Hub {
     }
 
     /// One hold of the lock: does something, then announces what it made ready.
-    fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = tokio::time::Instant::now().into_std();
         let mut state = self.lock();
+        state.out.begin();
         let result = act(&mut state, now);
         self.settle(&mut state, now);
         result
@@ -251,7 +286,7 @@ impl Hub {
                 () = self.sooner.notified() => continue,
                 () = due => {}
             }
-            self.hold(|state, now| {
+            self.with(|state, now| {
                 state.armed = None;
                 state.router.on_deadline(now, &mut state.out);
                 if state.tidied.is_some_and(|due| due <= now) {
@@ -263,15 +298,9 @@ impl Hub {
         }
     }
 
-    /// What was lost so far.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.lock().router.counters()
-    }
-
     /// Bytes in all queues of the node.
-    #[must_use]
-    pub fn queued(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
         let state = self.lock();
         state.router.queued(&state.out)
     }
@@ -296,16 +325,19 @@ impl Hub {
 
     /// Tells every app that the node is about to leave.
     pub fn drain(&self) {
-        self.hold(|state, _| {
-            let sessions = state.sessions.keys().copied();
-            Router::on_draining(sessions, &mut state.out);
-        });
+        let mut next = 0;
+        while let Some(after) = self.with(|state, _| {
+            let sessions = state.sessions.range(next..).map(|(id, _)| *id).take(SLICE);
+            Router::on_draining(sessions, &mut state.out)
+        }) {
+            next = after + 1;
+        }
     }
 
     /// An app has connected.
     pub fn open_session(self: &Arc<Self>, operator: bool) -> SessionHandle {
         let secret = format!("{:032x}", u128::from_ne_bytes(random()));
-        let signal = self.hold(|state, _| {
+        let signal = self.with(|state, _| {
             state.last_connection += 1;
             let id = state.last_connection;
             let signal = Arc::new(SessionSignal {
@@ -323,7 +355,7 @@ impl Hub {
     /// Registers an accepted connection. Its nodeup is told once the end of every earlier one has been told.
     pub fn peer_up(self: &Arc<Self>, hello: PeerHello) -> PeerHandle {
         let signal = Arc::new(PeerSignal::default());
-        let id = self.hold(|state, now| {
+        let id = self.with(|state, now| {
             state.last_connection += 1;
             let id = state.last_connection;
             state.peers.insert(id, Arc::clone(&signal));
@@ -357,7 +389,7 @@ impl Hub {
 
     /// Answers what [`Hub::next_mesh_request`] gave.
     pub fn answer_mesh(&self, token: MeshToken, answer: MeshAnswer) {
-        self.hold(|state, now| state.router.on_mesh_answer(now, token, answer, &mut state.out));
+        self.with(|state, now| state.router.on_mesh_answer(now, token, answer, &mut state.out));
     }
 }
 
@@ -379,10 +411,8 @@ impl SessionHandle {
         let mut fed = Fed::default();
         loop {
             let before = fed.consumed;
-            let full = self.hold(|state, now| {
-                let mut entries = 0;
-                while entries < SLICE {
-                    entries += 1;
+            let full = self.with(|state, now| {
+                while state.out.may_go_on() {
                     let rest = &buffer[fed.consumed..];
                     // A few bytes of commands may ask for a lot: answers that nobody reads are not added to.
                     if !rest.is_empty() && !state.router.may_answer(self.id(), &state.out) {
@@ -416,9 +446,27 @@ impl SessionHandle {
 
     /// Answers something that could not even be read as a command.
     pub fn refused(&self, id: Option<Id<'_>>, refused: Refused) {
-        self.hold(|state, now| {
+        self.with(|state, now| {
             state.router.on_refused(now, self.id(), id, refused, &mut state.out);
         });
+    }
+
+    /// Room for a command of so many bytes that is not whole yet; one always has it. Waits for as long as a sender
+    /// waits for a full queue, then there is none. Cancel safe.
+    pub async fn room(&self, bytes: usize) -> Option<Room> {
+        let give_up = tokio::time::Instant::now() + self.hub.send_timeout;
+        loop {
+            let mut more = std::pin::pin!(self.hub.room.notified());
+            more.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.reading == 0 || state.reading + bytes <= self.hub.reading_bytes_max {
+                    state.reading += bytes;
+                    return Some(Room { hub: Arc::clone(&self.hub), bytes });
+                }
+            }
+            tokio::time::timeout_at(give_up, more).await.ok()?;
+        }
     }
 
     /// Completes when the session may have become readable again. Cancel safe.
@@ -443,14 +491,14 @@ impl SessionHandle {
         self.hub.lock()
     }
 
-    fn hold<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
-        self.hub.hold(act)
+    fn with<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
+        self.hub.with(act)
     }
 
     /// Moves what waits for the app into `out`, which must be empty.
     #[must_use]
     pub fn take(&self, out: &mut Vec<u8>) -> Taken {
-        self.hold(|state, _| {
+        self.with(|state, _| {
             let id = self.id();
             let last = state.out.take_session(id, out);
             state.router.on_session_room(id, &mut state.out);
@@ -474,7 +522,7 @@ impl SessionHandle {
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
-        self.hub.hold(|state, now| {
+        self.hub.with(|state, now| {
             let id = self.signal.id.swap(0, Ordering::Relaxed);
             if id == 0 {
                 return;
@@ -508,14 +556,15 @@ impl PeerHandle {
     pub fn frames(&self, buffer: &[u8], controls: &mut Vec<Control>) -> Result<usize, FrameError> {
         let mut consumed = 0;
         loop {
-            let more = self.hub.hold(|state, now| {
-                for _ in 0..SLICE {
+            let more = self.hub.with(|state, now| {
+                while state.out.may_go_on() {
                     if state.router.is_waiting(self.id) {
                         return Ok(false);
                     }
                     let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX)?;
                     let Some((frame, bytes)) = cut else { return Ok(false) };
                     consumed += bytes;
+                    state.out.count(1);
                     state.router.may_hear(self.id, &state.out)?;
                     match Kind::from_u8(frame.kind) {
                         Some(Kind::Beat) => controls.push(Control::Beat),
@@ -544,7 +593,7 @@ impl PeerHandle {
     /// Moves what waits for the peer into `out`, which must be empty. False when there was nothing.
     #[must_use]
     pub fn take(&self, out: &mut Vec<u8>) -> bool {
-        self.hub.hold(|state, _| {
+        self.hub.with(|state, _| {
             let some = state.out.take_peer(self.id, out);
             state.router.on_peer_room(self.id, &mut state.out);
             some
@@ -558,7 +607,7 @@ impl PeerHandle {
 
     /// Queues a whole frame of the peer task's own.
     pub fn control(&self, frame: Vec<u8>, urgent: bool) {
-        self.hub.hold(|state, _| {
+        self.hub.with(|state, _| {
             state.router.on_control(self.id, &frame, urgent, &mut state.out);
         });
     }
@@ -572,7 +621,7 @@ impl PeerHandle {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.hub.hold(|state, now| {
+        self.hub.with(|state, now| {
             state.peers.remove(&self.id);
             state.router.on_peer_down(now, self.id, reason, &mut state.out);
         });

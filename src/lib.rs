@@ -75,6 +75,8 @@ pub mod config;
 
 pub mod shutdown;
 
+mod backoff;
+
 pub mod logging;
 
 pub mod node;

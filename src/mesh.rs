@@ -14,12 +14,12 @@
 //! What a newcomer gets wrong: a strategy's set only ever *adds* dials. Nothing here closes a connection because a
 //! strategy no longer sees its node.
 
-mod backoff;
 mod hearsay;
 mod listen;
 mod notices;
 mod requests;
 mod roster;
+mod strangers;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -38,6 +38,7 @@ use self::listen::Inbound;
 use self::notices::Notices;
 use self::requests::{Requests, Resolved};
 use self::roster::{Accept, Roster, Ruling};
+use self::strangers::Strangers;
 use self::wanted::{Held, Outcome, TargetId, Wanted};
 use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
 pub use crate::peer::Profile;
@@ -78,10 +79,6 @@ pub struct MeshOptions {
     pub hidden: bool,
     /// How soon a silent peer is down.
     pub profile: Profile,
-    /// What this build can do beside the protocol.
-    pub features: Vec<String>,
-    /// False for a node without a network: every request is answered `ignored`.
-    pub network: bool,
     /// For jitter.
     pub seed: u64,
 }
@@ -99,20 +96,19 @@ pub async fn run<T: Transport>(
     reports: Vec<(String, watch::Receiver<Report>)>,
     mut shutdown: Shutdown,
 ) {
-    if !options.network {
-        return requests::ignore_all(&hub, shutdown).await;
-    }
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
     loop {
         mesh.act();
         let next = mesh.next_deadline();
+        // An accepted connection waits for a place among the strangers.
+        let room = mesh.strangers.room_at(Instant::now());
         tokio::select! {
             biased;
             () = shutdown.asked() => break,
             Some(joined) = mesh.tasks.join_next() => loud(joined),
             Some(event) = inputs.events.recv() => mesh.on_event(event),
             Some(input) = inputs.others.recv() => mesh.on_input(input),
-            Some(inbound) = inputs.inbound.recv() => mesh.on_inbound(inbound),
+            Some(inbound) = next_inbound(&mut inputs.inbound, room) => mesh.on_inbound(inbound),
             () = sleep_until(next) => {}
         }
     }
@@ -126,6 +122,17 @@ fn loud(joined: Result<(), tokio::task::JoinError>) {
     {
         std::panic::resume_unwind(error.into_panic());
     }
+}
+
+/// The next accepted connection, not before `room`. Cancel safe.
+async fn next_inbound<S>(
+    inbound: &mut mpsc::Receiver<Inbound<S>>,
+    room: Instant,
+) -> Option<Inbound<S>> {
+    if room > Instant::now() {
+        sleep_until(room).await;
+    }
+    inbound.recv().await
 }
 
 /// What reaches the mesh from anybody but connections.
@@ -163,6 +170,7 @@ struct Mesh<T: Transport> {
     notices: Notices,
     conns: BTreeMap<ConnId, Conn>,
     conn_ids: u64,
+    strangers: Strangers,
     tasks: JoinSet<()>,
     /// Listeners, watchers: everything that stops first.
     services: Vec<AbortHandle>,
@@ -190,7 +198,7 @@ impl<T: Transport> Mesh<T> {
     ) -> (Self, Inputs<T::Stream>) {
         let (events_in, events) = mpsc::channel(EVENTS_MAX);
         let (inputs_in, others) = mpsc::channel(EVENTS_MAX);
-        let (inbound_in, inbound) = mpsc::channel(16);
+        let (inbound_in, inbound) = mpsc::channel(1);
         let me = hub.me().clone();
         let mut listens = options.advertised;
         listens.extend(listeners.iter().filter_map(|l| transport.local_address(l).ok()));
@@ -201,7 +209,6 @@ impl<T: Transport> Mesh<T> {
             me: me.clone(),
             labels: options.labels,
             hidden: options.hidden,
-            features: options.features,
             profile: options.profile,
             listens,
             held: Mutex::default(),
@@ -217,6 +224,7 @@ impl<T: Transport> Mesh<T> {
             notices: Notices::default(),
             conns: BTreeMap::new(),
             conn_ids: 0,
+            strangers: Strangers::new(options.seed),
             tasks: JoinSet::new(),
             services: Vec::new(),
             inputs: inputs_in,
@@ -227,7 +235,14 @@ impl<T: Transport> Mesh<T> {
             known_at: None,
             hasher: foldhash::fast::FixedState::default(),
         };
-        listen::start(&mut mesh.tasks, &mut mesh.services, transport, listeners, &inbound_in);
+        listen::start(
+            &mut mesh.tasks,
+            &mut mesh.services,
+            transport,
+            listeners,
+            &inbound_in,
+            options.seed,
+        );
         mesh.start_watchers(hub);
         (mesh, Inputs { events, others, inbound })
     }
@@ -354,22 +369,31 @@ impl<T: Transport> Mesh<T> {
 
     fn on_inbound(&mut self, inbound: Inbound<T::Stream>) {
         let conn = self.next_conn();
+        let remote = scope::canonical(inbound.remote);
+        if let Some(gone) = self.strangers.enter(conn, remote, Instant::now()) {
+            self.send_away(gone);
+        }
         let (orders, heard) = mpsc::channel(ORDERS_MAX);
         let context = Arc::clone(&self.context);
-        let remote = scope::canonical(inbound.remote);
         let ends = Ends { remote, local: inbound.local, dialled: false };
-        let task = self.tasks.spawn(peer::accept(
-            context,
-            conn,
-            inbound.stream,
-            ends,
-            heard,
-            inbound.permit,
-        ));
+        let task = self.tasks.spawn(peer::accept(context, conn, inbound.stream, ends, heard));
         self.conns.insert(
             conn,
             Conn { orders, task, remote, dial: None, met: None, up: None, told: None },
         );
+    }
+
+    /// Ends a connection that has not shown in time that it is one of us, for another one that waits.
+    fn send_away(&mut self, stranger: ConnId) {
+        let Some(conn) = self.conns.remove(&stranger) else { return };
+        conn.task.abort();
+        if let Some(count) = self.strangers.sent_away(Instant::now()) {
+            warn!(
+                from = %conn.remote.ip(),
+                count,
+                "connections that do not show that they are of this mesh were closed for others that wait"
+            );
+        }
     }
 
     fn on_input(&mut self, input: Input) {
@@ -434,6 +458,7 @@ impl<T: Transport> Mesh<T> {
     fn on_event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
+            Event::Spoke(conn) => self.strangers.spoke(conn),
             Event::Hello(conn, met) => self.on_hello(conn, met, now),
             Event::Accepted(conn, number, holds) => {
                 let rulings = self.roster.accepted(conn, Accept { number, holds });
@@ -454,6 +479,8 @@ impl<T: Transport> Mesh<T> {
     }
 
     fn on_hello(&mut self, id: ConnId, met: Box<Met>, now: Instant) {
+        // It has shown that it is one of us; what follows is bounded by the number of nodes.
+        self.strangers.leave(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let (node, known) = (met.node.clone(), met.known);
         if let Some((_, address)) = conn.dial {
@@ -501,6 +528,7 @@ impl<T: Transport> Mesh<T> {
     }
 
     fn on_ended(&mut self, id: ConnId, ending: &Ending, now: Instant) {
+        self.strangers.leave(id);
         let Some(conn) = self.conns.remove(&id) else { return };
         let lasted = conn.up.map(|up| now.saturating_duration_since(up));
         let was_up = matches!(ending, Ending::Down { .. });

@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
-    self, Claim, Config, Host, LocalDir, LocalDirError, Machine, Profile, Trust, claim_base,
+    self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, Trust,
+    claim_base,
 };
 use crate::hub::Hub;
 use crate::mesh::{self, MeshOptions};
@@ -31,8 +33,9 @@ use crate::wire::message::PROTOCOL_MAX;
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How often polling strategies look.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// First and longest pause before a failed strategy is started again.
-const STRATEGY_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// The pauses before a failed strategy is started again.
+const STRATEGY_WAITS: Waits =
+    Waits { first: Duration::from_millis(500), cap: Duration::from_secs(60) };
 /// How long the tasks may take to end once they were asked.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -46,6 +49,14 @@ pub enum NodeError {
     /// There is no app socket to be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The app socket is that of another node, which the environment names for its apps.
+    #[error(
+        "PILLION_SOCKET is set to {path}, the socket of a node that runs: it was meant for the apps of that node. Unset it, or pass --socket, to start another node here"
+    )]
+    Inherited {
+        /// The socket of that node.
+        path: PathBuf,
+    },
     /// There is no TLS to be had.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -86,7 +97,6 @@ pub enum NodeError {
 pub struct Running {
     hub: Arc<Hub>,
     socket: PathBuf,
-    listen: SocketAddr,
     grace: Duration,
     mesh: Trigger,
     apps: Trigger,
@@ -137,8 +147,10 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         Some(path) => path.clone(),
         None => dir.socket(&config.mesh, &claim.base)?,
     };
-    let socket = Socket::bind(&path, config.socket_mode)?;
+    // The operator's first: who waits for the app socket to appear finds both.
     let operators = operator_socket(&path, config.socket_mode)?;
+    let socket =
+        Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
     let strategies = strategies(&config, &dir.registry(&config.mesh)?)?;
 
     let me = Node { name, incarnation: incarnation()? };
@@ -157,10 +169,15 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     let trust = trust(&config.trust)?;
     let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
     let (listener, listen) = bind(&config).await?;
+    let advertised: Vec<SocketAddr> = config
+        .advertise
+        .iter()
+        .map(|address| SocketAddr::new(address.ip, address.port.unwrap_or(listen.port())))
+        .collect();
     hub.set_self(SelfSeen {
         labels: config.labels.clone(),
         hidden: config.hidden,
-        addresses: vec![listen.to_string()],
+        addresses: std::iter::once(&listen).chain(&advertised).map(ToString::to_string).collect(),
     });
     let (announce, announced) = watch::channel(Announcement {
         mesh: config.mesh.as_str().to_owned(),
@@ -188,12 +205,10 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     tasks.spawn(keep_reloading(tls.clone(), announce, mesh_shutdown.clone()));
     let options = MeshOptions {
         mesh: config.mesh.as_str().to_owned(),
-        advertised: Vec::new(),
+        advertised,
         labels: config.labels.clone(),
         hidden: config.hidden,
         profile: profile(config.profile),
-        features: Vec::new(),
-        network: true,
         seed: me.incarnation.0,
     };
     tasks.spawn(mesh::run(
@@ -215,7 +230,6 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     Ok(Running {
         hub,
         socket: path,
-        listen,
         grace: config.grace,
         mesh: mesh_trigger,
         apps: apps_trigger,
@@ -235,12 +249,6 @@ impl Running {
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.hub.me().name
-    }
-
-    /// Where other nodes connect.
-    #[must_use]
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
     }
 
     /// Completes when a task has ended that should not have: the node is of no use then. Cancel safe.
@@ -269,6 +277,18 @@ impl Running {
         if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
             tracing::warn!("some tasks did not end within {END_WITHIN:?}; they are dropped");
         }
+    }
+}
+
+/// `pillion run` and people set `PILLION_SOCKET` for apps; a node that is started there would take it for its own. That
+/// is right where nobody serves it, so only the clash is told apart.
+fn inherited(error: SocketError, config: &Config) -> NodeError {
+    let origin = config.shown.get(&Key::Socket).map(|shown| &shown.origin);
+    match error {
+        SocketError::Taken { path } if matches!(origin, Some(Origin::Variable(_))) => {
+            NodeError::Inherited { path }
+        }
+        error => error.into(),
     }
 }
 
@@ -373,8 +393,7 @@ async fn keep_looking(
     mut shutdown: shutdown::Shutdown,
     seed: u64,
 ) {
-    let mut pause = STRATEGY_PAUSE.0;
-    let mut jitter = seed | 1;
+    let (mut backoff, mut rng) = (Backoff::default(), Rng::new(seed));
     loop {
         let announcement = announced.borrow_and_update().clone();
         let started = Instant::now();
@@ -388,22 +407,14 @@ async fn keep_looking(
             reporter.unwell(error.to_string());
             tracing::warn!("strategy {}: {error}; trying again", strategy.name());
         }
-        if started.elapsed() >= STRATEGY_PAUSE.1 {
+        if started.elapsed() >= STRATEGY_WAITS.cap {
             // It was well for long: what failed before says nothing of this failure.
-            pause = STRATEGY_PAUSE.0;
+            backoff.reset();
         }
-        // xorshift: half to one and a half of the pause.
-        jitter ^= jitter << 13;
-        jitter ^= jitter >> 7;
-        jitter ^= jitter << 17;
-        let half = pause / 2;
-        let waited = half + pause * u32::try_from(jitter % 1000).unwrap_or(0) / 1000;
-        tokio::select! {
-            biased;
-            () = shutdown.asked() => return,
-            () = tokio::time::sleep(waited) => {}
+        let wait = backoff.next(STRATEGY_WAITS, &mut rng);
+        if shutdown.asked_within(wait).await {
+            return;
         }
-        pause = (pause * 2).min(STRATEGY_PAUSE.1);
     }
 }
 
@@ -414,12 +425,7 @@ async fn keep_reloading(
     mut shutdown: shutdown::Shutdown,
 ) {
     let mut told = String::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.asked() => return,
-            () = tokio::time::sleep(RELOAD_EVERY) => {}
-        }
+    while !shutdown.asked_within(RELOAD_EVERY).await {
         match tls.reload() {
             Ok(true) => {
                 told.clear();
@@ -497,8 +503,8 @@ mod tests {
         let _ = tokio::time::timeout(Duration::from_secs(3 * 3600), looking).await;
         let starts = starts.lock().expect("no panic").clone();
         let pause = |run: usize| starts[run] - starts[run - 1];
-        assert!(pause(10) >= STRATEGY_PAUSE.1 / 2, "{:?}", pause(10));
+        assert!(pause(10) >= STRATEGY_WAITS.cap / 2, "{:?}", pause(10));
         let after = pause(11).saturating_sub(Duration::from_secs(3600));
-        assert!(after <= 2 * STRATEGY_PAUSE.0, "{after:?}");
+        assert!(after <= STRATEGY_WAITS.first, "{after:?}");
     }
 }

@@ -22,9 +22,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
 
 pub use self::health::Profile;
 pub(crate) use self::problem::{Failure, Problem, words};
@@ -36,6 +38,8 @@ use crate::wire::message::{Goodbye, Peers, Refusal};
 
 /// How long a dial may take to connect: every address of a peer has this long, all at once.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the first words of TLS may take, which a dialler has ready: twice what one lost packet costs.
+const FIRST_WITHIN: Duration = Duration::from_secs(2);
 /// How long TLS and both hellos may take.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// How long the last words may take.
@@ -53,7 +57,6 @@ pub(crate) struct Context {
     pub me: Node,
     pub labels: BTreeMap<String, String>,
     pub hidden: bool,
-    pub features: Vec<String>,
     pub profile: Profile,
     /// Where this node listens, unspecified addresses as they are.
     pub listens: Vec<SocketAddr>,
@@ -91,6 +94,8 @@ pub(crate) struct Met {
 /// What a connection tells the mesh.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// It was accepted and has sent the first words of TLS.
+    Spoke(ConnId),
     /// A good hello was read.
     Hello(ConnId, Box<Met>),
     /// The senior chose this connection: the number of its accept, and whether it holds another one.
@@ -172,15 +177,16 @@ pub(crate) async fn dial<T: Transport>(
     };
     let deadline = Instant::now() + HELLO_WITHIN;
     let handshake = context.tls.connector().connect(Tls::server_name(), ahead::Ahead::new(stream));
-    let stream = match timeout_at(deadline, handshake).await {
+    let mut stream = match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return failed(&context, conn, broken(&context, &error)).await,
         Err(_) => return failed(&context, conn, Problem::Slow).await,
     };
+    stream.get_mut().0.trust();
     let certificates: Vec<CertificateDer<'static>> =
         stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let ends = Ends { remote: address, local, dialled: true };
-    live(&context, conn, stream, &certificates, ends, deadline, orders, None).await;
+    live(&context, conn, stream, &certificates, ends, deadline, orders).await;
 }
 
 /// Takes an accepted connection and lives with it until its end.
@@ -190,20 +196,28 @@ pub(crate) async fn accept<S>(
     stream: S,
     ends: Ends,
     orders: Orders,
-    permit: OwnedSemaphorePermit,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let deadline = Instant::now() + HELLO_WITHIN;
-    let handshake = context.tls.acceptor().accept(ahead::Ahead::new(stream));
-    let stream = match timeout_at(deadline, handshake).await {
+    let now = Instant::now();
+    let deadline = now + HELLO_WITHIN;
+    let first = LazyConfigAcceptor::new(Acceptor::default(), ahead::Ahead::new(stream));
+    let begun = match timeout_at(now + FIRST_WITHIN, first).await {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(error)) => return failed(&context, conn, broken(&context, &error)).await,
+        Err(_) => return failed(&context, conn, Problem::Slow).await,
+    };
+    context.tell(Event::Spoke(conn)).await;
+    let handshake = begun.into_stream(Arc::clone(context.tls.acceptor().config()));
+    let mut stream = match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return failed(&context, conn, broken(&context, &error)).await,
         Err(_) => return failed(&context, conn, Problem::Slow).await,
     };
+    stream.get_mut().0.trust();
     let certificates: Vec<CertificateDer<'static>> =
         stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-    live(&context, conn, stream, &certificates, ends, deadline, orders, Some(permit)).await;
+    live(&context, conn, stream, &certificates, ends, deadline, orders).await;
 }
 
 fn broken(context: &Context, error: &std::io::Error) -> Problem {
@@ -229,10 +243,6 @@ struct Farewell {
     bytes: Vec<u8>,
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the one place where all of a connection comes together"
-)]
 async fn live<S>(
     context: &Arc<Context>,
     conn: ConnId,
@@ -241,7 +251,6 @@ async fn live<S>(
     ends: Ends,
     deadline: Instant,
     mut orders: Orders,
-    permit: Option<OwnedSemaphorePermit>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -255,8 +264,6 @@ async fn live<S>(
         }
         Err(_) => return failed(context, conn, Problem::Slow).await,
     };
-    // It has shown that it is one of us; what follows is bounded by the number of nodes.
-    drop(permit);
     let (read, write) = tokio::io::split(&mut stream);
     context.tell(Event::Hello(conn, Box::new(met.clone()))).await;
     let (ending, farewell) = match handshake::run(context, conn, read, write, &mut orders).await {

@@ -5,7 +5,8 @@
 //! returns no errors: a command that cannot be carried out is answered to the app that gave it.
 //!
 //! Work that may touch many entries (the end of a large session, a lost peer, listings) goes on in slices of
-//! [`SLICE`] entries by `on_deadline`, in the order in which it came up.
+//! [`SLICE`] entries by `on_deadline`, in the order in which it came up. Whoever takes the lock says so by
+//! [`Outbox::begin`], from which on the entries are counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -31,8 +32,10 @@ pub mod nodes;
 pub mod outbox;
 pub mod peers;
 mod processes;
+mod questions;
 mod rpc;
 mod send;
+mod served;
 pub mod sessions;
 pub mod shelf;
 #[cfg(test)]
@@ -54,7 +57,13 @@ pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub const SLICE: usize = 512;
 /// A process with this many signals waiting exits `overloaded`.
 const SIGNALS_MAX: usize = 100_000;
-/// Most processes of one session, and most links or monitors of one process.
+/// The same in bytes: as many signals as that with a short reason.
+const SIGNAL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// When the node is full and its heaviest mailbox has nothing to shed, its process exits `overloaded` if signals take
+/// this many bytes there.
+const SIGNAL_BYTES_HEAVY: usize = 1024 * 1024;
+/// Most processes of one session, most links or monitors of one process, and most links, monitors there and monitors
+/// here of one peer.
 const OWNED_MAX: usize = 200_000;
 /// Unconsumed bytes that a window allows beyond its first event.
 const WINDOW_BYTES_MAX: usize = 1024 * 1024;
@@ -105,12 +114,12 @@ impl Default for Limits {
     }
 }
 
-/// What is counted, for `info` of the node and metrics.
+/// What is counted, for `nodes` and metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Messages shed by full mailboxes.
     pub shed: u64,
-    /// Messages dropped because a peer was congested.
+    /// Messages lost or refused because a peer was full or congested.
     pub congested: u64,
     /// Messages from peers that were longer than allowed here.
     pub too_large: u64,
@@ -137,8 +146,8 @@ pub struct Router {
     labels: BTreeMap<String, String>,
     hidden: bool,
     addresses: Vec<String>,
-    /// Processes that watch every node.
-    node_watchers: BTreeSet<u64>,
+    /// Processes that watch every node, and the number that was given when they began.
+    node_watchers: BTreeMap<u64, u64>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
     /// What this node announces of itself.
@@ -153,16 +162,18 @@ pub struct Router {
     retry_bytes: usize,
     /// Calls of processes here, and calls to processes here, that have not ended.
     calls: Map<u64, calls::Call>,
-    served: Map<u64, calls::Served>,
+    served: Map<u64, served::Served>,
     /// Calls to several nodes that have not ended.
     gathers: BTreeMap<u64, gather::Gather>,
-    asks: BTreeMap<u64, peers::Asked>,
+    asks: BTreeMap<u64, questions::Asked>,
     mesh_asks: BTreeMap<u64, nodes::MeshAsked>,
     timers: BTreeMap<u64, send::Timer>,
     /// Bytes of what is sent later.
     timer_bytes: usize,
     agenda: Agenda,
     work: VecDeque<Work>,
+    /// [`Work::Shed`] is among it.
+    shedding: bool,
     /// Mailboxes of more than 64 KiB, by that, so that the heaviest is found at once.
     heavy: BTreeSet<(usize, u64)>,
     mailbox_bytes: usize,
@@ -259,7 +270,7 @@ impl Router {
             labels: BTreeMap::new(),
             hidden: false,
             addresses: Vec::new(),
-            node_watchers: BTreeSet::new(),
+            node_watchers: BTreeMap::new(),
             refs: Map::default(),
             announced: announced::Announced::default(),
             globals: Map::default(),
@@ -277,6 +288,7 @@ impl Router {
             timer_bytes: 0,
             agenda: Agenda::default(),
             work: VecDeque::new(),
+            shedding: false,
             heavy: BTreeSet::new(),
             mailbox_bytes: 0,
             partial_bytes: 0,
@@ -296,8 +308,8 @@ impl Router {
     }
 
     /// What was lost so far.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
+    #[cfg(test)]
+    fn counters(&self) -> Counters {
         self.counters
     }
 
@@ -315,6 +327,7 @@ impl Router {
     pub fn on_command(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
+        out.count(1);
         if self.send_again(now, session, rest, out) {
             return;
         }
@@ -326,7 +339,7 @@ impl Router {
             Err(refused) => self.refuse(asker, refused, out),
         }
         if !self.work.is_empty() {
-            self.run_work(now, SLICE, out);
+            self.run_work(now, out);
         }
     }
 
@@ -341,6 +354,7 @@ impl Router {
     ) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
+        out.count(1);
         self.refuse(Asker { now, session, id, op: "", to: "" }, refused, out);
     }
 
@@ -387,7 +401,7 @@ impl Router {
             Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
             Command::Spawn { pid, name, label, link, monitor, trap_exit, delivery, mailbox } => {
                 let wanted =
-                    processes::Wanted { name, label, link, monitor, trap_exit, delivery, mailbox };
+                    processes::Spawn { name, label, link, monitor, trap_exit, delivery, mailbox };
                 self.spawn(asker, pid, &wanted, out)
             }
             Command::Exit { pid, reason } => self.exit(asker, pid, reason, out),
@@ -428,6 +442,7 @@ impl Router {
             Command::Receive { pid, max, timeout_ms } => {
                 self.receive(asker, pid, max, timeout_ms, out)
             }
+            Command::Cancel { pid, of } => self.cancel(asker, pid, of, out),
             Command::Flush { pid } => self.flush(asker, pid, out),
             Command::More { pid, n } => self.more(asker, pid, n, out),
             Command::Link { pid, to } => self.link(asker, pid, to, out),
@@ -479,7 +494,8 @@ impl Router {
 
     /// Does what has become due, and a slice of the work that was put off.
     pub fn on_deadline(&mut self, now: Instant, out: &mut Outbox) {
-        for _ in 0..SLICE {
+        while out.may_go_on() {
+            out.count(1);
             let Some(due) = self.agenda.due(now) else { break };
             match due {
                 Deadline::Timer(timer) => self.timer_fires(now, timer, out),
@@ -494,7 +510,7 @@ impl Router {
                 Deadline::Failed(session) => self.tell_failed(now, session, out),
             }
         }
-        self.run_work(now, SLICE, out);
+        self.run_work(now, out);
     }
 
     /// Bytes in all queues of the node.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::dialect::{Dialect, json};
-use crate::hub::{Hub, SessionHandle, Taken};
+use crate::hub::{Hub, Room, SessionHandle, Taken};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Refused, Request};
 
@@ -132,7 +132,7 @@ async fn read_commands(
     options: SessionOptions,
     shutdown: &mut Shutdown,
 ) -> io::Result<()> {
-    let mut reading = Reading { options, lines: Lines::default(), skip: 0 };
+    let mut reading = Reading { options, lines: Lines::default(), skip: 0, room: None };
     let mut read = input.rest().len();
     loop {
         loop {
@@ -144,6 +144,9 @@ async fn read_commands(
                 Progress::Over => return Ok(()),
                 Progress::ReadMore => break,
                 Progress::Wait => {
+                    if reading.needs(&input, dialect) == 0 {
+                        reading.room = None;
+                    }
                     while !handle.may_read() {
                         if handle.is_over() {
                             return Ok(());
@@ -154,6 +157,21 @@ async fn read_commands(
                             () = handle.readable() => {}
                         }
                     }
+                }
+            }
+        }
+        let needs = reading.needs(&input, dialect);
+        if needs != reading.room.as_ref().map_or(0, Room::bytes) {
+            reading.room = None;
+            if needs > 0 {
+                reading.room = tokio::select! {
+                    biased;
+                    () = shutdown.asked() => return Ok(()),
+                    room = handle.room(needs) => room,
+                };
+                if reading.room.is_none() {
+                    reading.pass_over(&mut input, dialect, handle);
+                    continue;
                 }
             }
         }
@@ -192,6 +210,8 @@ struct Reading {
     lines: Lines,
     /// How many bytes of a frame that was too large are still to be passed over.
     skip: usize,
+    /// For the long command that is not whole yet.
+    room: Option<Room>,
 }
 
 /// How far the input has been understood as lines.
@@ -237,20 +257,49 @@ impl Reading {
                 handle.refused(None, Refused { code: "too_large", message: text });
                 return Progress::Over;
             }
-            let rest = input.rest();
-            let header = rest.get(4..6).map(|h| usize::from(u16::from_be_bytes([h[0], h[1]])));
-            let Some(start) = header.and_then(|header| rest.get(4..6 + header)) else {
-                return Progress::ReadMore;
-            };
+            let Some(start) = frame_start(input.rest()) else { return Progress::ReadMore };
             let request = Request::read(start);
             handle.refused(request.id, too_large(length, self.options.body_bytes_max));
             self.skip = 4 + length;
         }
     }
 
+    /// Escapes and base64 make a line longer than the body it carries.
+    fn line_bytes_max(&self) -> usize {
+        2 * self.options.body_bytes_max + HEADER_BYTES_MAX
+    }
+
+    /// How much room the command that is not whole yet needs: none when it is not longer than a read anyway.
+    fn needs(&self, input: &Input, dialect: Dialect) -> usize {
+        let rest = input.rest();
+        let needs = match dialect {
+            // What it will be is not known before its end.
+            Dialect::Json if self.lines.skipping || rest.len() <= READ_BYTES => 0,
+            Dialect::Json => self.line_bytes_max(),
+            // Its header is wanted for the answer, should there be no room.
+            _ if self.skip > 0 || frame_start(rest).is_none() => 0,
+            _ => 4 + frame_length(rest).unwrap_or(0),
+        };
+        if needs > READ_BYTES { needs } else { 0 }
+    }
+
+    /// There is no room for the command that is not whole yet.
+    fn pass_over(&mut self, input: &mut Input, dialect: Dialect, handle: &SessionHandle) {
+        let text = "so many long commands of other apps are being read that there is no room for this one; send it again later";
+        let refused = Refused { code: "overloaded", message: text.to_owned() };
+        if dialect == Dialect::Json {
+            handle.refused(None, refused);
+            self.lines.skipping = true;
+        } else {
+            let rest = input.rest();
+            let request = frame_start(rest).map(Request::read);
+            handle.refused(request.and_then(|request| request.id), refused);
+            self.skip = 4 + frame_length(rest).unwrap_or(0);
+        }
+    }
+
     fn lines(&mut self, input: &mut Input, handle: &SessionHandle) -> Progress {
-        // Escapes and base64 make a line longer than the body it carries.
-        let line_bytes_max = 2 * self.options.body_bytes_max + HEADER_BYTES_MAX;
+        let line_bytes_max = self.line_bytes_max();
         let frames = &mut self.lines.frames;
         if let Some(progress) = feed(frames, handle) {
             return progress;
@@ -301,6 +350,17 @@ impl Reading {
         // A line that is complete goes first.
         if self.lines.seen < input.rest().len() { Progress::Wait } else { Progress::ReadMore }
     }
+}
+
+/// How many bytes a frame announces.
+fn frame_length(rest: &[u8]) -> Option<usize> {
+    rest.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize)
+}
+
+/// The length of a frame's header and the header, once they are there.
+fn frame_start(rest: &[u8]) -> Option<&[u8]> {
+    let header = rest.get(4..6).map(|h| usize::from(u16::from_be_bytes([h[0], h[1]])));
+    header.and_then(|header| rest.get(4..6 + header))
 }
 
 /// Carries out the frames that lines were turned into. What to do instead of going on, when they were not all.
@@ -397,4 +457,96 @@ async fn refuse_http(writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     writer.write_all(head.as_bytes()).await?;
     writer.write_all(body.as_bytes()).await?;
     writer.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::dialect::json::line_to_frame;
+    use crate::router::Limits;
+    use crate::wire::id::{Incarnation, Node};
+
+    const BODY_BYTES: usize = 400_000;
+
+    /// An app, and what it hears, as text.
+    struct App {
+        stream: DuplexStream,
+    }
+
+    impl App {
+        fn new(hub: &Arc<Hub>, shutdown: &Shutdown) -> Self {
+            let (stream, theirs) = duplex(64 * 1024);
+            let (hub, shutdown) = (Arc::clone(hub), shutdown.clone());
+            tokio::spawn(async move {
+                let options = SessionOptions { operator: true, body_bytes_max: BODY_BYTES };
+                let (reader, writer) = tokio::io::split(theirs);
+                run(reader, writer, &hub, options, shutdown).await
+            });
+            Self { stream }
+        }
+
+        async fn write(&mut self, bytes: &[u8]) {
+            self.stream.write_all(bytes).await.expect("the session reads");
+        }
+
+        async fn hears(&mut self, text: &str) {
+            let mut heard = Vec::new();
+            while !String::from_utf8_lossy(&heard).contains(text) {
+                assert!(self.stream.read_buf(&mut heard).await.expect("it writes") > 0, "{text}");
+            }
+        }
+    }
+
+    /// A command that is too long for one read.
+    fn long(id: &str) -> Vec<u8> {
+        let body = "x".repeat(BODY_BYTES - 5);
+        format!(r#"{{"op":"send","to":"nobody@b@h","id":"{id}","body":"{body}"}}"#).into_bytes()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_commands_that_are_not_whole_have_a_bound_together_and_wait_for_room() {
+        let node = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1) };
+        let limits = Limits { queue_bytes: 1_800_000, ..Limits::default() };
+        let hub = Hub::new(node, limits);
+        let (trigger, shutdown) = crate::shutdown::channel();
+        let mut frame = Vec::new();
+        line_to_frame(&long("whole"), &mut frame).expect("a good line");
+        let half = frame.len() / 2;
+        // Two of them fit, as frames.
+        let mut first = App::new(&hub, &shutdown);
+        let mut second = App::new(&hub, &shutdown);
+        for app in [&mut first, &mut second] {
+            app.write(&frame[..half]).await;
+        }
+        let mut third = App::new(&hub, &shutdown);
+        third.write(&frame[..70_000]).await;
+        third.hears("overloaded").await;
+        // It is passed over, and what comes behind it is not.
+        third.write(&frame[70_000..]).await;
+        let mut short = Vec::new();
+        line_to_frame(br#"{"op":"self","id":"short"}"#, &mut short).expect("a good line");
+        third.write(&short).await;
+        third.hears("short").await;
+        // A line may become as long as a line can.
+        let mut lines = App::new(&hub, &shutdown);
+        let line = long("whole");
+        lines.write(&line[..150_000]).await;
+        lines.hears("overloaded").await;
+        lines.write(&line[150_000..]).await;
+        lines.write(b"\n{\"op\":\"self\",\"id\":\"short\"}\n").await;
+        lines.hears("short").await;
+        // One that has room goes on, and then another has.
+        third.write(&frame[..70_000]).await;
+        first.write(&frame[half..]).await;
+        first.hears("whole").await;
+        third.write(&frame[70_000..]).await;
+        third.hears("whole").await;
+        drop(second);
+        lines.write(&line).await;
+        lines.write(b"\n").await;
+        lines.hears("whole").await;
+        drop(trigger);
+    }
 }

@@ -10,11 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
+use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::SOCKET_PATH_BYTES_MAX;
 use crate::hub::Hub;
 use crate::session::{self, SessionOptions};
@@ -22,8 +22,6 @@ use crate::shutdown::Shutdown;
 
 /// Most sessions at a time.
 const SESSIONS_MAX: usize = 10_000;
-/// First and longest pause after a failing accept.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 /// The mode that makes its apps operators.
 const OPERATOR_MODE: u32 = 0o600;
 
@@ -118,7 +116,9 @@ impl Socket {
     /// Hands every app that comes to a session, until it is asked to stop; then waits for the sessions to end.
     pub async fn serve(self, hub: Arc<Hub>, body_bytes_max: usize, mut shutdown: Shutdown) {
         let mut sessions = JoinSet::new();
-        let mut pause = PAUSE.0;
+        // Two sockets of one node must not try again in step.
+        let mut rng = Rng::new(hub.me().incarnation.0 ^ self.file.1);
+        let mut backoff = Backoff::default();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -133,12 +133,14 @@ impl Socket {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, path = %self.path.display(), "accepting an app failed; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
+                    let wait = backoff.next(Waits::ACCEPT, &mut rng);
+                    if shutdown.asked_within(wait).await {
+                        break;
+                    }
                     continue;
                 }
             };
-            pause = PAUSE.0;
+            backoff.reset();
             if !self.admits(&stream) {
                 continue;
             }

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -152,9 +152,18 @@ fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// An IPv4 address that came through a dual stack socket (`::ffff:10.0.0.7`) is told to nobody in that shape.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// The one way to write an address. IPv4 that came through a dual stack socket (`::ffff:10.0.0.7`) is told to nobody in
+/// that shape. A link-local address of IPv6 means nothing without its zone and keeps it; others have none.
+#[must_use]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    let zone = match address {
+        SocketAddr::V6(address) if address.ip().is_unicast_link_local() => address.scope_id(),
+        _ => 0,
+    };
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, address.port(), 0, zone).into(),
+    }
 }
 
 #[cfg(test)]
@@ -267,6 +276,43 @@ mod tests {
         assert_eq!(near.ip(), IpAddr::from(Ipv4Addr::LOCALHOST));
         let (from, _) = hello_over("[::]:0", "::1".parse().unwrap()).await;
         assert!(from.is_ipv6());
+    }
+
+    #[test]
+    fn an_address_is_written_in_one_way_and_a_link_local_one_keeps_its_zone() {
+        let one_way = |text: &str| canonical(text.parse().unwrap()).to_string();
+        assert_eq!(one_way("10.0.0.7:1"), "10.0.0.7:1");
+        assert_eq!(one_way("[::ffff:10.0.0.7]:1"), "10.0.0.7:1");
+        assert_eq!(one_way("[fe80::7%3]:1"), "[fe80::7%3]:1");
+        assert_eq!(one_way("[fd00::7%3]:1"), "[fd00::7]:1");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_comes_over_a_link_local_address_is_seen_with_its_zone() {
+        // Address, number of the interface, prefix length, scope (20 is link-local), flags, name. Not on every machine.
+        let table = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+        let own = table.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let ip = u128::from_str_radix(fields.first()?, 16).ok()?;
+            let zone = u32::from_str_radix(fields.get(1)?, 16).ok()?;
+            (*fields.get(3)? == "20").then(|| SocketAddrV6::new(ip.into(), 0, 0, zone))
+        });
+        let Some(mut own) = own else {
+            println!("this machine has no link-local address");
+            return;
+        };
+        let mut listener = Tcp.bind("[::]:0".parse().unwrap()).await.unwrap();
+        own.set_port(Tcp.local_address(&listener).unwrap().port());
+        let (accepted, dialled) = tokio::join!(Tcp.accept(&mut listener), Tcp.connect(own.into()));
+        let ((accepted, from), dialled) = (accepted.unwrap(), dialled.unwrap());
+        assert_eq!(from, dialled.local_addr().unwrap());
+        assert_eq!(Tcp.local_address_of(&accepted).unwrap(), own.into());
+        // What the peer is seen at can be dialled.
+        own.set_ip(match from {
+            SocketAddr::V6(from) if from.scope_id() == own.scope_id() => *from.ip(),
+            other => panic!("{other}"),
+        });
+        Tcp.connect(own.into()).await.unwrap();
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::{Announcement, Health, Report, Reporter, Sighting, Strategy};
 
 /// The longest that a report is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A world of its own in which nodes find each other with one strategy.
 pub trait Place: Send + Sync {

@@ -431,6 +431,32 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_announcement_that_is_not_heard_back_is_told_in_words_and_tried_afresh() {
+        // Somebody's daemon that hears nothing of ours, on a port where nothing is.
+        let daemon = mdns_sd::ServiceDaemon::new_with_port(15_353).expect("a daemon");
+        let events = daemon.browse("_nobody._tcp.local.").expect("it listens");
+        let mdns = Mdns { choice: Choice::parse("lo"), port: 15_353 };
+        let network = mdns.choice.network().expect("the interfaces");
+        let (reporter, mut reports) = Reporter::new();
+        let record = Record::of(&record::tests::announcement()).expect("a record");
+        let mut view = View::new(&reporter, &record);
+        let started = Instant::now();
+        let told = async {
+            let unwell = |report: &Report| matches!(report.health, crate::Health::Unwell(_));
+            let report = reports.wait_for(unwell).await.expect("alive").clone();
+            (report, started.elapsed())
+        };
+        let (end, (report, when)) = tokio::join!(mdns.session(&events, &network, &mut view), told);
+        let crate::Health::Unwell(why) = report.health else { panic!("waited for") };
+        assert!(why.starts_with("our own announcement was not heard back in 3 s"), "{why}");
+        assert!(why.contains("UDP port 15353") && why.contains("--join HOST:PORT"), "{why}");
+        assert!((3..=4).contains(&when.as_secs()), "{when:?}");
+        assert!(matches!(end, End::Silent), "{end:?}");
+        assert!((ECHO_RETRY..ECHO_RETRY + 2 * ECHO).contains(&started.elapsed()));
+        let _ = daemon.shutdown();
+    }
+
     #[test]
     fn what_an_earlier_session_saw_stays_until_the_next_has_had_its_time() {
         let (reporter, reports) = Reporter::new();

@@ -55,7 +55,7 @@ impl Place {
 
     /// A node that is up, alone.
     fn up(&self, name: &str, more: &[&str]) -> Running {
-        let flags = ["up", "--name", name, "--strategy", "none", "--listen", "127.0.0.1"];
+        let flags = ["up", "--name", name, "--strategy", "none", "--listen", "127.0.0.1:0"];
         let mut node = self.start(&[&flags, more].concat());
         node.reads("is up");
         node
@@ -218,6 +218,56 @@ fn a_reader_that_leaves_is_no_error() {
     let mut said = String::new();
     running.notes.read_to_string(&mut said).expect("text");
     assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_shells_of_people_complete_commands_flags_and_values() {
+    let place = Place::new();
+    let script = |shell: &str| {
+        let file = place.path().join(format!("completion.{shell}"));
+        std::fs::write(&file, place.run(&["completion", shell]).ended(0).out.clone()).unwrap();
+        file.to_str().expect("text").to_owned()
+    };
+    let asked = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env("HOME", place.path()).stdin(Stdio::null());
+        match command.output() {
+            Ok(output) => Some(Ended::of(output)),
+            Err(_) => {
+                println!("SKIPPED for {program}: it is not installed here");
+                None
+            }
+        }
+    };
+    let cases = [
+        ("pillion pi", "ping"),
+        ("pillion up --strat", "--strategy"),
+        ("pillion completion fi", "fish"),
+        ("pillion config ch", "check"),
+    ];
+    for (line, offered) in cases {
+        // What readline does: the words, which of them, and the function that the script has registered.
+        let bash = format!(
+            "source {}; COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             set -- $(complete -p pillion); while [ \"$1\" != -F ]; do shift; done; \
+             $2 pillion \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            script("bash")
+        );
+        if let Some(said) = asked("bash", &["--norc", "--noprofile", "-c", &bash]) {
+            assert!(said.ended(0).out.lines().any(|word| word == offered), "{line}: {}", said.out);
+            assert_eq!(said.err, "");
+        }
+        let fish = format!("source {}; complete -C '{line}'", script("fish"));
+        if let Some(said) = asked("fish", &["--no-config", "-c", &fish]) {
+            let words = said.ended(0).out.lines().filter_map(|line| line.split('\t').next());
+            assert!(words.into_iter().any(|word| word == offered), "{line}: {}", said.out);
+        }
+    }
+    // Offering needs its line editor and with it a terminal; that it reads the script can be asked without.
+    if let Some(said) = asked("zsh", &["-f", "-n", &script("zsh")]) {
+        assert_eq!(said.ended(0).err, "");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `pillion run`: what the app gets, what it answers, and which signals reach it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -19,8 +21,9 @@ impl Scratch {
     fn run(&self, flags: &[&str], command: &[&str]) -> Command {
         let mut run = Command::new(env!("CARGO_BIN_EXE_pillion"));
         run.args(["run", "--name", "app@hal", "--strategy", "none"])
-            .args(["--listen", "127.0.0.1:0", "--grace", "5s", "--dir"])
+            .args(["--listen", "127.0.0.1:0", "--dir"])
             .arg(self.0.join("d"))
+            .args(if flags.contains(&"--grace") { &[][..] } else { &["--grace", "5s"] })
             .args(flags)
             .arg("--")
             .args(command)
@@ -81,6 +84,21 @@ fn with_prefix_each_line_of_the_app_has_its_name() {
 }
 
 #[test]
+fn what_an_app_said_before_it_ended_is_all_there_however_slowly_it_is_read() {
+    let scratch = Scratch::new("slow");
+    let command = ["sh", "-c", "i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); done"];
+    let mut run = scratch.run(&["--prefix"], &command);
+    let mut run = run.stderr(Stdio::null()).spawn().expect("it starts");
+    let mut lines = BufReader::with_capacity(64, run.stdout.take().expect("its output")).lines();
+    for n in 0..4000 {
+        let line = lines.next().expect("a line").expect("read");
+        assert_eq!(line, format!("sh | line-{n}"));
+    }
+    assert!(lines.next().is_none());
+    assert_eq!(run.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
 fn signals_are_passed_on_to_the_app() {
     let scratch = Scratch::new("signals");
     for (name, signal) in [("TERM", Signal::TERM), ("HUP", Signal::HUP)] {
@@ -95,6 +113,34 @@ fn signals_are_passed_on_to_the_app() {
         assert_eq!(stdout.next().expect("a line").expect("read"), format!("got {name}"));
         assert_eq!(run.wait().expect("it ends").code(), Some(3));
     }
+}
+
+#[test]
+fn a_second_signal_while_the_node_waits_for_others_ends_it_at_once() {
+    let scratch = Scratch::new("second");
+    let script = format!(
+        "trap 'exit 3' INT; echo ready; while :; do read x < {}; done",
+        fifo(&scratch, "never")
+    );
+    // A group of its own: a terminal that the tests run on has told nobody in it of anything.
+    let mut run = scratch.run(&["--grace", "1h"], &["sh", "-c", &script]);
+    let mut run = run.process_group(0).spawn().expect("it starts");
+    let mut stdout = BufReader::new(run.stdout.take().expect("its output")).lines();
+    assert_eq!(stdout.next().expect("a line").expect("read"), "ready");
+    // Another app of that node, which takes its time.
+    let mut other = UnixStream::connect(scratch.0.join("d/default/app.sock")).expect("a node");
+    other.write_all(b"{\"op\":\"self\",\"id\":1}\n").expect("written");
+    let mut events = BufReader::new(other).lines();
+    assert!(events.next().expect("an answer").expect("read").contains("pid"));
+    let pid = Pid::from_child(&run);
+    kill_process(pid, Signal::INT).expect("sent");
+    // The app has ended of the first one, and the node waits.
+    assert!(events.next().expect("an event").expect("read").contains("draining"));
+    assert!(run.try_wait().expect("a child").is_none());
+    kill_process(pid, Signal::INT).expect("sent");
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(3), "the answer is still the app's");
+    assert!(text(&output.stderr).contains("stopped at once"), "{}", text(&output.stderr));
 }
 
 /// Something to wait for that never comes.

@@ -347,7 +347,7 @@ fn names_point_inward_only() {
         &["node", "cli", "main", "admin"],
     ];
     // Tools of the edges: they name the words on the wire and each other, never who uses them.
-    let tools = ["frame", "dialect", "transport", "tls", "shutdown", "config", "client"];
+    let tools = ["backoff", "frame", "dialect", "transport", "tls", "shutdown", "config", "client"];
     let mut complaints = Complaints::default();
     for text in rust() {
         for (level, modules) in levels.iter().enumerate() {

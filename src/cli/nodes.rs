@@ -67,16 +67,19 @@ pub(super) async fn nodes(globals: &Globals, args: &NodesArgs) -> Result<(), Fai
     }
     let mut connection = Connection::open(globals, "nodes", WINDOW).await?;
     connection.request(Op::new("monitor_nodes").bool("on", true)).await?;
-    let mut shown = Vec::new();
+    let mut shown = Json::Null;
     loop {
         let answer = connection.request(op()).await?;
-        if answer.body() != shown {
-            answer.body().clone_into(&mut shown);
+        let mut seen = answer.to_value()["nodes"].take();
+        for node in seen.as_array_mut().into_iter().flatten() {
+            // How much waits at this moment is no news.
+            node["queued"] = Json::Null;
+        }
+        if seen != shown {
+            shown = seen;
             // Home, and erase below: the screen of a person is one table that changes.
             let home = if Output::is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-            connection
-                .output
-                .tell(&answer, || format!("{home}{}", nodes_table(&answer.to_value()["nodes"])))?;
+            connection.output.tell(&answer, || format!("{home}{}", nodes_table(&shown)))?;
         }
         if matches!(connection.hear(Some(LOOK_EVERY)).await?, Heard::Enough) {
             return Ok(());
@@ -128,6 +131,21 @@ pub(super) fn nodes_table(nodes: &Json) -> String {
     table(["NODE", "STATE", "LABELS", "ADDRESS", "FOUND BY / WHY NOT"], &rows)
 }
 
+/// What this node has lost since it started, if anything.
+fn lost(lost: &Json) -> Option<String> {
+    let words = [
+        ("overflow", "in full mailboxes"),
+        ("congested", "to slow nodes"),
+        ("too_large", "too large"),
+    ];
+    let lost: Vec<String> = words
+        .iter()
+        .filter_map(|(key, words)| Some((lost[*key].as_u64().filter(|n| *n > 0)?, words)))
+        .map(|(count, words)| format!("{count} {words}"))
+        .collect();
+    (!lost.is_empty()).then(|| format!("lost messages: {}", lost.join(", ")))
+}
+
 fn row(node: &Json) -> [String; 5] {
     let labels = node["labels"].as_object().into_iter().flatten();
     let mut labels: Vec<String> =
@@ -150,6 +168,7 @@ fn row(node: &Json) -> [String; 5] {
         Some(reason) => format!("{sources}: {reason}"),
         None => sources,
     };
+    let why = lost(&node["lost"]).unwrap_or(why);
     let text = |key: &str, none: &str| node[key].as_str().unwrap_or(none).to_owned();
     [text("node", "?"), text("state", ""), labels.join(" "), address, why]
 }

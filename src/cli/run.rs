@@ -10,6 +10,7 @@
 mod prefix;
 mod signals;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -33,7 +34,7 @@ use signals::Signals;
 const NOT_EXECUTABLE: u8 = 126;
 /// What a shell answers for a command that is not there.
 const NOT_FOUND: u8 = 127;
-/// What the app may still say once it has ended, because its children hold its output open.
+/// How long nothing is to be copied any more, once the app has ended and its children hold its output open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 const EXAMPLES: &str = "\
@@ -110,7 +111,8 @@ async fn beside(
     };
     let app = App::new(&child);
     let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
-    let copying = prefix::copy(&name, child.stdout.take(), child.stderr.take());
+    let lines = Cell::new(0);
+    let copying = prefix::copy(&name, child.stdout.take(), child.stderr.take(), &lines);
     tokio::pin!(copying);
     let mut copied = false;
     let status = loop {
@@ -133,8 +135,10 @@ async fn beside(
         }
     };
     app.is_gone();
-    if !copied {
-        let _ = tokio::time::timeout(LAST_WORDS, copying).await;
+    while !copied {
+        let before = lines.get();
+        let over = tokio::time::timeout(LAST_WORDS, &mut copying).await.is_ok();
+        copied = over || lines.get() == before;
     }
     let status = status.map_err(|error| {
         Failure::new(Exit::Internal, format!("cannot wait for {name}: {error}"))

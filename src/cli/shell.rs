@@ -26,7 +26,6 @@ use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use command::Command;
 use complete::Directory;
@@ -112,8 +111,6 @@ struct Shell {
     stale: Rc<Notify>,
     /// Why this shell's process has died, once that is known.
     died: Option<String>,
-    /// Receives that ctrl-c has left behind. What they take must not be lost.
-    late: JoinSet<Result<Answer, ClientError>>,
 }
 
 /// What became of a line.
@@ -145,15 +142,7 @@ enum Over {
 
 impl Shell {
     fn new(globals: Globals, connection: Connection, lines: Lines) -> Self {
-        Self {
-            globals,
-            connection,
-            lines,
-            interactive: false,
-            stale: Rc::default(),
-            died: None,
-            late: JoinSet::new(),
-        }
+        Self { globals, connection, lines, interactive: false, stale: Rc::default(), died: None }
     }
 
     /// A person's lines, until ctrl-d.
@@ -204,10 +193,6 @@ impl Shell {
             let over = tokio::select! {
                 biased;
                 over = over(&self.connection.client, &mut self.died) => over,
-                Some(Ok(Ok(answer))) = self.late.join_next(), if !self.late.is_empty() => {
-                    self.came_late(&answer);
-                    continue;
-                }
                 typed = self.lines.next() => match typed {
                     Typed::Line(line) => return Ok(Some(line)),
                     Typed::Cleared => continue,
@@ -221,14 +206,6 @@ impl Shell {
             if self.interactive {
                 self.lines.notices().say(&words);
             }
-        }
-    }
-
-    fn came_late(&self, answer: &Answer) {
-        let messages = &answer.to_value()["messages"];
-        if messages.as_array().is_some_and(|messages| !messages.is_empty()) {
-            let words = if self.globals.json { answer.to_json() } else { show::messages(messages) };
-            self.lines.notices().say(&words);
         }
     }
 
@@ -301,6 +278,7 @@ impl Shell {
             Err(ClientError::Lost(_)) => return Ok(Asked::Over(self.over().await)),
             Err(error) => return Ok(Asked::Refused(error)),
         };
+        let id = pending.id();
         let mut answering = Box::pin(pending.answer());
         let interrupted = async {
             // A script has no handler: ctrl-c ends it as it ends any program.
@@ -317,20 +295,31 @@ impl Shell {
             },
             over = over(&self.connection.client, &mut self.died) => return Ok(Asked::Over(over)),
             () = interrupted => {
-                if matches!(command, Command::Receive { .. }) {
-                    self.late.spawn(answering);
+                if !matches!(command, Command::Receive { .. }) {
+                    return Ok(Asked::Interrupted);
                 }
-                return Ok(Asked::Interrupted);
+                // What it has taken by now is shown; from then on it takes nothing.
+                let answered = async {
+                    self.connection.client.tell(Op::new("cancel").uint("of", id)).await?;
+                    answering.await
+                };
+                match tokio::time::timeout(ANSWER_WITHIN, answered).await {
+                    Ok(Ok(answer)) => return Ok(Asked::Answered(answer)),
+                    Ok(Err(ClientError::Lost(_))) => {}
+                    Ok(Err(_)) => return Ok(Asked::Interrupted),
+                    Err(_) => return Err(self.no_answer()),
+                }
             }
             () = tokio::time::sleep(ANSWER_WITHIN + extra), if !waits => {
-                let node = &self.connection.node;
-                return Err(Failure::new(
-                    Exit::Temporary,
-                    format!("{node} does not answer: it hangs or is stopped"),
-                ));
+                return Err(self.no_answer());
             }
         }
         Ok(Asked::Over(self.over().await))
+    }
+
+    fn no_answer(&self) -> Failure {
+        let node = &self.connection.node;
+        Failure::new(Exit::Temporary, format!("{node} does not answer: it hangs or is stopped"))
     }
 
     async fn over(&mut self) -> Over {

@@ -44,6 +44,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
 
+    /// An address at which others reach it through a forwarded port, told to them as well; may be repeated
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub advertise: Vec<String>,
+
     /// The app socket [default: MESH/BASE.sock in the local directory]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<String>,
@@ -147,6 +151,7 @@ impl UpArgs {
                 Key::Name => one(&self.name),
                 Key::Mesh => one(&self.mesh),
                 Key::Listen => one(&self.listen),
+                Key::Advertise => self.advertise.clone(),
                 Key::Socket => one(&self.socket),
                 Key::SocketMode => one(&self.socket_mode),
                 Key::Dir => one(&self.dir),
@@ -201,9 +206,10 @@ impl From<NodeError> for Failure {
             NodeError::LocalDir(LocalDirError::SocketPath(_))
             | NodeError::Socket(SocketError::PathTooLong { .. })
             | NodeError::Strategy { .. } => Exit::Usage,
-            NodeError::LocalDir(_) | NodeError::Socket(_) | NodeError::Listen { .. } => {
-                Exit::CannotCreate
-            }
+            NodeError::LocalDir(_)
+            | NodeError::Socket(_)
+            | NodeError::Inherited { .. }
+            | NodeError::Listen { .. } => Exit::CannotCreate,
             NodeError::Tls(_) => Exit::Data,
             NodeError::Io { .. } => Exit::Internal,
         };

@@ -11,6 +11,8 @@ pub enum Key {
     Mesh,
     /// Where other nodes reach it.
     Listen,
+    /// Where else other nodes reach it.
+    Advertise,
     /// The app socket.
     Socket,
     /// Who may open the app socket.
@@ -76,10 +78,11 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
+        Self::Advertise,
         Self::Socket,
         Self::SocketMode,
         Self::Dir,
@@ -112,6 +115,7 @@ impl Key {
             Self::Name => "name",
             Self::Mesh => "mesh",
             Self::Listen => "listen",
+            Self::Advertise => "advertise",
             Self::Socket => "socket",
             Self::SocketMode => "socket-mode",
             Self::Dir => "dir",
@@ -156,7 +160,7 @@ impl Key {
     #[must_use]
     pub const fn shape(self) -> Shape {
         match self {
-            Self::Join => Shape::List,
+            Self::Join | Self::Advertise => Shape::List,
             Self::Strategy => Shape::Urls,
             Self::Labels => Shape::Pairs,
             Self::Hidden => Shape::Switch,

@@ -12,7 +12,7 @@ use crate::config::local_dir::LocalDir;
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem, Problems};
 use crate::config::typed::{Item, Typed};
-use crate::config::value::{self, Host, Listen, MeshName};
+use crate::config::value::{self, Advertise, Host, Listen, MeshName};
 use crate::config::{Config, LogFormat, LogLevel, Profile, Remote, Shown, Trust, WantedBase};
 use crate::wire::id::NodeName;
 
@@ -44,6 +44,8 @@ const QUEUE_BYTES_MIN: usize = 1 << 20;
 const QUEUE_BYTES_MAX: usize = 1 << if usize::BITS < 64 { 30 } else { 36 };
 /// One second is longer than any pause of a healthy receiver and shorter than a caller's patience (5 s).
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// One for each way into a network is plenty; a node tells at most 16 addresses in all.
+const ADVERTISED_MAX: usize = 8;
 /// Looking harms nobody and is what `ps --node` does; messages and lives stay with their own node.
 const REMOTE: Remote = Remote::Read;
 /// Below this the clock's own lateness decides.
@@ -75,6 +77,7 @@ impl Reader<'_> {
             self.show_default(Key::Listen, toml_text(&listen.to_string()), words);
             listen
         });
+        let advertise = self.advertise();
         let dir = self.path(Key::Dir).unwrap_or_else(|| {
             let dir = LocalDir::default_path(self.machine.uid);
             self.show_default(Key::Dir, toml_text(&dir.to_string_lossy()), "");
@@ -118,6 +121,7 @@ impl Reader<'_> {
             host,
             mesh,
             listen,
+            advertise,
             dir,
             socket,
             socket_mode,
@@ -259,6 +263,18 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    fn advertise(&mut self) -> Vec<Advertise> {
+        let given = self.several(Key::Advertise, Advertise::parse);
+        if let Some((_, item)) = given.get(ADVERTISED_MAX) {
+            let words = format!("is one too many: a node advertises at most {ADVERTISED_MAX}");
+            self.problem(item, Key::Advertise, words);
+        }
+        let advertise: Vec<Advertise> = given.into_iter().map(|(address, _)| address).collect();
+        let texts: Vec<String> = advertise.iter().map(ToString::to_string).collect();
+        self.show_list(Key::Advertise, &texts, "where it listens, and where others see it");
+        advertise
     }
 
     fn strategies(&mut self) -> Vec<String> {

@@ -276,3 +276,25 @@ fn every_key_is_in_the_manual() {
         );
     }
 }
+
+#[test]
+fn what_is_advertised_comes_from_a_flag_the_environment_or_a_file() {
+    let shown = |config: &Config| -> Vec<String> {
+        config.advertise.iter().map(ToString::to_string).collect()
+    };
+    let two = ["203.0.113.7:9", "2001:db8::7"];
+    let config = load(&[(Key::Advertise, two[0]), (Key::Advertise, two[1])]).unwrap();
+    assert_eq!(shown(&config), two);
+    assert!(print(&config).contains("advertise = [\"203.0.113.7:9\", \"2001:db8::7\"]"));
+    let mut machine = machine();
+    machine.environment.push(("PILLION_ADVERTISE".into(), two.join(",").into()));
+    assert_eq!(shown(&Config::load(&[], None, &machine).unwrap()), two);
+    let config = load_file("advertise = [\"203.0.113.7:9\", \"2001:db8::7\"]", &[]).unwrap();
+    assert_eq!(shown(&config), two);
+    assert!(load(&[]).unwrap().advertise.is_empty());
+    let words = words(load(&[(Key::Advertise, "hal:4470")]));
+    assert!(words[0].starts_with("--advertise = \"hal:4470\": write an IP address"), "{words:?}");
+    let many = vec![two[1].to_owned(); 9];
+    let refused = Config::load(&[(Key::Advertise, many)], None, &self::machine());
+    assert!(refused.unwrap_err().0[0].to_string().contains("at most 8"));
+}

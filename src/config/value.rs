@@ -3,7 +3,7 @@
 //! Every parser answers with words that say what would be right; the caller knows where the text came from.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::wire::id::{BASE_BYTES_MAX, HOST_BYTES_MAX};
@@ -126,6 +126,42 @@ pub(crate) fn parse_join(text: &str) -> Result<String, String> {
         return Err(format!("nobody can be reached at {text}; {ADDRESS_WORDS}"));
     }
     Ok(Listen { host, port: Some(port) }.to_string())
+}
+
+/// An address to tell other nodes: one at which somebody else forwards to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    /// Where.
+    pub ip: IpAddr,
+    /// On which port; `None` is the one on which the node listens.
+    pub port: Option<u16>,
+}
+
+impl Advertise {
+    /// Reads `ip` or `ip:port`. Names are not taken: what one means may differ between here and there.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        const WORDS: &str = "write an IP address at which other nodes reach this one, such as 203.0.113.7:4470 or [2001:db8::7]:4470";
+        let (host, port) = split_address(text).map_err(|_| WORDS)?;
+        let Host::Ip(ip) = host else { return Err(WORDS.to_owned()) };
+        let ip = ip.to_canonical();
+        let link_local = match ip {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        if ip.is_unspecified() || ip.is_multicast() || link_local || port == Some(0) {
+            return Err(format!("nobody can reach {text} from elsewhere; {WORDS}"));
+        }
+        Ok(Self { ip, port })
+    }
+}
+
+impl fmt::Display for Advertise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
 }
 
 fn split_address(text: &str) -> Result<(Host, Option<u16>), String> {
@@ -374,6 +410,30 @@ mod tests {
         assert!(parse_join("10.0.0.5:0").is_err());
         assert!(parse_join("0.0.0.0:4470").is_err());
         assert!(parse_join(":4470").is_err());
+    }
+
+    #[test]
+    fn an_address_to_advertise_is_one_that_others_can_dial() {
+        for text in
+            ["203.0.113.7", "203.0.113.7:9", "2001:db8::7", "[2001:db8::7]:9", "127.0.0.1:9"]
+        {
+            assert_eq!(Advertise::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Advertise::parse("[2001:db8::7]").unwrap().to_string(), "2001:db8::7");
+        for text in [
+            "",
+            ":9",
+            "hal",
+            "hal:9",
+            "0.0.0.0:9",
+            "[::]:9",
+            "224.0.0.1:9",
+            "fe80::7",
+            "10.0.0.1:0",
+        ] {
+            let words = Advertise::parse(text).unwrap_err();
+            assert!(words.contains("203.0.113.7:4470"), "{text}: {words}");
+        }
     }
 
     #[test]

@@ -6,16 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
 use super::wanted::{Held, Wanted};
-use crate::hub::{Hub, MeshAnswer, MeshRequest, MeshToken};
+use crate::hub::{MeshAnswer, MeshToken};
 use crate::peer::{ConnId, scope};
-use crate::shutdown::Shutdown;
 use crate::transport::PORT_FIRST;
 use crate::wire::id::NodeName;
 
@@ -209,19 +207,6 @@ pub(super) async fn resolve(token: MeshToken, host: String) -> Resolved {
         Err(_) => Err("DNS did not answer".to_owned()),
     };
     Resolved { token, host, addresses }
-}
-
-/// A node without a network ignores every request.
-pub(super) async fn ignore_all(hub: &Arc<Hub>, mut shutdown: Shutdown) {
-    loop {
-        let request = tokio::select! {
-            biased;
-            () = shutdown.asked() => return,
-            request = hub.next_mesh_request() => request,
-        };
-        let (MeshRequest::Connect { token, .. } | MeshRequest::Disconnect { token, .. }) = request;
-        hub.answer_mesh(token, MeshAnswer::Ignored);
-    }
 }
 
 #[cfg(test)]

@@ -12,12 +12,17 @@ use std::time::Duration;
 use pillion_strategies::Sighting;
 use tokio::time::Instant;
 
-use super::backoff::{Backoff, Rng};
 use super::hearsay::Hearsay;
+use crate::backoff::{Backoff, Rng, Waits};
 use crate::hub::KnownNode;
 use crate::peer::{ConnId, Failure, scope};
 use crate::wire::id::{Incarnation, Node, NodeName};
 
+/// How long to wait for a peer that does not answer. One that restarts in place is back within milliseconds, so the
+/// first tries are quick.
+const PASSING: Waits = Waits { first: Duration::from_millis(5), cap: Duration::from_secs(5) };
+/// How long to wait for one that refused us for a cause that time alone does not heal.
+const CAUSE: Waits = Waits { first: Duration::from_secs(1), cap: Duration::from_secs(30) };
 /// Most targets; what comes after is not dialled and not listed.
 const TARGETS_MAX: usize = 4096;
 /// Most wishes of people.
@@ -546,7 +551,8 @@ impl Wanted {
             return None;
         }
         target.reasons = std::mem::take(&mut target.failing);
-        let wait = target.backoff.next(target.worst.unwrap_or(Failure::Passing), &mut rng);
+        let waits = if target.worst == Some(Failure::Cause) { CAUSE } else { PASSING };
+        let wait = target.backoff.next(waits, &mut rng);
         // `left` may have put it off for longer already.
         target.next = target.next.max(now + if senior { wait.max(JUNIOR_WAIT) } else { wait });
         target.reason().map(|reason| (subject(&key, &target.addresses), reason))
@@ -571,9 +577,9 @@ impl Wanted {
             if lasted >= SUCCESS_AFTER {
                 target.backoff.reset();
             }
-            let mut wait = target.backoff.next(Failure::Passing, &mut rng);
+            let mut wait = target.backoff.next(PASSING, &mut rng);
             if on_purpose {
-                wait = super::backoff::CAP;
+                wait = PASSING.cap;
             } else if senior {
                 wait = wait.max(JUNIOR_WAIT);
             }

@@ -1,7 +1,7 @@
 //! Reads ahead of TLS.
 //!
 //! The TLS library asks for 4 KiB at a time, which is a system call for each. A busy stream is read in larger pieces
-//! here; a quiet one has no buffer at all.
+//! here; a quiet one has no buffer at all, nor has one whose other end is a stranger still.
 
 use std::io;
 use std::pin::Pin;
@@ -18,6 +18,8 @@ const SMALL_READS_MAX: u8 = 32;
 #[derive(Debug)]
 pub(super) struct Ahead<S> {
     inner: S,
+    /// The other end is one of us.
+    trusted: bool,
     buffer: Vec<u8>,
     at: usize,
     end: usize,
@@ -26,7 +28,12 @@ pub(super) struct Ahead<S> {
 
 impl<S> Ahead<S> {
     pub(super) fn new(inner: S) -> Self {
-        Self { inner, buffer: Vec::new(), at: 0, end: 0, small: 0 }
+        Self { inner, trusted: false, buffer: Vec::new(), at: 0, end: 0, small: 0 }
+    }
+
+    /// TLS has shown that the other end is one of us: it may have a buffer.
+    pub(super) const fn trust(&mut self) {
+        self.trusted = true;
     }
 }
 
@@ -43,7 +50,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
                 let before = out.filled().len();
                 ready!(Pin::new(&mut this.inner).poll_read(cx, out))?;
                 // More is likely to be there.
-                if out.filled().len() - before == room && room >= 1024 {
+                if this.trusted && out.filled().len() - before == room && room >= 1024 {
                     this.buffer = vec![0; AHEAD_BYTES];
                 }
                 return Poll::Ready(Ok(()));
@@ -104,6 +111,7 @@ mod tests {
     async fn bytes_come_through_in_order_and_the_buffer_is_given_back() {
         let (mut far, near) = tokio::io::duplex(256 * 1024);
         let mut near = Ahead::new(near);
+        near.trust();
         let sent: Vec<u8> = (0..200_000_u32).map(|i| i.to_be_bytes()[3]).collect();
         far.write_all(&sent).await.expect("room");
         let mut heard = Vec::new();
@@ -117,6 +125,18 @@ mod tests {
         for _ in 0..=SMALL_READS_MAX {
             far.write_all(b"beat").await.expect("room");
             assert_eq!(near.read(&mut piece).await.expect("bytes"), 4);
+        }
+        assert_eq!(near.buffer.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_given_no_buffer() {
+        let (mut far, near) = tokio::io::duplex(256 * 1024);
+        let mut near = Ahead::new(near);
+        far.write_all(&vec![7; 200_000]).await.expect("room");
+        let mut piece = [0; 4096];
+        for _ in 0..40 {
+            assert_eq!(near.read(&mut piece).await.expect("bytes"), 4096);
         }
         assert_eq!(near.buffer.capacity(), 0);
     }

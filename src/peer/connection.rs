@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use self::buffers::{Inbox, Outbox};
+use self::buffers::{Inbox, Writer};
 use super::health::LocalHealth;
 use super::problem::words;
 use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders};
@@ -83,8 +83,8 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut outbox = Outbox::new(Instant::now());
-    let cause = talk(context, conn, read, &mut write, &handle, &mut outbox, orders).await;
+    let mut writer = Writer::new(Instant::now());
+    let cause = talk(context, conn, read, &mut write, &handle, &mut writer, orders).await;
     let (reason, message, goodbye) = match cause {
         Cause::Lost => ("connection lost".to_owned(), None, None),
         Cause::Silent(limit) => (format!("silent for {} s", limit.as_secs()), None, None),
@@ -93,7 +93,7 @@ where
         Cause::Closed { code, message, flush } => {
             if flush {
                 // What does not go out in time is lost as the suffix that semantics allow.
-                let _ = timeout(FLUSH_WITHIN, outbox.drain(&mut write, &handle)).await;
+                let _ = timeout(FLUSH_WITHIN, writer.drain(&mut write, &handle)).await;
             }
             (code.to_owned(), message, None)
         }
@@ -101,7 +101,7 @@ where
     handle.down(&reason);
     let mut farewell = Farewell::default();
     if let Some(message) = message {
-        farewell.bytes = outbox.into_rest();
+        farewell.bytes = writer.into_rest();
         let goodbye = Goodbye { reason: reason.clone(), message };
         farewell.bytes.extend_from_slice(&cbor_frame(Kind::Goodbye, 0, &goodbye));
     }
@@ -118,7 +118,7 @@ async fn talk<R, W>(
     mut read: R,
     write: &mut W,
     handle: &PeerHandle,
-    outbox: &mut Outbox,
+    writer: &mut Writer,
     orders: &mut Orders,
 ) -> Cause
 where
@@ -157,7 +157,7 @@ where
             if !broken {
                 let rearm = || handle.waiting();
                 if let Poll::Ready(result) =
-                    outbox.poll_write(cx, write, handle, waiting.as_mut(), rearm)
+                    writer.poll_write(cx, write, handle, waiting.as_mut(), rearm)
                 {
                     turn.wrote = Some(result);
                 }
@@ -234,7 +234,7 @@ where
             if broken {
                 return Cause::Lost;
             }
-            match watch.tick(Instant::now(), clear && !held, outbox) {
+            match watch.tick(Instant::now(), clear && !held, writer) {
                 Look::Silent(limit) => return Cause::Silent(limit),
                 Look::NotAlive => context.tell(Event::Probed(conn, false)).await,
                 Look::Beat => handle.control(bare_frame(Kind::Beat), true),
@@ -242,7 +242,7 @@ where
             }
             tick.as_mut().reset(watch.due);
             inbox.rest();
-            outbox.rest();
+            writer.rest();
         }
         if since_yield >= TURN_BYTES {
             since_yield = 0;
@@ -297,7 +297,7 @@ impl Watch {
         }
     }
 
-    fn tick(&mut self, now: Instant, reads: bool, outbox: &Outbox) -> Look {
+    fn tick(&mut self, now: Instant, reads: bool, writer: &Writer) -> Look {
         self.health.tick(self.due, now, self.profile);
         if !reads {
             // The apps are still being told of the end of the last connection, or of this one.
@@ -307,8 +307,8 @@ impl Watch {
         if now >= self.heard + limit {
             return Look::Silent(limit);
         }
-        let beat = now >= outbox.wrote + self.profile.beat();
-        let next_beat = if beat { now } else { outbox.wrote } + self.profile.beat();
+        let beat = now >= writer.wrote + self.profile.beat();
+        let next_beat = if beat { now } else { writer.wrote } + self.profile.beat();
         self.due = next_beat.min(self.heard + limit);
         let look = match self.probed {
             Some(until) if now >= until => {
@@ -320,7 +320,7 @@ impl Watch {
                 Look::Nothing
             }
             // A write that is stuck would only get another beat to carry.
-            None if beat && outbox.is_idle() => Look::Beat,
+            None if beat && writer.is_idle() => Look::Beat,
             None => Look::Nothing,
         };
         self.due = self.due.max(now + TICK_MIN);
@@ -328,8 +328,8 @@ impl Watch {
     }
 }
 
-impl Outbox {
-    /// Writes all that is waiting. What it had not written when it was dropped is [`Outbox::into_rest`].
+impl Writer {
+    /// Writes all that is waiting. What it had not written when it was dropped is [`Writer::into_rest`].
     async fn drain<W>(&mut self, write: &mut W, handle: &PeerHandle) -> io::Result<()>
     where
         W: AsyncWrite + Unpin,

@@ -90,7 +90,7 @@ where
                         back = Some(read);
                         context.tell(Event::Ready(conn)).await;
                     }
-                    None if frame.kind >= 0x80 => next.set(next_frame(read)),
+                    None if Kind::is_skipped(frame.kind) => next.set(next_frame(read)),
                     _ => return Err(FrameError::Malformed("handshake").into()),
                 }
             }

@@ -80,7 +80,8 @@ where
     let hello = Hello {
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
-        features: context.features.clone(),
+        // Nothing yet that is not in the protocol itself.
+        features: Vec::new(),
         mesh: context.mesh.clone(),
         node: context.me.name.to_string(),
         incarnation: context.me.incarnation.0,
@@ -98,7 +99,10 @@ async fn read<S>(context: &Context, stream: &mut S) -> Result<Hello, Problem>
 where
     S: AsyncRead + Unpin,
 {
-    let frame = expect_frame(read_frame(stream, HELLO_BYTES_MAX).await, &context.mesh)?;
+    let mut frame = expect_frame(read_frame(stream, HELLO_BYTES_MAX).await, &context.mesh)?;
+    while Kind::is_skipped(frame.kind) {
+        frame = expect_frame(read_frame(stream, HELLO_BYTES_MAX).await, &context.mesh)?;
+    }
     if frame.kind != Kind::Hello as u8 {
         return Err(FrameError::Malformed("hello").into());
     }

@@ -6,18 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+pub(crate) use crate::transport::canonical;
+
 /// Most addresses that one node may have.
 pub(crate) const ADDRESSES_MAX: usize = 16;
-
-/// The IPv4 address of a mapped IPv6 one, else the same.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
-            SocketAddr::new(ip.to_canonical(), address.port())
-        }
-        _ => address,
-    }
-}
 
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {

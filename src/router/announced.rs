@@ -90,6 +90,7 @@ impl Router {
         let key: Key = (class, key.into());
         for (peer, state) in &self.peers {
             if state.told.covers(&key) {
+                out.count(1);
                 write_entry(*peer, &key, value, out);
             }
         }
@@ -100,12 +101,7 @@ impl Router {
     }
 
     /// Tells a peer more of what this node announces. True when it knows all of it.
-    pub(super) fn announce_on(
-        &mut self,
-        peer: PeerId,
-        budget: &mut usize,
-        out: &mut Outbox,
-    ) -> bool {
+    pub(super) fn announce_on(&mut self, peer: PeerId, out: &mut Outbox) -> bool {
         let Some(state) = self.peers.get_mut(&peer) else { return true };
         let after = match std::mem::take(&mut state.told) {
             Told::Nothing => Bound::Unbounded,
@@ -116,21 +112,21 @@ impl Router {
         for (key, value) in
             self.announced.entries.range::<Key, _>((after.as_ref(), Bound::Unbounded))
         {
-            if *budget == 0 {
+            if !out.may_go_on() {
                 break;
             }
-            *budget -= 1;
+            out.count(1);
             write_entry(peer, key, Some(value), out);
             last = Some(key.clone());
         }
-        if *budget == 0 {
+        if !out.may_go_on() {
             state.told = match (last, after) {
                 (Some(key), _) | (None, Bound::Excluded(key)) => Told::Until(key),
                 _ => Told::Nothing,
             };
             return false;
         }
-        *budget -= 1;
+        out.count(1);
         state.told = Told::All;
         out.write_peer(peer, 0, 16, |bytes| {
             bytes.extend_from_slice(&message::bare_frame(Kind::Announced));
@@ -210,7 +206,7 @@ impl Router {
         if let Some(state) = self.peers.get_mut(&peer)
             && !std::mem::replace(&mut state.announced, true)
         {
-            self.work.push_back(Work::PeerUp { peer });
+            self.work.push_back(Work::PeerUp { peer, news: None });
         }
     }
 }

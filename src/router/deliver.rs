@@ -8,9 +8,13 @@ use super::mailbox::Tag;
 use super::outbox::LANE_BYTES;
 use super::peers::PeerId;
 use super::processes::Process;
-use super::{Asker, Failure, KeptId, Outbox, Router, SIGNALS_MAX, WINDOW_BYTES_MAX, answer};
+use super::work::Work;
+use super::{
+    Asker, Failure, KeptId, Outbox, Router, SIGNAL_BYTES_HEAVY, SIGNAL_BYTES_MAX, SIGNALS_MAX,
+    WINDOW_BYTES_MAX, answer,
+};
 use crate::wire::cbor;
-use crate::wire::command::{Delivery, Mode, Overflow};
+use crate::wire::command::{Delivery, Id, Mode, Overflow};
 use crate::wire::event::{self, Head};
 use crate::wire::message::{self, Kind};
 
@@ -64,6 +68,21 @@ impl Receiver {
     }
 }
 
+/// Events on their way out of a mailbox into one answer.
+#[derive(Debug)]
+pub(super) struct Taking {
+    session: u64,
+    serial: u64,
+    /// None where they are thrown away.
+    id: Option<KeptId>,
+    /// How many more.
+    left: u64,
+    count: usize,
+    items: Vec<u8>,
+    /// They did not all fit into the first hold.
+    put_off: bool,
+}
+
 /// What was given to the app and not yet consumed, where it asked for a window.
 #[derive(Debug, Default)]
 pub(super) struct Window {
@@ -98,6 +117,7 @@ impl Process {
     /// Whether an event of this kind may go to the app now, room in the lane aside.
     fn may_push(&self, tag: Tag) -> bool {
         match self.delivery {
+            _ if self.takings > 0 => false,
             Delivery::Push => true,
             Delivery::Pull => false,
             Delivery::Window(n) => !tag.is_counted() || self.window.has_room(n),
@@ -123,6 +143,10 @@ impl Router {
         body: &[u8],
         out: &mut Outbox,
     ) {
+        #[cfg(test)]
+        {
+            out.touched += 1;
+        }
         let Some(process) = self.processes.get_mut(&serial) else { return };
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
@@ -155,6 +179,7 @@ impl Router {
                         while !process.mailbox.has_room(&process.bounds, size)
                             && process.mailbox.shed_oldest()
                         {
+                            out.count(1);
                             process.shed += 1;
                             self.counters.shed += 1;
                         }
@@ -177,7 +202,10 @@ impl Router {
                     }
                 }
             }
-        } else if !tag.is_counted() && process.mailbox.signals() >= SIGNALS_MAX {
+        } else if !tag.is_counted()
+            && (process.mailbox.signals() >= SIGNALS_MAX
+                || process.mailbox.signal_bytes() + size > SIGNAL_BYTES_MAX)
+        {
             if let Tag::Down(reference) = tag {
                 self.refs.remove(&reference);
             }
@@ -251,8 +279,13 @@ impl Router {
     }
 
     /// The node's queues are full together: the mailbox that holds most sheds.
-    fn shed_heaviest(&mut self, out: &Outbox) {
+    fn shed_heaviest(&mut self, out: &mut Outbox) {
         while self.queued(out) > self.limits.queue_bytes {
+            if !out.may_go_on() {
+                self.shed_later();
+                return;
+            }
+            out.count(1);
             let Some(&(_, serial)) = self.heavy.last() else { return };
             let Some(process) = self.processes.get_mut(&serial) else { return };
             let before = process.mailbox.bytes();
@@ -262,6 +295,11 @@ impl Router {
                 process.mailbox.shed_newest()
             };
             if !shed {
+                if process.mailbox.signal_bytes() < SIGNAL_BYTES_HEAVY {
+                    return;
+                }
+                self.overloaded(serial, out);
+                self.shed_later();
                 return;
             }
             process.shed += 1;
@@ -269,6 +307,17 @@ impl Router {
             self.mailbox_bytes -= before - process.mailbox.bytes();
             self.weigh(serial);
         }
+    }
+
+    fn shed_later(&mut self) {
+        if !std::mem::replace(&mut self.shedding, true) {
+            self.work.push_back(Work::Shed);
+        }
+    }
+
+    pub(super) fn shed_on(&mut self, out: &mut Outbox) {
+        self.shedding = false;
+        self.shed_heaviest(out);
     }
 
     /// What the app may have now goes into its lane; the rest queues for room.
@@ -302,10 +351,27 @@ impl Router {
         }
     }
 
+    pub(super) fn fill_on(&mut self, session: u64, out: &mut Outbox) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.filling = false;
+            if state.attached {
+                self.fill(session, out);
+            }
+        }
+    }
+
+    /// Counts the processes that it looks at; how many events they give is bounded by the bytes of the lane.
     fn fill(&mut self, session: u64, out: &mut Outbox) {
         while out.session_len(session) < LANE_BYTES {
             let Some(state) = self.sessions.get_mut(&session) else { return };
+            if !out.may_go_on() {
+                if !state.wanting.is_empty() && !std::mem::replace(&mut state.filling, true) {
+                    self.work.push_back(Work::Fill { session });
+                }
+                return;
+            }
             let Some(serial) = state.wanting.pop_front() else { return };
+            out.count(1);
             let own = state.own == serial;
             let Some(process) = self.processes.get_mut(&serial) else { continue };
             process.queued = false;
@@ -437,15 +503,16 @@ impl Router {
         true
     }
 
-    /// A process is held by one mailbox less.
-    pub(super) fn let_on(&mut self, sender: u64, out: &mut Outbox) {
+    /// A process is held by so many mailboxes less.
+    pub(super) fn let_on(&mut self, sender: u64, times: u32, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&sender) else { return };
-        if process.holds == 0 {
+        let times = times.min(process.holds);
+        if times == 0 {
             return;
         }
-        process.holds -= 1;
+        process.holds -= times;
         if let Some(session) = self.sessions.get_mut(&process.session) {
-            session.held = session.held.saturating_sub(1);
+            session.held = session.held.saturating_sub(times);
             if session.held == 0 {
                 out.resumed.push(process.session);
             }
@@ -457,25 +524,21 @@ impl Router {
         if let Some(ends) = process.hold_ends.take() {
             self.agenda.remove(ends, Deadline::Hold(serial));
         }
-        for holder in std::mem::take(&mut process.holding) {
+        let mut holders = std::mem::take(&mut process.holding);
+        while out.may_go_on() {
+            let Some(holder) = holders.pop_first() else { return };
+            out.count(1);
             self.release_one(holder, out);
+        }
+        if !holders.is_empty() {
+            self.work.push_back(Work::Release { holders });
         }
     }
 
-    fn release_one(&mut self, holder: Holder, out: &mut Outbox) {
+    pub(super) fn release_one(&mut self, holder: Holder, out: &mut Outbox) {
         match holder {
-            Holder::Local(sender) => self.let_on(sender, out),
+            Holder::Local(sender) => self.let_on(sender, 1, out),
             Holder::Remote(peer, sender) => write_hold(peer, Kind::Go, sender, out),
-        }
-    }
-
-    /// A dying process lets everybody go.
-    pub(super) fn let_go(&mut self, serial: u64, process: &mut Process, out: &mut Outbox) {
-        if let Some(ends) = process.hold_ends.take() {
-            self.agenda.remove(ends, Deadline::Hold(serial));
-        }
-        for holder in std::mem::take(&mut process.holding) {
-            self.release_one(holder, out);
         }
     }
 
@@ -533,7 +596,7 @@ impl Router {
                 process.receivers.push_back(receiver);
                 self.serve_receivers(serial, out);
             }
-            _ => self.give(asker.session, serial, &KeptId::keep(id), max, out),
+            _ => self.give(asker.session, serial, Some(KeptId::keep(id)), max, out),
         }
         Ok(())
     }
@@ -548,7 +611,7 @@ impl Router {
             let Some(receiver) = process.receivers.pop_front() else { return };
             let session = process.session;
             self.agenda.remove(receiver.ends, receiver.deadline(serial));
-            self.give(session, serial, &receiver.id, receiver.max, out);
+            self.give(session, serial, Some(receiver.id), receiver.max, out);
         }
     }
 
@@ -559,7 +622,34 @@ impl Router {
         };
         let Some(receiver) = process.receivers.remove(at) else { return };
         let session = process.session;
-        self.give(session, serial, &receiver.id, receiver.max, out);
+        self.give(session, serial, Some(receiver.id), receiver.max, out);
+    }
+
+    /// A `receive` that waits is not wanted any more: it takes nothing from now on.
+    pub(super) fn cancel(
+        &mut self,
+        asker: &Asker<'_>,
+        pid: Option<&str>,
+        of: Id<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let serial = self.actor(asker.session, pid)?;
+        let of = KeptId::keep(of);
+        let receiver = self.processes.get_mut(&serial).and_then(|process| {
+            let at = process.receivers.iter().position(|receiver| receiver.id == of)?;
+            process.receivers.remove(at)
+        });
+        if let Some(receiver) = &receiver {
+            self.agenda.remove(receiver.ends, receiver.deadline(serial));
+            let head = Head::error(of.id(), "cancelled", "the app took it back", false);
+            answer(out, asker.session, &head, &[]);
+        }
+        let taken = receiver.is_some() || self.cancel_call(serial, &of, out);
+        if let Some(id) = asker.id {
+            let head = Head::ok(id).bool("result", taken);
+            answer(out, asker.session, &head, &[]);
+        }
+        Ok(())
     }
 
     pub(super) fn flush(
@@ -569,66 +659,89 @@ impl Router {
         out: &mut Outbox,
     ) -> Result<(), Failure> {
         let serial = self.actor(asker.session, pid)?;
-        match asker.id {
-            Some(id) => self.give(asker.session, serial, &KeptId::keep(id), u64::MAX, out),
-            None => {
-                if let Some(process) = self.processes.get_mut(&serial) {
-                    self.mailbox_bytes -= process.mailbox.bytes();
-                    process.mailbox.remove(|tag, _| {
-                        match tag {
-                            Tag::Down(reference) => {
-                                self.refs.remove(&reference);
-                            }
-                            Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
-                            _ => {}
-                        }
-                        true
-                    });
-                    process.unwanted = 0;
-                    while process.mailbox.front().is_some() {}
-                    process.mailbox.rest(&mut out.shelf);
-                }
-                self.weigh(serial);
-                self.mailbox_shrank(serial, out);
-            }
-        }
+        self.give(asker.session, serial, asker.id.map(KeptId::keep), u64::MAX, out);
         Ok(())
     }
 
-    /// Answers with at most `max` events from the front of a mailbox, and takes them.
-    fn give(&mut self, session: u64, serial: u64, id: &KeptId, max: u64, out: &mut Outbox) {
+    /// Answers with at most `max` of the events that wait in a mailbox, and takes them; throws them away where no
+    /// answer was asked for. Many go in slices: until then the session gives no other command, and nothing else
+    /// leaves the mailbox.
+    fn give(&mut self, session: u64, serial: u64, id: Option<KeptId>, max: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        let before = process.mailbox.bytes();
-        let mut items = Vec::new();
-        let mut count = 0;
-        while count < max && (count == 0 || items.len() < LIST_BYTES_MAX) {
-            let Some((tag, frame)) = process.mailbox.front() else { break };
-            match tag {
-                Tag::Call(reference) if !self.served.contains_key(&reference) => {
-                    process.mailbox.pop();
-                    process.unwanted = process.unwanted.saturating_sub(1);
-                    continue;
-                }
-                Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
-                Tag::Down(reference) => {
-                    self.refs.remove(&reference);
-                }
-                _ => {}
+        let waiting = process.mailbox.messages() + process.mailbox.signals();
+        let left = max.min(waiting as u64);
+        let taking =
+            Taking { session, serial, id, left, count: 0, items: Vec::new(), put_off: false };
+        let first = process.takings == 0;
+        process.takings += 1;
+        let rest = if first { self.take_on(taking, out) } else { Some(taking) };
+        if let Some(rest) = rest {
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.listings += 1;
             }
-            put_item(&mut items, tag, frame);
-            process.mailbox.pop();
-            count += 1;
+            self.work.push_back(Work::Taking(Taking { put_off: true, ..rest }));
         }
-        self.mailbox_bytes -= before - process.mailbox.bytes();
-        if process.mailbox.is_empty() {
-            process.mailbox.rest(&mut out.shelf);
+    }
+
+    /// Takes a slice of events out of a mailbox; what is left to take comes back.
+    pub(super) fn take_on(&mut self, mut taking: Taking, out: &mut Outbox) -> Option<Taking> {
+        let serial = taking.serial;
+        let mut done = true;
+        if let Some(process) = self.processes.get_mut(&serial) {
+            let before = process.mailbox.bytes();
+            while taking.left > 0 && (taking.count == 0 || taking.items.len() < LIST_BYTES_MAX) {
+                if !out.may_go_on() {
+                    done = false;
+                    break;
+                }
+                let Some((tag, frame)) = process.mailbox.front() else { break };
+                out.count(1);
+                match tag {
+                    Tag::Call(reference) if !self.served.contains_key(&reference) => {
+                        // Nobody waits for it any more.
+                        process.mailbox.pop();
+                        process.unwanted = process.unwanted.saturating_sub(1);
+                        continue;
+                    }
+                    Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
+                    Tag::Down(reference) => {
+                        self.refs.remove(&reference);
+                    }
+                    _ => {}
+                }
+                if taking.id.is_some() {
+                    put_item(&mut taking.items, tag, frame);
+                }
+                process.mailbox.pop();
+                taking.count += 1;
+                taking.left -= 1;
+            }
+            self.mailbox_bytes -= before - process.mailbox.bytes();
+            if process.mailbox.is_empty() {
+                process.mailbox.rest(&mut out.shelf);
+            }
+            if done {
+                process.takings -= 1;
+            }
         }
-        let mut body = Vec::with_capacity(items.len() + 9);
-        cbor::put_array(&mut body, usize::try_from(count).unwrap_or(usize::MAX));
-        body.append(&mut items);
-        answer(out, session, &Head::ok(id.id()).carries("messages"), &body);
+        if done {
+            if let Some(id) = &taking.id {
+                let mut body = Vec::with_capacity(taking.items.len() + 9);
+                cbor::put_array(&mut body, taking.count);
+                body.append(&mut taking.items);
+                answer(out, taking.session, &Head::ok(id.id()).carries("messages"), &body);
+            }
+            if taking.put_off {
+                if let Some(state) = self.sessions.get_mut(&taking.session) {
+                    state.listings -= 1;
+                    out.resumed.push(taking.session);
+                }
+                self.wants_room(serial, out);
+            }
+        }
         self.weigh(serial);
         self.mailbox_shrank(serial, out);
+        (!done).then_some(taking)
     }
 
     pub(super) fn more(
@@ -658,6 +771,7 @@ impl Router {
             return;
         }
         let before = process.mailbox.bytes();
+        out.count(process.mailbox.len());
         process.mailbox.remove(unwanted);
         self.mailbox_bytes -= before - process.mailbox.bytes();
         self.weigh(serial);

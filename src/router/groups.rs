@@ -193,6 +193,7 @@ impl Router {
         }
         let list = list(pids);
         for (serial, reference) in state.watchers.clone() {
+            out.count(1);
             let head = group_head(reference, group, what);
             self.deliver(
                 None,

@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use super::deliver::{LIST_BYTES_MAX, put_item};
 use super::monitors::{Monitored, Watcher};
-use super::peers::{PeerId, write_tell};
+use super::peers::PeerId;
 use super::processes::Process;
+use super::questions::write_tell;
 use super::send::Target;
+use super::served::Caller;
 use super::work::Work;
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;
@@ -17,7 +19,7 @@ use crate::wire::id::{Address, NodeName};
 use crate::wire::message::Ask;
 
 /// What `info` gives when no keys are named: everything but the messages themselves.
-const USUAL: [&str; 14] = [
+pub(super) const USUAL: [&str; 14] = [
     "pid",
     "registered_name",
     "label",
@@ -47,12 +49,24 @@ pub(super) struct Listing {
 
 #[derive(Debug)]
 enum ListingFor {
-    App { session: u64, id: KeptId },
-    Peer { peer: PeerId, number: u64 },
+    App {
+        session: u64,
+        id: KeptId,
+    },
+    Peer {
+        peer: PeerId,
+        number: u64,
+    },
+    /// `process.list` by rpc.
+    Rpc {
+        caller: Caller,
+        reference: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listed {
+    Pids,
     Processes,
     Names,
 }
@@ -67,9 +81,28 @@ impl Listing {
         Self::new(ListingFor::App { session, id }, Listed::Names)
     }
 
+    /// The pid of every process, as the answer to an rpc.
+    pub(super) fn pids(caller: Caller, reference: u64) -> Self {
+        Self::new(ListingFor::Rpc { caller, reference }, Listed::Pids)
+    }
+
     /// Every process.
     pub(super) fn processes(session: u64, id: KeptId) -> Self {
         Self::new(ListingFor::App { session, id }, Listed::Processes)
+    }
+}
+
+impl Process {
+    /// How many entries these keys show. One answer is one piece; this hold does little else beside a long one.
+    fn weight_of(&self, keys: &[&str]) -> usize {
+        let of = |key: &&str| match *key {
+            "links" => self.links.len(),
+            "monitors" => self.monitors.len(),
+            "monitored_by" => self.watchers.len(),
+            "messages" => self.mailbox.len(),
+            _ => 0,
+        };
+        keys.iter().map(of).sum()
     }
 }
 
@@ -98,7 +131,7 @@ impl Router {
     ) {
         let listing = Listing::new(ListingFor::Peer { peer, number }, Listed::Processes);
         self.work.push_back(Work::Listing(listing));
-        self.run_work(now, super::SLICE, out);
+        self.run_work(now, out);
     }
 
     /// A slice of a listing; what is left of it comes back.
@@ -106,19 +139,22 @@ impl Router {
         &mut self,
         _now: Instant,
         mut listing: Listing,
-        budget: &mut usize,
         out: &mut Outbox,
     ) -> Option<Listing> {
         loop {
             let next = self.serials.range(listing.last + 1..).next().copied();
             let Some(serial) = next else { break };
-            if *budget == 0 {
+            if !out.may_go_on() {
                 return Some(listing);
             }
-            *budget -= 1;
+            out.count(1);
             listing.last = serial;
             let Some(process) = self.alive(serial) else { continue };
             match (listing.what, &process.name) {
+                (Listed::Pids, _) => {
+                    cbor::put_text(&mut listing.items, &self.pid(serial).to_string());
+                    listing.count += 1;
+                }
                 (Listed::Processes, _) => {
                     self.put_process(serial, process, &mut listing.items);
                     listing.count += 1;
@@ -138,7 +174,7 @@ impl Router {
         cbor::put_array(&mut body, listing.count);
         body.append(&mut listing.items);
         let noun = match listing.what {
-            Listed::Processes => "processes",
+            Listed::Processes | Listed::Pids => "processes",
             Listed::Names => "registered",
         };
         match listing.to {
@@ -148,6 +184,10 @@ impl Router {
                     state.listings -= 1;
                     out.resumed.push(session);
                 }
+            }
+            ListingFor::Rpc { caller, reference } => {
+                let told = self.fits(body);
+                self.answer_own(caller, reference, &told, out);
             }
             ListingFor::Peer { peer, number } => {
                 write_tell(peer, number, &self.fits(body), out);
@@ -245,6 +285,7 @@ impl Router {
                 return Err(Failure::denied("the process is sensitive: its messages are its own"));
             }
         }
+        out.count(process.weight_of(&keys));
         let body = self.info_of(serial, &keys)?;
         answer(out, asker.session, &Head::ok(id).carries("info"), &body);
         Ok(())
@@ -282,16 +323,18 @@ impl Router {
         serial: Option<u64>,
         name: Option<&str>,
         keys: &[String],
+        out: &mut Outbox,
     ) -> Result<Vec<u8>, Failure> {
         let serial = match (serial, name) {
             (Some(serial), _) => serial,
             (None, Some(name)) => self.named(name).ok_or_else(|| super::send::no_name(name))?,
             (None, None) => return Err(Failure::badarg("info of whom?")),
         };
-        if self.alive(serial).is_none() {
+        let Some(process) = self.alive(serial) else {
             return Err(Failure::new("noproc", format!("{} is dead", self.pid(serial))));
-        }
+        };
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        out.count(process.weight_of(&keys));
         if keys.contains(&"messages") && self.limits.remote != super::Remote::Full {
             return Err(Failure::denied(
                 "messages can be looked at from afar only where the setting `remote` is full",

@@ -4,7 +4,7 @@
 //! id and is confirmed, so that a link made while an unlink is under way is neither lost nor left on one side.
 
 use super::mailbox::Tag;
-use super::peers::PeerId;
+use super::peers::{Peer, PeerId};
 use super::send::{Target, There};
 use super::{Asker, Failure, Outbox, Router};
 use crate::wire::cbor;
@@ -51,9 +51,16 @@ impl Router {
         let actor = self.actor(asker.session, pid)?;
         self.owns_few(actor)?;
         let other = self.linkable(to)?;
-        Self::done(asker, out);
         let text = other.to_string();
-        match self.resolve(Address::parse(&text).map_err(Failure::badarg)?)? {
+        let target = self.resolve(Address::parse(&text).map_err(Failure::badarg)?)?;
+        if let Target::There { peer, .. } = target {
+            self.admit_signal(asker, peer, out)?;
+            if let Some(state) = self.peers.get(&peer).filter(|state| state.has_many_links()) {
+                return Err(state.owns_many("links"));
+            }
+        }
+        Self::done(asker, out);
+        match target {
             Target::Here(serial) => self.link_local(actor, serial),
             Target::There { peer, target } => {
                 let linked =
@@ -98,6 +105,7 @@ impl Router {
                 process.links.remove(&me);
             }
         } else if linked && let Some((peer, _)) = self.peer_of(&other) {
+            self.pause_if_full(asker.now, peer, asker.session, out);
             let number = self.number();
             self.peer_mut(peer, |state| state.links.remove(&(actor, other.serial)));
             if let Some(process) = self.processes.get_mut(&actor) {
@@ -137,10 +145,16 @@ impl Router {
 
     /// A peer's process links itself to one of ours.
     pub(super) fn on_link(&mut self, peer: PeerId, from: Pid, target: u64, out: &mut Outbox) {
+        let there = There::Serial(from.serial);
+        let many = self.peers.get(&peer).is_some_and(Peer::has_many_links);
         let Some(process) = self.processes.get_mut(&target) else {
-            self.write_reason(peer, target, Kind::Exit, There::Serial(from.serial), "noproc", out);
+            self.write_reason(peer, target, Kind::Exit, there, "noproc", out);
             return;
         };
+        if many && !process.links.contains(&from) {
+            self.write_reason(peer, target, Kind::Exit, there, "overloaded", out);
+            return;
+        }
         if process.unlinking.contains_key(&from) {
             // Sent before it heard of our unlink, which it will.
             return;
@@ -173,7 +187,7 @@ impl Router {
             let ours = process.unlinking.get(from) == Some(&number);
             ours && process.unlinking.remove(from).is_some()
         });
-        if confirmed {
+        if confirmed || !self.processes.contains_key(&target) {
             self.peer_mut(peer, |state| state.unlinking.remove(&(target, from.serial)));
         }
     }

@@ -78,6 +78,8 @@ pub struct Mailbox {
     messages: usize,
     signals: usize,
     bytes: usize,
+    /// Of them, those of signals.
+    signal_bytes: usize,
     /// Bytes in the chunks that belong to nothing any more.
     dead: usize,
     /// How many entries have left, and how many had before the one that was shed last.
@@ -100,6 +102,12 @@ impl Mailbox {
         self.signals
     }
 
+    /// How many bytes those other events take.
+    #[must_use]
+    pub fn signal_bytes(&self) -> usize {
+        self.signal_bytes
+    }
+
     /// How many bytes all of them take.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -113,12 +121,10 @@ impl Mailbox {
             + self.entries.capacity() * size_of::<Entry>()
     }
 
-    /// The references of every `down` that waits.
-    pub fn downs(&self) -> impl Iterator<Item = u64> {
-        let down = |entry: &Entry| {
-            if let Tag::Down(reference) = entry.tag { Some(reference) } else { None }
-        };
-        self.entries.iter().filter_map(down)
+    /// How many entries stand in line, those that were taken back included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether nothing waits.
@@ -174,6 +180,9 @@ impl Mailbox {
         write(chunk);
         let bytes = chunk.len() - before;
         self.bytes += bytes;
+        if tag != Tag::Message {
+            self.signal_bytes += bytes;
+        }
         self.count(tag, 1);
         self.entries.push_back(Entry { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), tag });
     }
@@ -223,7 +232,11 @@ impl Mailbox {
                 self.dead -= entry.bytes as usize;
                 self.removed -= 1;
             }
-            _ => self.bytes -= entry.bytes as usize,
+            tag if tag.is_counted() => self.bytes -= entry.bytes as usize,
+            _ => {
+                self.bytes -= entry.bytes as usize;
+                self.signal_bytes -= entry.bytes as usize;
+            }
         }
         self.leave(entry.bytes as usize);
     }
@@ -426,6 +439,9 @@ impl Mailbox {
                 if !matches!(entry.tag, Tag::Gap(_)) {
                     self.bytes -= bytes;
                     self.dead += bytes;
+                    if entry.tag != Tag::Message {
+                        self.signal_bytes -= bytes;
+                    }
                 }
                 entry.tag = Tag::Removed;
                 removed += 1;

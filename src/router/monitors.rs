@@ -80,14 +80,18 @@ impl Router {
                 answer_ref(reference, out);
             }
             Target::There { peer, target } => {
+                self.admit_signal(asker, peer, out)?;
+                if let Some(state) = self.peers.get(&peer).filter(|state| state.has_many_monitors())
+                {
+                    return Err(state.owns_many("monitors"));
+                }
                 let reference = self.number();
                 let monitored = match (target, name) {
-                    (There::Serial(_), _) | (_, None) => {
+                    // A global name is one of whoever has it now.
+                    (_, None) => {
                         Monitored::Remote { peer, pid: to.parse().map_err(Failure::badarg)? }
                     }
-                    (There::Name(_), Some(address)) => {
-                        Monitored::RemoteName { peer, address: address.into() }
-                    }
+                    (_, Some(address)) => Monitored::RemoteName { peer, address: address.into() },
                 };
                 if let Some(process) = self.processes.get_mut(&actor) {
                     process.monitors.insert(reference, monitored);
@@ -146,13 +150,21 @@ impl Router {
         flush: bool,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let owner = self.refs.get(&reference).copied().filter(|serial| {
-            self.processes.get(serial).is_some_and(|process| process.session == asker.session)
+        let owner = self.refs.get(&reference).and_then(|serial| {
+            self.processes.get(serial).map(|process| (*serial, process.session))
         });
-        if let Some(serial) = owner {
+        if let Some((serial, session)) = owner {
+            if session != asker.session {
+                return Err(Failure::denied("the monitor belongs to another session"));
+            }
             let monitored =
                 self.processes.get_mut(&serial).and_then(|p| p.monitors.remove(&reference));
             if let Some(monitored) = monitored {
+                if let Monitored::Remote { peer, .. } | Monitored::RemoteName { peer, .. } =
+                    &monitored
+                {
+                    self.pause_if_full(asker.now, *peer, asker.session, out);
+                }
                 self.refs.remove(&reference);
                 self.forget_monitored(serial, reference, monitored, out);
             } else if flush {
@@ -215,8 +227,12 @@ impl Router {
                 }
             }
             Watcher::Remote { peer, reference } => {
-                self.peer_mut(peer, |state| state.watching.remove(&reference));
-                write_down(peer, dead, reference, reason, out);
+                // Taken back meanwhile, the reference may stand for another process by now.
+                let Some(state) = self.peers.get_mut(&peer) else { return };
+                if state.watching.get(&reference) == Some(&dead) {
+                    state.watching.remove(&reference);
+                    write_down(peer, dead, reference, reason, out);
+                }
             }
         }
     }
@@ -229,6 +245,16 @@ impl Router {
         target: There<'_>,
         out: &mut Outbox,
     ) {
+        let Some(state) = self.peers.get(&peer) else { return };
+        if state.watching.contains_key(&reference) {
+            // One reference is one monitor and one `down`: the first stands.
+            return;
+        }
+        if state.watches_many() {
+            let serial = if let There::Serial(serial) = target { serial } else { 0 };
+            write_down(peer, serial, reference, "overloaded", out);
+            return;
+        }
         let serial = match target {
             There::Serial(serial) => Some(serial),
             There::Name(name) => self.named(name),

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::agenda::Deadline;
 use super::mailbox::Tag;
 use super::monitors::Monitored;
-use super::{Asker, Failure, KeptId, Outbox, Router, answer};
+use super::peers::{Peer, PeerId};
+use super::{Asker, Counters, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;
 use crate::wire::event::Head;
 use crate::wire::id::{Incarnation, NodeName};
@@ -64,8 +65,6 @@ pub enum MeshAnswer {
     True,
     /// Not.
     False,
-    /// This node has no network.
-    Ignored,
     /// Could not even try.
     Failed {
         /// A code of the app protocol.
@@ -103,7 +102,69 @@ pub struct SelfSeen {
     pub addresses: Vec<String>,
 }
 
+/// A `nodeup` or `nodedown` on its way to everybody who watched nodes at that moment.
+#[derive(Debug)]
+pub(super) struct News {
+    head: Head,
+    /// Who began to watch later, by the number given then, sees it in the list of nodes instead.
+    at: u64,
+    /// The last process that was looked at.
+    last: u64,
+}
+
+impl News {
+    pub(super) fn down(peer: &Peer, reason: &str, at: u64) -> Self {
+        let head = Head::event("nodedown")
+            .text("node", peer.node.name.as_str())
+            .text("incarnation", &peer.node.incarnation.to_string())
+            .text("reason", reason);
+        Self { head, at, last: 0 }
+    }
+}
+
 impl Router {
+    /// A node is up from now on; nothing when it has gone meanwhile.
+    pub(super) fn nodeup(&mut self, peer: PeerId) -> Option<News> {
+        let state = self.peers.get_mut(&peer)?;
+        state.up = true;
+        let mut labels = Vec::new();
+        super::info::put_labels(&mut labels, &state.labels);
+        let head = Head::event("nodeup")
+            .text("node", state.node.name.as_str())
+            .text("incarnation", &state.node.incarnation.to_string())
+            .raw("labels", &labels);
+        Some(News { head, at: self.next, last: 0 })
+    }
+
+    /// Tells the next process that watches nodes. False when there is none.
+    pub(super) fn tell_news(&mut self, news: &mut News, out: &mut Outbox) -> bool {
+        let next = self.node_watchers.range(news.last + 1..).next();
+        let Some((&serial, &since)) = next else { return false };
+        news.last = serial;
+        if since <= news.at {
+            self.tell(serial, Tag::Node, &news.head, out);
+        }
+        true
+    }
+
+    /// Tells the next process that monitors a lost node. False when there is none.
+    pub(super) fn tell_node_monitor(
+        &mut self,
+        peer: &mut Peer,
+        news: &News,
+        out: &mut Outbox,
+    ) -> bool {
+        let Some((serial, reference)) = peer.node_monitors.pop_first() else { return false };
+        let mine = self
+            .processes
+            .get_mut(&serial)
+            .is_some_and(|process| process.monitors.remove(&reference).is_some());
+        if mine {
+            self.tell(serial, Tag::Node, &news.head, out);
+        }
+        true
+    }
+
     /// What `nodes` says of this node.
     pub fn on_self(&mut self, me: SelfSeen) {
         self.labels = me.labels;
@@ -140,7 +201,7 @@ impl Router {
         let mut count = 0;
         if own {
             count += 1;
-            cbor::put_map(&mut items, 6);
+            cbor::put_map(&mut items, 8);
             put_pair(&mut items, "node", self.me.name.as_str());
             put_pair(&mut items, "incarnation", &self.me.incarnation.to_string());
             put_pair(&mut items, "state", "self");
@@ -150,6 +211,10 @@ impl Router {
                 &self.labels,
                 self.addresses.iter().map(String::as_str),
             );
+            cbor::put_text(&mut items, "queued");
+            cbor::put_uint(&mut items, self.queued(out) as u64);
+            cbor::put_text(&mut items, "lost");
+            put_lost(&mut items, self.counters);
         }
         for peer in self.connected.values() {
             let Some(peer) = self.peers.get(peer) else { continue };
@@ -194,6 +259,9 @@ impl Router {
             answer(out, asker.session, &Head::ok(id).text("result", "pong"), &[]);
         } else if self.connected.contains_key(&node) {
             self.ask(asker, &node, Ask::Ping, timeout, out)?;
+        } else if self.needs_operator(asker.session, "connect").is_err() {
+            // A ping connects, and connecting is for operators.
+            answer(out, asker.session, &Head::ok(id).text("result", "pang"), &[]);
         } else {
             let to = node.to_string();
             self.ask_mesh(asker, MeshQuestion::Ping(node, timeout), timeout, out, |token| {
@@ -290,7 +358,6 @@ impl Router {
             (MeshQuestion::Ping(..), _) => head.text("result", "pang"),
             (_, MeshAnswer::True) => head.bool("result", true),
             (_, MeshAnswer::False) => head.bool("result", false),
-            (_, MeshAnswer::Ignored) => head.text("result", "ignored"),
             (_, MeshAnswer::Failed { code, message }) => {
                 Head::error(asked.id.id(), code, &message, false)
             }
@@ -317,7 +384,8 @@ impl Router {
     ) -> Result<(), Failure> {
         let serial = self.actor(asker.session, pid)?;
         if on {
-            self.node_watchers.insert(serial);
+            let since = self.number();
+            self.node_watchers.entry(serial).or_insert(since);
         } else {
             self.node_watchers.remove(&serial);
         }
@@ -399,6 +467,14 @@ fn put_texts<'a>(items: &mut Vec<u8>, key: &str, texts: impl ExactSizeIterator<I
     cbor::put_array(items, texts.len());
     for text in texts {
         cbor::put_text(items, text);
+    }
+}
+
+fn put_lost(items: &mut Vec<u8>, Counters { shed, congested, too_large }: Counters) {
+    cbor::put_map(items, 3);
+    for (key, count) in [("overflow", shed), ("congested", congested), ("too_large", too_large)] {
+        cbor::put_text(items, key);
+        cbor::put_uint(items, count);
     }
 }
 

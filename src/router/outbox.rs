@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 
-use super::Map;
 use super::nodes::MeshRequest;
 use super::peers::PeerId;
 use super::sessions::SessionId;
 use super::shelf::Shelf;
+use super::{Map, SLICE};
 use crate::wire::message::{self, FRAGMENT_BYTES, Kind, PARTIALS_MAX};
 
 /// A lane that holds this much takes no more from mailboxes, in bytes.
@@ -142,9 +142,40 @@ pub struct Outbox {
     /// Where lanes and mailboxes that are empty leave their buffers.
     pub shelf: Shelf,
     queued: usize,
+    /// Entries that this hold of the lock has handled.
+    handled: usize,
+    /// What they wrote and delivered, to check that they were counted.
+    #[cfg(test)]
+    pub(super) touched: usize,
 }
 
 impl Outbox {
+    /// The lock is taken: a new hold has handled nothing yet.
+    pub fn begin(&mut self) {
+        self.handled = 0;
+        #[cfg(test)]
+        {
+            self.touched = 0;
+        }
+    }
+
+    /// This hold has handled so many entries more.
+    pub fn count(&mut self, entries: usize) {
+        self.handled += entries;
+    }
+
+    /// Whether this hold may handle another entry; what is left goes on in the next.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        self.handled < SLICE
+    }
+
+    /// How many entries this hold has handled.
+    #[cfg(test)]
+    pub(super) fn handled(&self) -> usize {
+        self.handled
+    }
+
     /// Bytes in all lanes.
     #[must_use]
     pub fn queued(&self) -> usize {
@@ -296,6 +327,10 @@ impl Outbox {
         size: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
+        #[cfg(test)]
+        {
+            self.touched += 1;
+        }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
         let before = lane.len();
         let bulk = lane.bulks.iter_mut().find(|bulk| bulk.serial == serial);
@@ -348,6 +383,10 @@ impl Outbox {
 
     /// Writes one frame ahead of everything else.
     pub fn write_urgent(&mut self, peer: PeerId, frame: &[u8]) {
+        #[cfg(test)]
+        {
+            self.touched += 1;
+        }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
         if lane.is_empty() {
             self.dirty_peers.push(peer);

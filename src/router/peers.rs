@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::agenda::Deadline;
 use super::announced::{self, Key};
@@ -11,11 +11,11 @@ use super::mailbox::Tag;
 use super::monitors::Watcher;
 use super::send::There;
 use super::work::Work;
-use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
+use super::{Failure, OWNED_MAX, Outbox, Remote, Router};
 use crate::wire::cbor;
 use crate::wire::command::{Mode, REASON_BYTES_MAX};
-use crate::wire::event::{self, Head, Said};
-use crate::wire::id::{Node, NodeName, Pid};
+use crate::wire::event::{self, Said};
+use crate::wire::id::{Node, Pid};
 use crate::wire::message::{
     self, Ask, FRAGMENT_FIRST, FRAGMENT_LAST, Frame, FrameError, Kind, PARTIALS_MAX, TARGET_NAME,
     Told,
@@ -24,14 +24,10 @@ use crate::wire::message::{
 /// Which connection to a peer. Never given twice.
 pub type PeerId = u64;
 
-/// How long a question to another node may take unless the app says otherwise.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most questions under way.
-const ASKS_MAX: usize = 10_000;
 /// Most mailboxes of one peer that hold one process of ours and are counted.
 const HOLDS_MAX: u32 = 10_000;
 /// Longest header of an event that a peer sends: room is left to add a pid.
-const EVENT_HEAD_BYTES_MAX: usize = 4096;
+pub(super) const EVENT_HEAD_BYTES_MAX: usize = 4096;
 /// What a frame may be longer than its body: address, header and framing.
 const OVERHEAD_BYTES: usize = 128 * 1024;
 
@@ -84,7 +80,7 @@ pub(super) struct Peer {
     /// Its calls of our processes that have not ended: its number -> ours.
     pub(super) serving: BTreeMap<u64, u64>,
     /// Questions it has not answered.
-    asks: BTreeSet<u64>,
+    pub(super) asks: BTreeSet<u64>,
     /// Long messages of its processes that are not whole yet.
     partials: BTreeMap<u64, Partial>,
     /// Sessions that are not read because its lanes are full.
@@ -95,6 +91,38 @@ pub(super) struct Peer {
     pub(super) congested: bool,
     /// The name that its last message went to.
     heard: Option<Heard>,
+}
+
+impl Peer {
+    pub(super) fn has_many_links(&self) -> bool {
+        self.links.len() + self.unlinking.len() >= OWNED_MAX
+    }
+
+    pub(super) fn has_many_monitors(&self) -> bool {
+        self.monitors.len() >= OWNED_MAX
+    }
+
+    pub(super) fn watches_many(&self) -> bool {
+        self.watching.len() >= OWNED_MAX
+    }
+
+    /// Why there can be no more of them.
+    pub(super) fn owns_many(&self, what: &str) -> Failure {
+        let text = format!("this node has {OWNED_MAX} {what} with {} already", self.node.name);
+        Failure::new("overloaded", text)
+    }
+
+    /// Why a congested peer is told nothing that can be refused.
+    pub(super) fn overloaded(&self) -> Failure {
+        let node = self.node.name.to_string();
+        Failure {
+            code: "overloaded",
+            message: format!(
+                "{node} takes messages more slowly than they are sent; try again later"
+            ),
+            nodes: vec![node],
+        }
+    }
 }
 
 /// A process of ours that mailboxes of a peer hold.
@@ -120,25 +148,6 @@ struct Partial {
     whole: usize,
     /// Longer than allowed here: it is passed over.
     too_large: bool,
-}
-
-/// A question that waits for its answer.
-#[derive(Debug)]
-pub(super) struct Asked {
-    session: u64,
-    id: KeptId,
-    peer: PeerId,
-    question: Question,
-    ends: Instant,
-}
-
-/// What the answer is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
-    Ping,
-    Whereis,
-    Processes,
-    Info,
 }
 
 impl Router {
@@ -194,7 +203,7 @@ impl Router {
             },
         );
         self.work.push_back(Work::Announce { peer });
-        self.run_work(now, super::SLICE, out);
+        self.run_work(now, out);
     }
 
     /// A peer has been told all that this node announces: what is sent to it from now on comes after that.
@@ -228,8 +237,13 @@ impl Router {
         for partial in std::mem::take(&mut state.partials).into_values() {
             self.partial_bytes -= partial.bytes.len();
         }
-        self.work.push_back(Work::PeerDown { peer: Box::new(state), reason: reason.into() });
-        self.run_work(now, super::SLICE, out);
+        self.work.push_back(Work::PeerDown {
+            peer: Box::new(state),
+            reason: reason.into(),
+            at: self.next,
+            news: None,
+        });
+        self.run_work(now, out);
     }
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
@@ -259,53 +273,13 @@ impl Router {
             }
         } else if let Some((serial, held)) = peer.holds.pop_first() {
             self.agenda.remove(held.ends, Deadline::Held { peer: peer.id, serial });
-            for _ in 0..held.times {
-                self.let_on(serial, out);
-            }
+            self.let_on(serial, held.times, out);
         } else if let Some(ask) = peer.asks.pop_first() {
             self.ask_fails(ask, &peer.node.name, out);
         } else {
             return false;
         }
         true
-    }
-
-    pub(super) fn tell_nodeup(&mut self, peer: PeerId, out: &mut Outbox) {
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        state.up = true;
-        out.peers_up.push(peer);
-        let mut labels = Vec::new();
-        super::info::put_labels(&mut labels, &state.labels);
-        let head = Head::event("nodeup")
-            .text("node", state.node.name.as_str())
-            .text("incarnation", &state.node.incarnation.to_string())
-            .raw("labels", &labels);
-        for serial in self.node_watchers.clone() {
-            self.tell(serial, Tag::Node, &head, out);
-        }
-    }
-
-    pub(super) fn tell_nodedown(&mut self, peer: &Peer, reason: &str, out: &mut Outbox) {
-        if !peer.up {
-            // Nobody was told that it had come.
-            return;
-        }
-        let head = Head::event("nodedown")
-            .text("node", peer.node.name.as_str())
-            .text("incarnation", &peer.node.incarnation.to_string())
-            .text("reason", reason);
-        for serial in self.node_watchers.clone() {
-            self.tell(serial, Tag::Node, &head, out);
-        }
-        for (serial, reference) in &peer.node_monitors {
-            let mine = self
-                .processes
-                .get_mut(serial)
-                .is_some_and(|process| process.monitors.remove(reference).is_some());
-            if mine {
-                self.tell(*serial, Tag::Node, &head, out);
-            }
-        }
     }
 
     /// Whether a peer reads what its questions and mistakes are answered with.
@@ -334,7 +308,7 @@ impl Router {
         out: &mut Outbox,
     ) -> Result<(), FrameError> {
         let Some(kind) = Kind::from_u8(frame.kind) else {
-            return if frame.kind >= 0x80 {
+            return if Kind::is_skipped(frame.kind) {
                 Ok(())
             } else {
                 Err(FrameError::UnknownKind(frame.kind))
@@ -437,8 +411,10 @@ impl Router {
             }
             Kind::Ask => {
                 let number = payload.serial().ok_or(FrameError::Malformed("ask"))?;
-                let ask: Ask = Frame { payload: payload.0, ..frame }.cbor("ask")?;
-                self.on_ask(now, peer, number, ask, out);
+                match Ask::read(payload.0)? {
+                    Some(ask) => self.on_ask(now, peer, number, ask, out),
+                    None => self.unknown_ask(peer, number, out),
+                }
             }
             Kind::Tell => {
                 let number = payload.serial().ok_or(FrameError::Malformed("tell"))?;
@@ -452,7 +428,7 @@ impl Router {
             Kind::Beat | Kind::Goodbye | Kind::Peers | Kind::Probe => {}
         }
         if !self.work.is_empty() {
-            self.run_work(now, super::SLICE, out);
+            self.run_work(now, out);
         }
         Ok(())
     }
@@ -546,7 +522,7 @@ impl Router {
             self.agenda.remove(held.ends, Deadline::Held { peer, serial });
             state.holds.remove(&serial);
         }
-        self.let_on(serial, out);
+        self.let_on(serial, 1, out);
     }
 
     pub(super) fn peer_holds_too_long(
@@ -561,162 +537,7 @@ impl Router {
             return;
         }
         let held = state.holds.remove(&serial);
-        for _ in 0..held.map_or(0, |held| held.times) {
-            self.let_on(serial, out);
-        }
-    }
-
-    /// Asks another node something for an app.
-    pub(super) fn ask(
-        &mut self,
-        asker: &Asker<'_>,
-        node: &NodeName,
-        ask: Ask,
-        timeout: Option<Duration>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        let Some(id) = asker.id else {
-            return Err(Failure::badarg(format!(
-                "`{}` needs an `id`: its answer is all it does",
-                asker.op
-            )));
-        };
-        let Some((peer, _)) = self.peer_named(node.as_str()) else {
-            return Err(no_connection(node));
-        };
-        if self.asks.len() >= ASKS_MAX {
-            return Err(Failure::new(
-                "overloaded",
-                "too many questions to other nodes are under way",
-            ));
-        }
-        self.ask_peer(asker.now, peer, asker.session, KeptId::keep(id), ask, timeout, out);
-        Ok(())
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "a question and where its answer goes")]
-    pub(super) fn ask_peer(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        session: u64,
-        id: KeptId,
-        ask: Ask,
-        timeout: Option<Duration>,
-        out: &mut Outbox,
-    ) {
-        let number = self.number();
-        let question = match ask {
-            Ask::Ping => Question::Ping,
-            Ask::Whereis { .. } => Question::Whereis,
-            Ask::Processes => Question::Processes,
-            Ask::Info { .. } => Question::Info,
-        };
-        let ends = now + timeout.unwrap_or(ASK_TIMEOUT);
-        self.agenda.add(ends, Deadline::Ask(number));
-        self.asks.insert(number, Asked { session, id, peer, question, ends });
-        self.peer_mut(peer, |state| state.asks.insert(number));
-        write_question(peer, Kind::Ask, number, &ask, out);
-    }
-
-    pub(super) fn ask_times_out(&mut self, number: u64, out: &mut Outbox) {
-        let Some(asked) = self.asks.remove(&number) else {
-            self.mesh_ask_times_out(number, out);
-            return;
-        };
-        self.peer_mut(asked.peer, |state| state.asks.remove(&number));
-        if asked.question == Question::Ping {
-            pang(&asked, out);
-        } else {
-            let head = Head::error(
-                asked.id.id(),
-                "timeout",
-                "the other node did not answer in time",
-                false,
-            );
-            answer(out, asked.session, &head, &[]);
-        }
-    }
-
-    fn ask_fails(&mut self, number: u64, node: &NodeName, out: &mut Outbox) {
-        let Some(asked) = self.asks.remove(&number) else { return };
-        self.agenda.remove(asked.ends, Deadline::Ask(number));
-        if asked.question == Question::Ping {
-            pang(&asked, out);
-        } else {
-            let failure = no_connection(node);
-            let head = Head::error(asked.id.id(), failure.code, &failure.message, false);
-            answer(out, asked.session, &head, &[]);
-        }
-    }
-
-    /// Another node asks something of this one.
-    fn on_ask(&mut self, now: Instant, peer: PeerId, number: u64, ask: Ask, out: &mut Outbox) {
-        if matches!(ask, Ask::Ping) {
-            write_tell(peer, number, &Ok(vec![0xf5]), out);
-            return;
-        }
-        if self.limits.remote == Remote::None {
-            let failure = Failure::denied(format!(
-                "{} does not let other nodes look at its processes (its setting `remote` is none)",
-                self.me.name
-            ));
-            write_tell(peer, number, &Err(failure), out);
-            return;
-        }
-        match ask {
-            Ask::Ping => {}
-            Ask::Whereis { name } => {
-                let mut body = Vec::new();
-                match self.named(&name) {
-                    Some(serial) => cbor::put_text(&mut body, &self.pid(serial).to_string()),
-                    None => cbor::put_null(&mut body),
-                }
-                write_tell(peer, number, &Ok(body), out);
-            }
-            Ask::Processes => self.list_for_peer(now, peer, number, out),
-            Ask::Info { serial, name, keys } => {
-                let told = self.info_for_peer(serial, name.as_deref(), &keys);
-                write_tell(peer, number, &told, out);
-            }
-        }
-    }
-
-    fn on_tell(&mut self, peer: PeerId, number: u64, told: Told<'_>, out: &mut Outbox) {
-        if self.asks.get(&number).is_none_or(|asked| asked.peer != peer) {
-            // Too late, or never asked.
-            return;
-        }
-        let Some(asked) = self.asks.remove(&number) else { return };
-        self.agenda.remove(asked.ends, Deadline::Ask(number));
-        self.peer_mut(peer, |state| state.asks.remove(&number));
-        let id = asked.id.id();
-        match told {
-            Told::Ok(item) => match asked.question {
-                Question::Ping => {
-                    answer(out, asked.session, &Head::ok(id).text("result", "pong"), &[]);
-                }
-                Question::Whereis if item.len() > EVENT_HEAD_BYTES_MAX => {
-                    let text = "the other node answered with something that is no pid";
-                    let head = Head::error(id, "unsupported", text, false);
-                    answer(out, asked.session, &head, &[]);
-                }
-                Question::Whereis => {
-                    answer(out, asked.session, &Head::ok(id).raw("pid", item), &[]);
-                }
-                Question::Processes => {
-                    answer(out, asked.session, &Head::ok(id).carries("processes"), item);
-                }
-                Question::Info => {
-                    answer(out, asked.session, &Head::ok(id).carries("info"), item);
-                }
-            },
-            Told::Error { code, message } => {
-                let short = |text: &str, most: usize| text.chars().take(most).collect::<String>();
-                let head = Head::error(id, &short(code, 40), &short(message, 1000), false);
-                answer(out, asked.session, &head, &[]);
-            }
-        }
+        self.let_on(serial, held.map_or(0, |held| held.times), out);
     }
 
     /// Puts a frame of the peer task's own into the lanes of a peer.
@@ -727,58 +548,6 @@ impl Router {
             out.write_peer(peer, 0, frame.len(), |bytes| bytes.extend_from_slice(frame));
         }
     }
-}
-
-pub(super) fn no_connection(node: &NodeName) -> Failure {
-    Failure::new("noconnection", format!("{node} is not connected; `pillion nodes` shows who is"))
-}
-
-fn pang(asked: &Asked, out: &mut Outbox) {
-    answer(out, asked.session, &Head::ok(asked.id.id()).text("result", "pang"), &[]);
-}
-
-fn write_question<T: serde::Serialize>(
-    peer: PeerId,
-    kind: Kind,
-    number: u64,
-    body: &T,
-    out: &mut Outbox,
-) {
-    out.write_peer(peer, 0, 128, |bytes| {
-        let at = message::start(bytes, kind, 0, 0);
-        bytes.extend_from_slice(&number.to_be_bytes());
-        ciborium::into_writer(body, &mut *bytes).expect("plain data becomes CBOR in memory");
-        message::finish(bytes, at);
-    });
-}
-
-/// Answers a question with an item that is CBOR already.
-pub(super) fn write_tell(
-    peer: PeerId,
-    number: u64,
-    told: &Result<Vec<u8>, Failure>,
-    out: &mut Outbox,
-) {
-    let size = told.as_ref().map_or(1024, Vec::len) + 64;
-    out.write_peer(peer, 0, size, |bytes| {
-        let at = message::start(bytes, Kind::Tell, 0, 0);
-        bytes.extend_from_slice(&number.to_be_bytes());
-        match told {
-            Ok(item) => {
-                cbor::put_map(bytes, 1);
-                cbor::put_text(bytes, "ok");
-                bytes.extend_from_slice(item);
-            }
-            Err(failure) => {
-                cbor::put_map(bytes, 1);
-                cbor::put_text(bytes, "error");
-                cbor::put_array(bytes, 2);
-                cbor::put_text(bytes, failure.code);
-                cbor::put_text(bytes, &failure.message);
-            }
-        }
-        message::finish(bytes, at);
-    });
 }
 
 /// Whether the header of an event from a peer is that of what one of its processes says, and can be added to. Anything

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use super::agenda::Deadline;
 use super::deliver::{Holder, Receiver, Window};
 use super::mailbox::{Bounds, Mailbox, Tag};
 use super::monitors::{Monitored, Watcher};
@@ -32,6 +33,8 @@ pub(super) struct Process {
     pub(super) weight: usize,
     pub(super) window: Window,
     pub(super) receivers: VecDeque<Receiver>,
+    /// How many answers are being made of what waits here: nothing else is taken meanwhile.
+    pub(super) takings: u32,
     pub(super) links: BTreeSet<Pid>,
     /// Links taken back that the other side has not confirmed.
     pub(super) unlinking: BTreeMap<Pid, u64>,
@@ -63,7 +66,7 @@ pub(super) struct Process {
 }
 
 /// What `spawn` asks for.
-pub(super) struct Wanted<'a> {
+pub(super) struct Spawn<'a> {
     pub(super) name: Option<&'a str>,
     pub(super) label: Option<&'a str>,
     pub(super) link: bool,
@@ -125,6 +128,7 @@ impl Router {
             weight: 0,
             window: Window::default(),
             receivers: VecDeque::new(),
+            takings: 0,
             links: BTreeSet::new(),
             unlinking: BTreeMap::new(),
             monitors: BTreeMap::new(),
@@ -152,7 +156,7 @@ impl Router {
         &mut self,
         asker: &Asker<'_>,
         pid: Option<&str>,
-        wanted: &Wanted<'_>,
+        wanted: &Spawn<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
         let parent = self.actor(asker.session, pid)?;
@@ -279,6 +283,7 @@ impl Router {
             super::send::Target::NoName(name) => return Err(super::send::no_name(name)),
             super::send::Target::NoGlobal(name) => return Err(super::send::no_global(name)),
             super::send::Target::There { peer, target } => {
+                self.admit_signal(asker, peer, out)?;
                 Self::done(asker, out);
                 self.write_reason(
                     peer,
@@ -339,9 +344,13 @@ impl Router {
     }
 
     /// Death is this function: it releases names, leaves topics and groups, fails calls, fires links and
-    /// monitors, in that order. The last two go on in slices.
+    /// monitors, in that order. What may be many goes on in slices ([`Router::death_step`]).
     pub(super) fn die(&mut self, serial: u64, reason: &str, out: &mut Outbox) {
         let Some(mut process) = self.processes.remove(&serial) else { return };
+        #[cfg(test)]
+        {
+            out.touched += 1;
+        }
         self.serials.remove(&serial);
         if let Some(name) = &process.name
             && self.names.get(name) == Some(&serial)
@@ -350,28 +359,14 @@ impl Router {
             self.routes += 1;
         }
         self.node_watchers.remove(&serial);
-        for timer in std::mem::take(&mut process.timers) {
-            self.forget_timer(timer);
-        }
-        for receiver in process.receivers.drain(..) {
-            self.agenda.remove(receiver.ends, receiver.deadline(serial));
-            let text = format!("{} died while it waited: {reason}", self.pid(serial));
-            answer(
-                out,
-                process.session,
-                &Head::error(receiver.id.id(), "noproc", &text, false),
-                &[],
-            );
-        }
-        for reference in process.monitors.keys() {
-            self.refs.remove(reference);
-        }
-        for reference in process.mailbox.downs() {
-            self.refs.remove(&reference);
-        }
         self.mailbox_bytes -= process.mailbox.bytes();
         self.heavy.remove(&(process.weight, serial));
-        self.let_go(serial, &mut process, out);
+        if process.mailbox.signals() == 0 {
+            process.mailbox = Mailbox::default();
+        }
+        if let Some(ends) = process.hold_ends.take() {
+            self.agenda.remove(ends, Deadline::Hold(serial));
+        }
         if let Some(session) = self.sessions.get_mut(&process.session) {
             session.processes.remove(&serial);
             let was_held = session.held > 0;
@@ -386,6 +381,7 @@ impl Router {
                 head = head.text("name", name);
             }
             let head = head.text("reason", reason);
+            out.count(self.mourners.len());
             for (session, missed) in &mut self.mourners {
                 // A person's terminal may stand still: the dead are not kept for it.
                 if out.session_len(*session) >= super::outbox::UNREAD_BYTES_MAX {
@@ -399,28 +395,68 @@ impl Router {
                 answer(out, *session, &head, &[]);
             }
         }
-        let quiet = process.links.is_empty()
+        let quiet = process.receivers.is_empty()
+            && process.holding.is_empty()
+            && process.links.is_empty()
             && process.watchers.is_empty()
             && process.monitors.is_empty()
+            && process.timers.is_empty()
+            && process.mailbox.is_empty()
             && process.globals.is_empty()
             && process.groups.is_empty()
             && process.modules.is_empty()
             && process.calling.is_empty()
             && process.serving.is_empty();
         if !quiet {
-            self.work.push_back(Work::Death {
-                serial,
-                reason: reason.into(),
-                globals: process.globals,
-                groups: process.groups,
-                modules: process.modules,
-                serving: process.serving,
-                calling: process.calling,
-                links: process.links,
-                watchers: process.watchers,
-                monitors: process.monitors,
-            });
+            let process = Box::new(process);
+            self.work.push_back(Work::Death { serial, reason: reason.into(), process });
         }
+    }
+
+    /// One entry of what a dead process leaves behind, in the order in which others wait for it. False when nothing is
+    /// left.
+    pub(super) fn death_step(
+        &mut self,
+        serial: u64,
+        reason: &str,
+        process: &mut Process,
+        out: &mut Outbox,
+    ) -> bool {
+        if let Some(name) = process.globals.pop_first() {
+            self.withdraw(&name, out);
+        } else if let Some(group) = process.groups.pop_first() {
+            self.dead_leaves(serial, &group, out);
+        } else if let Some(module) = process.modules.pop_first() {
+            self.serves_no_more(serial, &module, out);
+        } else if let Some(reference) = process.serving.pop_first() {
+            self.served_dies(reference, reason, out);
+        } else if let Some(reference) = process.calling.pop_first() {
+            self.caller_leaves(reference, "noproc", "the calling process died", out);
+        } else if let Some(receiver) = process.receivers.pop_front() {
+            self.agenda.remove(receiver.ends, receiver.deadline(serial));
+            let text = format!("{} died while it waited: {reason}", self.pid(serial));
+            let head = Head::error(receiver.id.id(), "noproc", &text, false);
+            answer(out, process.session, &head, &[]);
+        } else if let Some(holder) = process.holding.pop_first() {
+            self.release_one(holder, out);
+        } else if let Some(other) = process.links.pop_first() {
+            self.tell_linked(serial, &other, reason, out);
+        } else if let Some(watcher) = process.watchers.pop_first() {
+            self.tell_watcher(serial, watcher, reason, out);
+        } else if let Some((reference, monitored)) = process.monitors.pop_first() {
+            self.refs.remove(&reference);
+            self.forget_monitored(serial, reference, monitored, out);
+        } else if let Some(timer) = process.timers.pop_first() {
+            self.forget_timer(timer);
+        } else if let Some((tag, _)) = process.mailbox.front() {
+            if let Tag::Down(reference) = tag {
+                self.refs.remove(&reference);
+            }
+            process.mailbox.pop();
+        } else {
+            return false;
+        }
+        true
     }
 }
 

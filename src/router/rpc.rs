@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::announced::{Class, VALUE_BYTES_MAX};
-use super::calls::{Anyone, Asked, Caller, Making, timeout_of};
+use super::calls::{Anyone, Asked, Making, timeout_of};
 use super::deliver::Origin;
 use super::gather::Slot;
 use super::groups::Member;
+use super::info::Listing;
 use super::mailbox::Tag;
 use super::peers::{Payload, PeerId, is_said};
+use super::served::Caller;
+use super::work::Work;
 use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
 use crate::wire::cbor::{self, Reader};
 use crate::wire::command::{Keys, Mode};
@@ -307,7 +310,7 @@ impl Router {
             Member::Here(self.server_of(what)?)
         } else {
             let Some((peer, _)) = self.peer_named(node.as_str()) else {
-                return Err(super::peers::no_connection(&node));
+                return Err(super::questions::no_connection(&node));
             };
             Member::There(peer, 0)
         };
@@ -513,16 +516,20 @@ impl Router {
         }
         let caller = Caller::There { peer, reference: theirs };
         if built_in(module).is_some() {
-            let told =
-                if self.limits.remote == Remote::None && (module, function) != ("node", "ping") {
-                    Err(Failure::denied(format!(
-                        "{} does not let other nodes ask it (its setting `remote` is none)",
-                        self.me.name
-                    )))
-                } else {
-                    self.built_in(what, body)
-                };
-            self.tell_result(caller, &told, out);
+            let open = self.limits.remote != Remote::None || (module, function) == ("node", "ping");
+            let told = if open {
+                if (module, function) == ("process", "list") {
+                    self.work.push_back(Work::Listing(Listing::pids(caller, 0)));
+                    return Ok(());
+                }
+                self.built_in(what, body, out)
+            } else {
+                Err(Failure::denied(format!(
+                    "{} does not let other nodes ask it (its setting `remote` is none)",
+                    self.me.name
+                )))
+            };
+            self.answer_own(caller, 0, &told, out);
             return Ok(());
         }
         match self.server_of(what) {
@@ -542,24 +549,23 @@ impl Router {
         what: Function<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let body = self.built_in(what, making.body)?;
-        match asked {
-            Asked::App { session, id } => answer(out, session, &Head::ok(id.id()), &body),
-            Asked::Several(slot) => self.gathered(slot, Ok((None, &body)), out),
+        let list = (what.module, what.function) == ("process", "list");
+        let told = if list { None } else { Some(self.built_in(what, making.body, out)?) };
+        let reference = self.begin_own(&making, asked);
+        match told {
+            Some(body) => self.replied(reference, None, &body, out),
+            None => self.work.push_back(Work::Listing(Listing::pids(Caller::Here, reference))),
         }
         Ok(())
     }
 
-    fn tell_result(&mut self, caller: Caller, told: &Result<Vec<u8>, Failure>, out: &mut Outbox) {
-        let Caller::There { peer, reference } = caller else { return };
-        match told {
-            Ok(body) => super::calls::write_reply(peer, 0, reference, false, None, body, out),
-            Err(failure) => self.end_of(caller, 0, 0, &failure.ending(), out),
-        }
-    }
-
     /// What the node itself knows.
-    fn built_in(&self, what: Function<'_>, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    fn built_in(
+        &self,
+        what: Function<'_>,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<Vec<u8>, Failure> {
         let argument = || {
             let mut reader = Reader::new(body);
             reader.text().map_err(|_| {
@@ -599,14 +605,6 @@ impl Router {
                 cbor::put_text(&mut told, "sessions");
                 cbor::put_uint(&mut told, self.sessions.len() as u64);
             }
-            ("process", "list") => {
-                let most = super::SLICE;
-                let alive: Vec<_> = self.serials.iter().take(most).collect();
-                cbor::put_array(&mut told, alive.len());
-                for serial in alive {
-                    cbor::put_text(&mut told, &self.pid(*serial).to_string());
-                }
-            }
             ("process", "whereis") => match self.named(argument()?) {
                 Some(serial) => cbor::put_text(&mut told, &self.pid(serial).to_string()),
                 None => cbor::put_null(&mut told),
@@ -620,7 +618,9 @@ impl Router {
                     }
                     Err(_) => (None, Some(text)),
                 };
-                return self.info_for_peer(serial, name, &[]);
+                let keys: Vec<String> =
+                    super::info::USUAL.iter().map(ToString::to_string).collect();
+                return self.info_for_peer(serial, name, &keys, out);
             }
             _ => {
                 let known = built_in(what.module).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Messages on their way out: to a process here, to a peer, or later.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
@@ -7,6 +8,7 @@ use super::deliver::{Holder, Origin};
 use super::groups::Member;
 use super::mailbox::Tag;
 use super::peers::PeerId;
+use super::sessions::SessionId;
 use super::work::Work;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::command::Mode;
@@ -168,15 +170,14 @@ impl Router {
         &mut self,
         now: Instant,
         mut spread: Spread,
-        budget: &mut usize,
         out: &mut Outbox,
     ) -> Option<Spread> {
         while let Some(member) = spread.members.pop() {
-            if *budget == 0 {
+            if !out.may_go_on() {
                 spread.members.push(member);
                 return Some(spread);
             }
-            *budget -= 1;
+            out.count(1);
             match member {
                 Member::Here(serial) => {
                     let origin = match spread.sender {
@@ -362,7 +363,7 @@ impl Router {
         peer: PeerId,
         from: Option<(u64, u64)>,
         mode: Mode,
-        out: &mut Outbox,
+        out: &Outbox,
     ) -> Result<bool, Failure> {
         let full = out.peer_len(peer) >= self.limits.peer_bytes;
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(false) };
@@ -375,28 +376,49 @@ impl Router {
         }
         if state.congested || mode == Mode::Try {
             self.counters.congested += 1;
-            let node = state.node.name.to_string();
-            return Err(Failure {
-                code: "overloaded",
-                message: format!(
-                    "{node} takes messages more slowly than they are sent; try again later"
-                ),
-                nodes: vec![node],
-            });
+            return Err(state.overloaded());
         }
-        if let Some((session, _)) = from
-            && state.paused.insert(session)
-        {
-            if state.full_ends.is_none() {
-                let ends = now + self.limits.send_timeout;
-                state.full_ends = Some(ends);
-                self.agenda.add(ends, Deadline::Congestion(peer));
-            }
-            if let Some(session) = self.sessions.get_mut(&session) {
-                session.paused += 1;
-            }
+        if let Some((session, _)) = from {
+            self.pause_if_full(now, peer, session, out);
         }
         Ok(true)
+    }
+
+    /// The same for what an app asks of a peer's processes besides messages.
+    pub(super) fn admit_signal(
+        &mut self,
+        asker: &Asker<'_>,
+        peer: PeerId,
+        out: &Outbox,
+    ) -> Result<(), Failure> {
+        if let Some(state) = self.peers.get(&peer).filter(|state| state.congested) {
+            return Err(state.overloaded());
+        }
+        self.pause_if_full(asker.now, peer, asker.session, out);
+        Ok(())
+    }
+
+    /// A session that feeds a full peer is not read for a while.
+    pub(super) fn pause_if_full(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        session: SessionId,
+        out: &Outbox,
+    ) {
+        let full = out.peer_len(peer) >= self.limits.peer_bytes;
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if !full || state.congested || !state.paused.insert(session) {
+            return;
+        }
+        if state.full_ends.is_none() {
+            let ends = now + self.limits.send_timeout;
+            state.full_ends = Some(ends);
+            self.agenda.add(ends, Deadline::Congestion(peer));
+        }
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.paused += 1;
+        }
     }
 
     /// The lanes of a peer were taken: the sessions that fed it go on when it is half empty.
@@ -429,12 +451,21 @@ impl Router {
         self.unpause(paused, out);
     }
 
-    pub(super) fn unpause(&mut self, paused: std::collections::BTreeSet<u64>, out: &mut Outbox) {
-        for id in paused {
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.paused = session.paused.saturating_sub(1);
-                out.resumed.push(id);
-            }
+    pub(super) fn unpause(&mut self, mut sessions: BTreeSet<SessionId>, out: &mut Outbox) {
+        while out.may_go_on() {
+            let Some(session) = sessions.pop_first() else { return };
+            out.count(1);
+            self.unpause_one(session, out);
+        }
+        if !sessions.is_empty() {
+            self.work.push_back(Work::Unpause { sessions });
+        }
+    }
+
+    pub(super) fn unpause_one(&mut self, id: SessionId, out: &mut Outbox) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.paused = session.paused.saturating_sub(1);
+            out.resumed.push(id);
         }
     }
 

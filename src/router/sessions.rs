@@ -39,8 +39,10 @@ pub(super) struct Session {
     pub(super) commands: u64,
     /// How many mailboxes hold processes of it.
     pub(super) held: u32,
-    /// Listings for it that are under way.
+    /// Long answers for it that are being made, in slices.
     pub(super) listings: u32,
+    /// Its lane is filled as part of the work put off.
+    pub(super) filling: bool,
     /// How many full peers pause it.
     pub(super) paused: u32,
     /// Processes whose events wait for room in the lane.
@@ -80,6 +82,7 @@ impl Router {
                 commands: 0,
                 held: 0,
                 listings: 0,
+                filling: false,
                 paused: 0,
                 wanting: VecDeque::new(),
                 parts: Vec::new(),
@@ -107,7 +110,7 @@ impl Router {
         }
         self.end_session(session, "disconnected", out);
         out.forget_session(session);
-        self.run_work(now, super::SLICE, out);
+        self.run_work(now, out);
     }
 
     pub(super) fn grace_ends(
@@ -121,7 +124,7 @@ impl Router {
         if ends {
             self.end_session(session, "disconnected", out);
             out.forget_session(session);
-            self.run_work(now, super::SLICE, out);
+            self.run_work(now, out);
         }
     }
 
@@ -168,11 +171,18 @@ impl Router {
         self.sessions.contains_key(&session)
     }
 
-    /// Tells every app that the node is about to leave.
-    pub fn on_draining(sessions: impl Iterator<Item = SessionId>, out: &mut Outbox) {
+    /// Tells apps that the node is about to leave. The last of them, if there was one.
+    pub fn on_draining(
+        sessions: impl Iterator<Item = SessionId>,
+        out: &mut Outbox,
+    ) -> Option<SessionId> {
+        let mut last = None;
         for session in sessions {
+            out.count(1);
             answer(out, session, &Head::event("draining"), &[]);
+            last = Some(session);
         }
+        last
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one command")]
@@ -216,9 +226,10 @@ impl Router {
             let head = Head::event("gap").uint("lost", lost).text("reason", "resumed");
             answer(out, asker.session, &head, &[]);
         }
-        let processes = self.sessions.get(&asker.session).map(|session| session.processes.clone());
-        for serial in processes.unwrap_or_default() {
-            self.wants_room(serial, out);
+        if let Some(session) = self.sessions.get(&asker.session) {
+            // The others stand in the queue for room since something came for them.
+            self.wants_room(session.own, out);
+            self.on_session_room(asker.session, out);
         }
         Ok(())
     }
@@ -338,6 +349,7 @@ impl Router {
     pub(super) fn tell_failed(&mut self, now: Instant, session: SessionId, out: &mut Outbox) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let mut again = BTreeMap::new();
+        out.count(state.failed.len());
         for (key, count) in std::mem::take(&mut state.failed) {
             if count > 0 {
                 let head = Head::event("failed")

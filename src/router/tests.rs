@@ -11,4 +11,5 @@ mod ends;
 mod hostile;
 mod messages;
 mod nodes;
+mod slices;
 mod support;

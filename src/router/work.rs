@@ -1,142 +1,147 @@
 //! Work put off: what touches many entries goes on in slices, in the order in which it came up.
+//!
+//! The [`Outbox`] counts what a hold of the lock handles, whoever handles it: a command, a frame, an entry of one of
+//! these. Beyond [`SLICE`](super::SLICE) the rest waits for the next hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::deliver::{Holder, Taking};
 use super::info::Listing;
-use super::monitors::{Monitored, Watcher};
+use super::nodes::News;
 use super::peers::{Peer, PeerId};
+use super::processes::Process;
 use super::send::Spread;
+use super::sessions::SessionId;
 use super::{Outbox, Router};
-use crate::wire::id::Pid;
 
 /// Something that goes on in slices.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// A process is gone; its links and monitors are still to hear of it.
-    Death {
-        serial: u64,
-        reason: Box<str>,
-        globals: BTreeSet<Box<str>>,
-        groups: BTreeSet<Box<str>>,
-        modules: BTreeSet<Box<str>>,
-        serving: BTreeSet<u64>,
-        calling: BTreeSet<u64>,
-        links: BTreeSet<Pid>,
-        watchers: BTreeSet<Watcher>,
-        monitors: BTreeMap<u64, Monitored>,
-    },
+    /// A process is gone; who depended on it is still to hear of it, and what it had is to be given back.
+    Death { serial: u64, reason: Box<str>, process: Box<Process> },
     /// A session is gone; its processes are still to die.
     SessionEnd { processes: BTreeSet<u64>, reason: Box<str> },
-    /// A peer is gone; what it had here is still to hear of it.
-    PeerDown { peer: Box<Peer>, reason: Box<str> },
+    /// A peer is gone; what it had here is still to hear of it, and then those who watched nodes at `at`.
+    PeerDown { peer: Box<Peer>, reason: Box<str>, at: u64, news: Option<News> },
     /// A peer has come; after all that was before, it hears what this node announces.
     Announce { peer: PeerId },
     /// A message for more processes than one hold of the lock may handle.
     Spread(Spread),
     /// A peer has announced itself: its nodeup is told.
-    PeerUp { peer: PeerId },
+    PeerUp { peer: PeerId, news: Option<News> },
     /// A listing goes on.
     Listing(Listing),
+    /// Events leave a mailbox for one answer.
+    Taking(Taking),
+    /// A mailbox has room again: those it held go on.
+    Release { holders: BTreeSet<Holder> },
+    /// A peer has room again, or is no longer waited for: the sessions that feed it go on.
+    Unpause { sessions: BTreeSet<SessionId> },
+    /// The lane of a session has room for more events.
+    Fill { session: SessionId },
+    /// All queues together are still over their bound.
+    Shed,
 }
 
 impl Router {
-    /// Does at most `budget` entries of the work at hand.
-    pub(super) fn run_work(&mut self, now: Instant, mut budget: usize, out: &mut Outbox) {
-        while budget > 0 {
+    /// Does as much of the work at hand as this hold may.
+    pub(super) fn run_work(&mut self, now: Instant, out: &mut Outbox) {
+        while out.may_go_on() {
             let Some(work) = self.work.pop_front() else { return };
-            if let Some(rest) = self.slice(now, work, &mut budget, out) {
+            if let Some(rest) = self.slice(now, work, out) {
                 self.work.push_front(rest);
             }
         }
     }
 
     /// Does some of it; what is left of it comes back.
-    fn slice(
-        &mut self,
-        now: Instant,
-        work: Work,
-        budget: &mut usize,
-        out: &mut Outbox,
-    ) -> Option<Work> {
+    fn slice(&mut self, now: Instant, work: Work, out: &mut Outbox) -> Option<Work> {
         match work {
-            Work::Death {
-                serial,
-                reason,
-                mut globals,
-                mut groups,
-                mut modules,
-                mut serving,
-                mut calling,
-                mut links,
-                mut watchers,
-                mut monitors,
-            } => {
-                while *budget > 0 {
-                    *budget -= 1;
-                    if let Some(name) = globals.pop_first() {
-                        self.withdraw(&name, out);
-                    } else if let Some(group) = groups.pop_first() {
-                        self.dead_leaves(serial, &group, out);
-                    } else if let Some(module) = modules.pop_first() {
-                        self.serves_no_more(serial, &module, out);
-                    } else if let Some(reference) = serving.pop_first() {
-                        self.served_dies(reference, &reason, out);
-                    } else if let Some(reference) = calling.pop_first() {
-                        let text = "the calling process died";
-                        self.caller_leaves(reference, "noproc", text, out);
-                    } else if let Some(other) = links.pop_first() {
-                        self.tell_linked(serial, &other, &reason, out);
-                    } else if let Some(watcher) = watchers.pop_first() {
-                        self.tell_watcher(serial, watcher, &reason, out);
-                    } else if let Some((reference, monitored)) = monitors.pop_first() {
-                        self.forget_monitored(serial, reference, monitored, out);
-                    } else {
+            Work::Death { serial, reason, mut process } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    if !self.death_step(serial, &reason, &mut process, out) {
                         return None;
                     }
                 }
-                Some(Work::Death {
-                    serial,
-                    reason,
-                    globals,
-                    groups,
-                    modules,
-                    serving,
-                    calling,
-                    links,
-                    watchers,
-                    monitors,
-                })
+                Some(Work::Death { serial, reason, process })
             }
             Work::SessionEnd { mut processes, reason } => {
-                while *budget > 0 {
-                    *budget -= 1;
+                while out.may_go_on() {
+                    out.count(1);
                     let serial = processes.pop_first()?;
                     self.die(serial, &reason, out);
                 }
                 Some(Work::SessionEnd { processes, reason })
             }
-            Work::PeerDown { mut peer, reason } => {
-                while *budget > 0 {
-                    *budget -= 1;
-                    if !self.peer_down_step(&mut peer, out) {
-                        self.tell_nodedown(&peer, &reason, out);
+            Work::PeerDown { mut peer, reason, at, mut news } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    let more = match &mut news {
+                        Some(news) => {
+                            self.tell_news(news, out)
+                                || self.tell_node_monitor(&mut peer, news, out)
+                        }
+                        None if self.peer_down_step(&mut peer, out) => true,
+                        // Nobody was told that it had come.
+                        None if !peer.up => false,
+                        None => {
+                            news = Some(News::down(&peer, &reason, at));
+                            true
+                        }
+                    };
+                    if !more {
                         return None;
                     }
                 }
-                Some(Work::PeerDown { peer, reason })
+                Some(Work::PeerDown { peer, reason, at, news })
             }
             Work::Announce { peer } => {
                 out.peers_clear.push(peer);
-                (!self.announce_on(peer, budget, out)).then_some(Work::Announce { peer })
+                (!self.announce_on(peer, out)).then_some(Work::Announce { peer })
             }
-            Work::Spread(spread) => self.spread_on(now, spread, budget, out).map(Work::Spread),
-            Work::PeerUp { peer } => {
-                *budget -= 1;
-                self.tell_nodeup(peer, out);
+            Work::Spread(spread) => self.spread_on(now, spread, out).map(Work::Spread),
+            Work::PeerUp { peer, news } => {
+                let mut news = match news {
+                    Some(news) => news,
+                    None => self.nodeup(peer)?,
+                };
+                while out.may_go_on() {
+                    out.count(1);
+                    if !self.tell_news(&mut news, out) {
+                        out.peers_up.push(peer);
+                        return None;
+                    }
+                }
+                Some(Work::PeerUp { peer, news: Some(news) })
+            }
+            Work::Listing(listing) => self.list_on(now, listing, out).map(Work::Listing),
+            Work::Taking(taking) => self.take_on(taking, out).map(Work::Taking),
+            Work::Release { mut holders } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    self.release_one(holders.pop_first()?, out);
+                }
+                Some(Work::Release { holders })
+            }
+            Work::Unpause { mut sessions } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    self.unpause_one(sessions.pop_first()?, out);
+                }
+                Some(Work::Unpause { sessions })
+            }
+            Work::Fill { session } => {
+                out.count(1);
+                self.fill_on(session, out);
                 None
             }
-            Work::Listing(listing) => self.list_on(now, listing, budget, out).map(Work::Listing),
+            Work::Shed => {
+                out.count(1);
+                self.shed_on(out);
+                None
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Reading a command allocates nothing: it borrows from the read buffer.
 
 use super::cbor::{Malformed, Reader, Value};
-use fields::Fields;
+use fields::{Fields, name_of_answer};
 
 mod fields;
 
@@ -426,6 +426,13 @@ pub enum Command<'a> {
         /// How long to wait for the first, milliseconds; 0 when left out.
         timeout_ms: Option<u64>,
     },
+    /// `cancel {of, pid?}`
+    Cancel {
+        /// Whose command it is, of the session's processes.
+        pid: Option<&'a str>,
+        /// The `id` of a command that has not been answered yet.
+        of: Id<'a>,
+    },
     /// `flush {pid?}`
     Flush {
         /// Which of the session's processes.
@@ -527,15 +534,9 @@ impl<'a> Request<'a> {
         let op = fields.op.unwrap_or("");
         let mut id = None;
         let mut problem = problem;
-        match fields.id {
-            None | Some(Value::Null) => {}
-            Some(Value::Uint(number)) if number <= NUMBER_MAX => id = Some(Id::Number(number)),
-            Some(Value::Text(text)) if text.len() <= ID_BYTES_MAX => id = Some(Id::Text(text)),
-            Some(_) => {
-                problem = Some(Refused::badarg(
-                    "`id` is a number from 0 to 2^53 or a text of at most 64 bytes",
-                ));
-            }
+        match fields.id.map(|value| name_of_answer("id", value)).transpose() {
+            Ok(good) => id = good,
+            Err(refused) => problem = Some(refused),
         }
         let ct = fields.ct;
         let command = match problem {
@@ -547,7 +548,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 46] = [
+pub const OPS: [&str; 47] = [
     "hello",
     "self",
     "bye",
@@ -588,6 +589,7 @@ pub const OPS: [&str; 46] = [
     "send_after",
     "cancel_timer",
     "receive",
+    "cancel",
     "flush",
     "more",
     "link",

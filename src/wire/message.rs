@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cbor::{Malformed, Reader};
+use super::cbor::{self, Malformed, Reader};
 
 /// The oldest protocol that this build speaks.
 pub const PROTOCOL_MIN: u16 = 1;
@@ -32,6 +32,9 @@ pub const HELLO_BYTES_MAX: usize = 16 * 1024;
 pub const FRAGMENT_BYTES: usize = 64 * 1024;
 /// Most messages that one peer may have half delivered.
 pub const PARTIALS_MAX: usize = 8;
+
+/// Deepest nesting of what is read as a whole.
+const CBOR_DEPTH_MAX: usize = 16;
 
 /// The kind of a frame between sidecars.
 ///
@@ -144,6 +147,15 @@ impl Kind {
             0x27 => Self::Announced,
             _ => return None,
         })
+    }
+}
+
+impl Kind {
+    /// Whether a frame of a kind that this build does not know is skipped, and not the end of its connection. Whoever
+    /// adds a kind decides by its number what older builds do with it.
+    #[must_use]
+    pub const fn is_skipped(byte: u8) -> bool {
+        byte >= 0x80 && Self::from_u8(byte).is_none()
     }
 }
 
@@ -271,7 +283,7 @@ impl<'a> Frame<'a> {
     /// [`FrameError::Malformed`].
     pub fn cbor<T: for<'de> Deserialize<'de>>(&self, what: &'static str) -> Result<T, FrameError> {
         let mut rest = self.payload;
-        let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, 16)
+        let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, CBOR_DEPTH_MAX)
             .map_err(|_| FrameError::Malformed(what))?;
         if rest.is_empty() { Ok(value) } else { Err(FrameError::Malformed(what)) }
     }
@@ -388,7 +400,22 @@ pub struct Raised {
     pub stack: Option<String>,
 }
 
-/// The answer: one CBOR item as apps read it, or an error. `{"ok": item}` or `{"error": [code, message]}`.
+impl Ask {
+    /// Reads the payload of an `Ask` behind its number. `None` is a question of a later version: it is answered
+    /// `unsupported`, so that versions can be mixed.
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`] when it is not one item of CBOR.
+    pub fn read(payload: &[u8]) -> Result<Option<Self>, FrameError> {
+        if !cbor::is_one_item(payload) {
+            return Err(FrameError::Malformed("ask"));
+        }
+        Ok(ciborium::de::from_reader_with_recursion_limit(payload, CBOR_DEPTH_MAX).ok())
+    }
+}
+
+/// The answer: one CBOR item as apps read it, or an error. `{"ok": item}` or `{"error": [code, message]}`. What a later
+/// version adds is passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told<'a> {
     /// What was asked for.
@@ -413,20 +440,24 @@ impl<'a> Told<'a> {
 
     fn parse(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(payload);
-        if reader.map()? != 1 {
-            return Err(Malformed);
+        let mut told = None;
+        for _ in 0..reader.map()? {
+            match reader.text()? {
+                "ok" => {
+                    let item = reader.rest();
+                    reader.skip()?;
+                    told = Some(Self::Ok(&item[..item.len() - reader.rest().len()]));
+                }
+                "error" => {
+                    let more = reader.items()?.checked_sub(2).ok_or(Malformed)?;
+                    told = Some(Self::Error { code: reader.text()?, message: reader.text()? });
+                    for _ in 0..more {
+                        reader.skip()?;
+                    }
+                }
+                _ => reader.skip()?,
+            }
         }
-        let told = match reader.text()? {
-            "ok" => {
-                let item = reader.rest();
-                reader.skip()?;
-                Self::Ok(&item[..item.len() - reader.rest().len()])
-            }
-            "error" if reader.items()? == 2 => {
-                Self::Error { code: reader.text()?, message: reader.text()? }
-            }
-            _ => return Err(Malformed),
-        };
-        if reader.rest().is_empty() { Ok(told) } else { Err(Malformed) }
+        told.filter(|_| reader.rest().is_empty()).ok_or(Malformed)
     }
 }

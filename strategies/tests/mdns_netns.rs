@@ -18,7 +18,7 @@ use pillion_strategies::conformance::announcement;
 use pillion_strategies::{Announcement, Health, Report, Reporter, Surroundings, build};
 
 /// The longest that a report of another process is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Makes this binary a node: its number.
 const HELPER: &str = "PILLION_MDNS_HELPER";
 /// Set to run the test that waits for a record's two minutes.

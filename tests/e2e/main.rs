@@ -23,3 +23,4 @@ mod seed_b;
 mod sessions;
 mod sockets;
 mod support;
+mod trust;

@@ -1,7 +1,11 @@
 //! How nodes find each other, whom they refuse, and how soon an end is noticed.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -18,7 +22,7 @@ fn known(app: &mut App) -> Vec<Value> {
 }
 
 /// Waits until a node that is not connected is shown with a reason that has these words.
-fn refusal(app: &mut App, words: &[&str]) -> String {
+pub(crate) fn refusal(app: &mut App, words: &[&str]) -> String {
     let mut reason = String::new();
     eventually("the reason is shown", || {
         let nodes = known(app);
@@ -64,12 +68,20 @@ fn a_list_of_addresses_joins_nodes_and_tolerates_the_node_itself_and_the_dead() 
     b.cbor().meets(&[&a, &c]);
 }
 
+/// An address that can be told before anybody listens there. Its port is none that a system gives to those who ask for
+/// any, so that nobody takes it meanwhile.
+fn free_address() -> String {
+    let first = 12_000 + u16::try_from(std::process::id() % 8_000).unwrap();
+    let mut addresses =
+        (first..20_000).chain(12_000..first).map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
+}
+
 #[test]
 fn a_node_that_finds_itself_does_not_mind() {
     let place = Place::new();
-    let mut a = place.start("a", &["--strategy", "none"]);
-    let own = a.address();
-    let a = a.again(&["--strategy", "none", "--listen", &own, "--join", &own]);
+    let own = free_address();
+    let a = place.start("a", &["--strategy", "none", "--listen", &own, "--join", &own]);
     let b = place.start("b", &["--strategy", "none", "--join", &own]);
     let mut app = a.json();
     app.meets(&[&b]);
@@ -232,6 +244,8 @@ fn a_node_that_is_killed_is_down_and_up_again_when_it_is_started_again() {
         b = b.again(&[]);
         let down = app.event();
         assert_eq!((&down["ev"], &down["node"]), (&json!("nodedown"), &json!("b@t")));
+        // Of the end of its connection: nobody waited until it had been silent for 15 s.
+        assert_eq!(down["reason"], "connection lost");
         let up = app.event();
         assert_eq!((&up["ev"], &up["node"]), (&json!("nodeup"), &json!("b@t")));
         assert_ne!(up["incarnation"], down["incarnation"]);
@@ -384,7 +398,6 @@ fn three_nodes_started_at_once_agree_on_one_cookie() {
 
 #[test]
 fn strangers_at_the_mesh_port_are_closed_and_take_nothing() {
-    use std::io::{Read, Write};
     let place = Place::new();
     let (mut a, b) = (place.start("a", &[]), place.start("b", &[]));
     let address = a.address();
@@ -410,4 +423,156 @@ fn strangers_at_the_mesh_port_are_closed_and_take_nothing() {
         assert!(after < before + (8 << 20), "{before} bytes became {after}");
     }
     assert_eq!(a.json().connected(), ["b@t"]);
+}
+
+#[test]
+fn two_hundred_strangers_that_stay_do_not_keep_a_peer_out_and_cost_little() {
+    const STRANGERS: usize = 200;
+    let place = Place::new();
+    let mut a = place.start("a", &["--strategy", "none"]);
+    let address = a.address();
+    let before = a.resident();
+    let held = Arc::new(AtomicUsize::new(0));
+    // A ClientHello of 64 KiB that never ends: records of a handshake, all but the end of it.
+    let mut endless = Vec::new();
+    for piece in 0..4 {
+        endless.extend_from_slice(&[0x16, 3, 1, 0x3f, 0xc0]);
+        let begin = endless.len();
+        endless.extend_from_slice(if piece == 0 { &[1, 0, 0xff, 0xf0] } else { &[0; 4] });
+        endless.resize(begin + 0x3fc0, 0);
+    }
+    for stranger in 0..STRANGERS {
+        let (address, held) = (address.clone(), Arc::clone(&held));
+        let words = if stranger % 2 == 0 { Vec::new() } else { endless.clone() };
+        // Each comes back whenever it is closed, until the node is gone.
+        std::thread::spawn(move || {
+            while let Ok(mut stream) = TcpStream::connect(&address) {
+                held.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.write_all(&words);
+                let _ = stream.read(&mut [0]);
+            }
+        });
+    }
+    eventually("all of them are there", || held.load(Ordering::Relaxed) >= STRANGERS);
+    // More than once: the node is a member among them each time.
+    for name in ["b", "c", "d"] {
+        let since = Instant::now();
+        let node = place.start(name, &["--strategy", "none", "--join", &address]);
+        node.json().meets(&[&a]);
+        let took = since.elapsed();
+        println!("{name} joined in {took:?}");
+        assert!(took < PATIENCE / 3, "{name} joined in {took:?}");
+    }
+    if let Ok(files) = fs::read_dir(format!("/proc/{}/fd", a.pid())) {
+        let open = files.count();
+        assert!(open < 128, "{open} files are open");
+    }
+    if let (Some(before), Some(after)) = (before, a.resident()) {
+        println!("{before} bytes became {after}");
+        assert!(after < before + (12 << 20), "{before} bytes became {after}");
+    }
+    assert!(a.lives());
+}
+
+#[test]
+fn an_app_that_is_no_operator_makes_no_connection_by_a_ping() {
+    let place = Place::new();
+    let a = place.start("a", &["--strategy", "none", "--socket-mode", "0666"]);
+    let b = place.start("b", &["--strategy", "none"]);
+    for dialect in DIALECTS {
+        let mut operator = App::connect(&a.socket.with_extension("operator.sock"), dialect);
+        let mut app = a.app(dialect);
+        let ping = || json!({"op": "ping", "node": "b@t"});
+        assert_eq!(operator.ok(json!({"op": "connect", "to": b.address()}))["result"], true);
+        assert_eq!(app.ok(ping())["result"], "pong");
+        assert_eq!(operator.ok(json!({"op": "disconnect", "node": "b@t"}))["result"], true);
+        assert_eq!(app.ok(ping())["result"], "pang");
+        assert_eq!(app.connected(), Vec::<String>::new());
+        assert_eq!(operator.ok(ping())["result"], "pong");
+        assert_eq!(app.ok(ping())["result"], "pong");
+    }
+}
+
+#[test]
+fn what_a_node_advertises_is_told_to_its_peers_and_to_theirs() {
+    let place = Place::new();
+    let given = ["--advertise", "203.0.113.7:9", "--advertise", "2001:db8::7"];
+    let a = place.start("a", &[&["--strategy", "none"][..], &given].concat());
+    let port = a.address().rsplit(':').next().unwrap().to_owned();
+    let b = place.start("b", &["--strategy", "none", "--join", &a.address()]);
+    let c = place.start("c", &["--strategy", "none", "--join", &b.address()]);
+    for (node, state) in [(&a, "self"), (&b, "connected"), (&c, "connected")] {
+        let mut app = node.json();
+        if node.node != a.node {
+            app.meets(&[&a]);
+        }
+        let nodes = app.ok(json!({"op": "nodes", "state": state}))["nodes"].take();
+        let listed = nodes.as_array().unwrap().iter().find(|node| node["node"] == "a@t").unwrap();
+        let addresses: Vec<&str> =
+            listed["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+        // Without a port it is the one it listens on.
+        for told in ["203.0.113.7:9", &format!("[2001:db8::7]:{port}"), &a.address()] {
+            assert!(addresses.contains(&told), "{}: {told} of {addresses:?}", node.node);
+        }
+    }
+}
+
+#[test]
+fn a_shell_of_a_running_node_is_told_why_no_second_one_starts_there() {
+    let place = Place::new();
+    let mut a = place.start("a", &["--strategy", "none"]);
+    let run = || {
+        let mut command = place.command("b", &[]);
+        let program = command.get_program().to_owned();
+        command = std::process::Command::new(program);
+        command.env_clear().current_dir(place.path());
+        command.env("PILLION_DIR", place.path().join("p")).env("HOME", place.path().join("h"));
+        command.args(["run", "--name", "b@t", "--strategy", "none", "--", "true"]);
+        command
+    };
+    for mut command in [place.command("b", &[]), run()] {
+        // As `pillion run` gives them to an app.
+        command.env("PILLION_SOCKET", &a.socket).env("PILLION_NODE", "a@t");
+        let log = place.path().join("b-refused.log");
+        let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        assert!(!crate::support::wait(&mut child).success());
+        let said = fs::read_to_string(&log).unwrap();
+        for word in ["PILLION_SOCKET is set", a.socket.to_str().unwrap(), "nset it", "--socket"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    assert!(a.lives());
+    // Asked for by a flag it is not the environment's fault.
+    let (status, said) = place.refused("b", &["--socket", a.socket.to_str().unwrap()]);
+    assert!(!status.success() && !said.contains("PILLION_SOCKET"), "{said}");
+}
+
+#[test]
+fn whatever_ends_a_node_its_nodedown_comes_before_the_nodeup_of_its_next_run() {
+    let (place, elsewhere) = (Place::new(), Place::new());
+    let a = place.start("a", &["--strategy", "none", "--profile", "wan"]);
+    let join = a.address();
+    let cookie = place.path().join("h/.config/pillion/cookie");
+    let args = ["--strategy", "none", "--join", &join, "--cookie-file", cookie.to_str().unwrap()];
+    let mut app = a.json();
+    app.ok(json!({"op": "monitor_nodes", "on": true}));
+    let mut b = place.start("b", &args);
+    let mut up = app.event();
+    for signal in [Signal::KILL, Signal::TERM, Signal::STOP] {
+        b.signal(signal);
+        let next = if signal == Signal::STOP {
+            // The old one is frozen, neither gone nor heard: the new one comes from another machine.
+            elsewhere.start("b", &args)
+        } else {
+            b.ended();
+            place.start("b", &args)
+        };
+        let (down, again) = (app.event(), app.event());
+        assert_eq!((&up["ev"], &up["node"]), (&json!("nodeup"), &json!("b@t")));
+        assert_eq!((&down["ev"], &down["incarnation"]), (&json!("nodedown"), &up["incarnation"]));
+        assert_eq!((&again["ev"], &again["node"]), (&json!("nodeup"), &json!("b@t")));
+        assert_ne!(again["incarnation"], up["incarnation"]);
+        (b, up) = (next, again);
+    }
+    app.nothing();
 }

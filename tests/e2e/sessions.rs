@@ -313,10 +313,13 @@ fn a_timer_sends_later_can_be_cancelled_and_dies_with_its_process() {
         let left = app.ok(json!({"op": "cancel_timer", "timer": timer["timer"]}));
         assert!(left["left_ms"].is_null());
         let child = app.spawn(json!({}));
-        app.ok(
+        // In one write, so that the timer cannot be due before the process is dead.
+        let commands = [
             json!({"op": "send_after", "pid": child, "to": own, "after_ms": 50, "body": "dead"}),
-        );
-        app.ok(json!({"op": "exit", "pid": child}));
+            json!({"op": "exit", "pid": child}),
+        ];
+        app.write_raw(&commands.map(|command| spell(dialect, &command)).concat()).unwrap();
+        app.nothing();
         app.ok(json!({"op": "send_after", "to": own, "after_ms": 100, "body": "alive"}));
         assert_eq!(app.body(), "alive");
     }
@@ -325,7 +328,7 @@ fn a_timer_sends_later_can_be_cancelled_and_dies_with_its_process() {
 #[test]
 fn a_session_that_is_resumed_while_it_is_held_carries_out_each_command_once() {
     const COUNT: u64 = 2000;
-    let a = Daemon::alone(&["--send-timeout", "60s"]);
+    let a = Daemon::alone(&[]);
     for dialect in DIALECTS {
         let mut receiver = a.json();
         let mailbox = json!({"entries": 16, "policy": "wait"});

@@ -114,8 +114,6 @@ impl Cell {
             labels: BTreeMap::new(),
             hidden: setup.hidden,
             profile: setup.profile,
-            features: Vec::new(),
-            network: true,
             seed: self.seed ^ hub.me().incarnation.0,
         };
         let reports = vec![("list".to_owned(), self.report.clone())];

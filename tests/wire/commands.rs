@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 63] = [
+const COMMANDS: [(&str, &str); 82] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -109,12 +109,52 @@ const COMMANDS: [(&str, &str); 63] = [
     ),
     ("raise, for a function that is not there", r#"{"op":"raise","ref":7,"class":"undef"}"#),
     (
+        "register, in the whole mesh",
+        r#"{"op":"register","id":17,"name":"stock","scope":"global","on_conflict":"keep_newest","pid":"PID"}"#,
+    ),
+    (
+        "unregister, in the whole mesh",
+        r#"{"op":"unregister","id":18,"name":"stock","scope":"global"}"#,
+    ),
+    ("whereis, in the whole mesh", r#"{"op":"whereis","id":19,"name":"stock","scope":"global"}"#),
+    ("send, to a global name", r#"{"op":"send","to":"global:stock","body":"count"}"#),
+    ("send, to every member of a group", r#"{"op":"send","to":"group:tills","body":"close"}"#),
+    ("join", r#"{"op":"join","id":36,"group":"tills","pid":"PID"}"#),
+    ("leave", r#"{"op":"leave","id":37,"group":"tills","pid":"PID"}"#),
+    ("members", r#"{"op":"members","id":38,"group":"tills"}"#),
+    ("members, of this node", r#"{"op":"members","id":38,"group":"tills","local":true}"#),
+    ("groups", r#"{"op":"groups","id":39}"#),
+    ("monitor_group", r#"{"op":"monitor_group","id":40,"group":"tills","pid":"PID"}"#),
+    (
+        "serve",
+        r#"{"op":"serve","id":41,"module":"stock","functions":["count","take"],"pid":"PID"}"#,
+    ),
+    ("unserve", r#"{"op":"unserve","id":42,"module":"stock","pid":"PID"}"#),
+    ("modules", r#"{"op":"modules","id":43}"#),
+    (
+        "rpc",
+        r#"{"op":"rpc","id":44,"node":"store@io","module":"stock","function":"take","timeout_ms":1500,"pid":"PID","body":["apples",3]}"#,
+    ),
+    (
+        "rpc, on the nearest node",
+        r#"{"op":"rpc","id":44,"node":"any","module":"stock","function":"count"}"#,
+    ),
+    (
+        "rpc, on several nodes",
+        r#"{"op":"rpc","id":44,"nodes":["store@io","stock@hal"],"module":"stock","function":"count"}"#,
+    ),
+    (
+        "rpc_cast",
+        r#"{"op":"rpc_cast","node":"any","module":"stock","function":"count","body":null}"#,
+    ),
+    (
         "send_after",
         r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,
     ),
     ("cancel_timer", r#"{"op":"cancel_timer","id":23,"timer":5}"#),
     ("receive", r#"{"op":"receive","id":24,"pid":"PID","max":10,"timeout_ms":1000}"#),
     ("receive, one if there is one", r#"{"op":"receive","id":24}"#),
+    ("cancel", r#"{"op":"cancel","id":30,"of":24,"pid":"PID"}"#),
     ("flush", r#"{"op":"flush","id":25,"pid":"PID"}"#),
     ("more", r#"{"op":"more","n":128}"#),
     ("more, of another process", r#"{"op":"more","pid":"PID","n":128}"#),

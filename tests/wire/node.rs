@@ -48,6 +48,7 @@ impl Paper {
     pub(crate) fn say(&mut self, session: SessionId, line: &str) -> Vec<Vec<u8>> {
         let mut frame = Vec::new();
         line_to_frame(line.as_bytes(), &mut frame).expect(line);
+        self.out.begin();
         self.router.on_command(self.now, session, &frame[4..], &mut self.out);
         self.heard(session)
     }
@@ -76,17 +77,15 @@ impl Paper {
     }
 
     pub(crate) fn meet(&mut self, name: &str) {
-        let hello = PeerHello {
-            node: node(name),
-            labels: BTreeMap::from([("role".to_owned(), "store".to_owned())]),
-            hidden: false,
-            addresses: vec![([192, 0, 2, 7], 4470).into()],
-            address: ([192, 0, 2, 7], 50_000).into(),
-        };
-        self.router.on_peer_up(self.now, PEER, hello, &mut self.out);
-        self.pass(Duration::ZERO);
+        self.meet_and_keep(name);
         self.towards_peer();
         self.hear_peer(&bare_frame(Kind::Announced));
+        self.pass(Duration::ZERO);
+    }
+
+    /// Meets it, and keeps what this node has to announce.
+    pub(crate) fn meet_and_keep(&mut self, name: &str) {
+        self.router.on_peer_up(self.now, PEER, hello(name), &mut self.out);
         self.pass(Duration::ZERO);
     }
 
@@ -108,6 +107,16 @@ impl Paper {
         let (frame, _) = Frame::cut(frame, 1 << 20).expect("a frame").expect("a whole one");
         self.router.on_message(self.now, PEER, frame, &mut self.out).expect("a good frame");
         self.pass(Duration::ZERO);
+    }
+}
+
+fn hello(name: &str) -> PeerHello {
+    PeerHello {
+        node: node(name),
+        labels: BTreeMap::from([("role".to_owned(), "store".to_owned())]),
+        hidden: false,
+        addresses: vec![([192, 0, 2, 7], 4470).into()],
+        address: ([192, 0, 2, 7], 50_000).into(),
     }
 }
 

@@ -15,7 +15,7 @@ const FILE: &str = "peers.txt";
 const ABOUT: &str =
     "What sidecars say to each other: kind, flags, serial and what follows; then the whole frame.";
 
-const KINDS: [Kind; 27] = [
+const KINDS: [Kind; 30] = [
     Kind::Hello,
     Kind::Accept,
     Kind::Refuse,
@@ -43,6 +43,9 @@ const KINDS: [Kind; 27] = [
     Kind::Raise,
     Kind::Cancel,
     Kind::Took,
+    Kind::Rpc,
+    Kind::State,
+    Kind::Announced,
 ];
 
 fn record(title: &str, bytes: &[u8]) -> Record {
@@ -77,6 +80,8 @@ fn said(kind: Kind, frame: Frame<'_>) -> String {
         let end = at + 2 + usize::from(payload[at + 1]);
         (format!("to {:?}", String::from_utf8_lossy(&payload[at + 2..end])), end)
     };
+    let text =
+        |bytes: &[u8]| String::from_utf8_lossy(&bytes[2..2 + usize::from(bytes[1])]).into_owned();
     match kind {
         Kind::Accept | Kind::Ready | Kind::Beat | Kind::Probe => "nothing".to_owned(),
         Kind::Hello | Kind::Refuse | Kind::Goodbye | Kind::Peers => cbor(0),
@@ -101,6 +106,18 @@ fn said(kind: Kind, frame: Frame<'_>) -> String {
             format!("ref {}, content type {ct:?}, body {}", number(0), cbor(at))
         }
         Kind::Raise => format!("ref {}, {}", number(0), cbor(8)),
+        Kind::Announced => "nothing".to_owned(),
+        Kind::Rpc => {
+            let module = text(&payload[8..]);
+            let function = text(&payload[10 + module.len()..]);
+            let event = line(&payload[12 + module.len() + function.len()..]);
+            format!("ref {}, {function:?} of {module:?}, the event {event}", number(0))
+        }
+        Kind::State => {
+            let key = usize::from(payload[2]);
+            let (key, value) = payload[3..].split_at(key);
+            format!("class {}, key {}, value {}", payload[0], hex(key), hex(value))
+        }
         Kind::Cancel => format!("ref {}", number(0)),
         Kind::Took => format!("ref {}, {} bytes", number(0), number(8)),
         Kind::Demonitor => format!("ref {}", number(0)),
@@ -144,6 +161,7 @@ fn of_the_connection() -> Vec<Record> {
         record("probe", &bare_frame(Kind::Probe)),
         record("peers", &cbor_frame(Kind::Peers, 0, &peers)),
         record("goodbye", &cbor_frame(Kind::Goodbye, 0, &goodbye)),
+        record("announced", &bare_frame(Kind::Announced)),
     ];
     // What is read is what was written.
     let read = |at: usize| {
@@ -205,6 +223,17 @@ fn of_the_router() -> Vec<Record> {
         (
             r#"{"op":"info","id":1,"to":"FAR","keys":["messages"]}"#,
             &["ask, for what is not given", "tell, of an error"],
+        ),
+        (r#"{"op":"register","name":"stock","scope":"global"}"#, &["state, of a global name"]),
+        (r#"{"op":"join","group":"tills"}"#, &["state, of a member of a group"]),
+        (r#"{"op":"leave","group":"tills"}"#, &["state, taken back"]),
+        (
+            r#"{"op":"serve","module":"stock","functions":["count","take"]}"#,
+            &["state, of a module"],
+        ),
+        (
+            r#"{"op":"rpc","id":1,"node":"store@io","module":"node","function":"ping"}"#,
+            &["rpc", "reply, to it"],
         ),
         (r#"{"op":"cast","to":"FAR","body":"count"}"#, &["send, of a cast"]),
         (r#"{"op":"call","id":1,"to":"FAR","timeout_ms":100,"body":"how many?"}"#, &["call"]),

@@ -3,6 +3,7 @@
 //! The node's lines go to standard error behind `pillion | `. The app's are its own, untouched, unless they are to have
 //! its name before them. A line is written whole, so that two never mix.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Write};
 
 use tokio::io::{
@@ -70,16 +71,22 @@ fn prefixed(prefix: &str, text: &[u8]) -> Vec<u8> {
 }
 
 /// Copies what the app prints, its name before each line, until it has closed both. What is not piped is not copied.
-pub(super) async fn copy(name: &str, out: Option<ChildStdout>, err: Option<ChildStderr>) {
+/// `copied` counts the lines.
+pub(super) async fn copy(
+    name: &str,
+    out: Option<ChildStdout>,
+    err: Option<ChildStderr>,
+    copied: &Cell<u64>,
+) {
     let prefix = format!("{name} | ");
     let out = async {
         if let Some(out) = out {
-            lines(&prefix, out, tokio::io::stdout()).await;
+            lines(&prefix, out, tokio::io::stdout(), copied).await;
         }
     };
     let err = async {
         if let Some(err) = err {
-            lines(&prefix, err, tokio::io::stderr()).await;
+            lines(&prefix, err, tokio::io::stderr(), copied).await;
         }
     };
     tokio::join!(out, err);
@@ -90,6 +97,7 @@ async fn lines(
     prefix: &str,
     from: impl AsyncRead + Unpin,
     mut to: impl tokio::io::AsyncWrite + Unpin,
+    copied: &Cell<u64>,
 ) {
     let mut from = BufReader::new(from);
     loop {
@@ -105,6 +113,7 @@ async fn lines(
         if to.write_all(&line).await.is_err() || to.flush().await.is_err() {
             return;
         }
+        copied.set(copied.get() + 1);
     }
 }
 
@@ -114,8 +123,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_line_gets_the_name_also_the_last_without_an_end() {
-        let mut to = Vec::new();
-        lines("app | ", &b"one\n\ntwo"[..], &mut to).await;
+        let (mut to, copied) = (Vec::new(), Cell::new(0));
+        lines("app | ", &b"one\n\ntwo"[..], &mut to, &copied).await;
+        assert_eq!(copied.get(), 3);
         assert_eq!(String::from_utf8_lossy(&to), "app | one\napp | \napp | two\n");
     }
 }

@@ -87,7 +87,7 @@ pub(super) const MANUAL: [Entry; 26] = [
         "connect",
         "TO",
         "connects to a node",
-        "TO is a node's name or host:port. Answers true, false, or ignored where there is no network.",
+        "TO is a node's name or host:port. Answers true or false.",
     ),
     entry("disconnect", "NODE", "disconnects from a node, and stays away from it", ""),
     entry(
@@ -125,7 +125,7 @@ pub(super) const MANUAL: [Entry; 26] = [
         "[N] [TIMEOUT]",
         "takes up to N messages, waiting for the first",
         "N is 1 when left out. TIMEOUT is in milliseconds, or with a unit: 5s; 0 does not wait; without it, ctrl-c ends\n\
-         the wait, and what is received all the same is printed when it comes.",
+         the wait. What comes after that stays for the next one.",
     ),
     entry(
         "info",

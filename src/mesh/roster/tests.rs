@@ -199,7 +199,7 @@ fn of_connections_dialled_at_once_one_lives_at_both_ends() {
 
 mod model {
     use super::*;
-    use crate::mesh::backoff::Rng;
+    use crate::backoff::Rng;
     use std::collections::BTreeSet;
 
     #[derive(Clone, Copy, Debug, PartialEq)]

@@ -144,9 +144,9 @@ fn failures_back_off_and_a_fresh_sighting_resets_them() {
         last = fail(&mut wanted, now, Failure::Passing);
         now += last;
     }
-    assert!(last >= crate::mesh::backoff::CAP / 2);
+    assert!(last >= PASSING.cap / 2);
     last = fail(&mut wanted, now, Failure::Cause);
-    assert!(last >= crate::mesh::backoff::CAUSE_CAP / 2);
+    assert!(last >= CAUSE.cap / 2);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
     wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1), at(2)])]);

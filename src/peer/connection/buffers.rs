@@ -101,7 +101,7 @@ impl Inbox {
 }
 
 /// What the hub gave us to write.
-pub(super) struct Outbox {
+pub(super) struct Writer {
     out: Vec<u8>,
     written: usize,
     flushed: bool,
@@ -110,7 +110,7 @@ pub(super) struct Outbox {
     pub wrote: Instant,
 }
 
-impl Outbox {
+impl Writer {
     pub(super) fn new(now: Instant) -> Self {
         Self { out: Vec::new(), written: 0, flushed: true, busy: false, wrote: now }
     }

@@ -42,7 +42,6 @@ async fn rig(room: usize) -> Rig {
         me: node("a@h"),
         labels: BTreeMap::new(),
         hidden: false,
-        features: Vec::new(),
         profile: Profile::Lan,
         listens: Vec::new(),
         held: Mutex::default(),

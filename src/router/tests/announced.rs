@@ -226,7 +226,7 @@ fn what_changes_while_a_peer_is_told_reaches_it_in_the_end() {
     }
     let mut pair = Pair::apart(Paper::new("a"), b);
     let app = pair.a.open();
-    pair.begin();
+    pair.join_without_work();
     // The first slice has gone; now one of those goes away, one of the rest does, and new ones come.
     pair.b.tell(many, &json!({"op": "leave", "group": "g0000"}));
     pair.b.tell(many, &json!({"op": "leave", "group": "g1499"}));

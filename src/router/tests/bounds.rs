@@ -157,6 +157,37 @@ fn a_full_peer_pauses_its_feeders_then_congests_and_recovers_half_empty() {
 }
 
 #[test]
+fn a_full_mailbox_loses_no_exit_no_down_and_no_node_that_comes_or_goes() {
+    for policy in ["drop_newest", "drop_oldest", "wait"] {
+        let mut pair = Pair::new();
+        let (app, sender, other) = (pair.a.open(), pair.a.open(), pair.b.open());
+        let mailbox = json!({"entries": 2, "policy": policy});
+        let flag = json!({"op": "flag", "delivery": "pull", "trap_exit": true, "mailbox": mailbox});
+        pair.a.ask(app, flag);
+        pair.a.ask(app, json!({"op": "monitor_nodes", "on": true}));
+        let (me, theirs) = (pair.a.self_pid(app), pair.b.self_pid(other));
+        for n in 0..10 {
+            let send = json!({"op": "send", "to": me, "mode": "lossy", "body": n});
+            pair.a.tell(sender, &send);
+        }
+        pair.a.ask(app, json!({"op": "link", "to": theirs}));
+        pair.a.ask(app, json!({"op": "monitor", "to": theirs}));
+        pair.carry();
+        pair.cut();
+        pair.join();
+        let answer = pair.a.ask(app, json!({"op": "flush"}));
+        let kinds: Vec<&str> = answer["messages"]
+            .as_array()
+            .expect("messages")
+            .iter()
+            .filter_map(|event| event["ev"].as_str())
+            .filter(|ev| !["message", "gap"].contains(ev))
+            .collect();
+        assert_eq!(kinds, ["exit", "down", "nodedown", "nodeup"], "{policy}");
+    }
+}
+
+#[test]
 fn the_heaviest_mailbox_sheds_when_the_node_is_full() {
     let limits = Limits { queue_bytes: 500_000, ..Limits::default() };
     let mut node = Paper::with("a", 1, limits);
@@ -283,4 +314,118 @@ fn a_process_waits_in_a_bounded_number_of_receives() {
         node.tell(app, &json!({"op": "receive", "timeout_ms": 60_000, "id": id}));
     }
     assert_eq!(node.ask(app, json!({"op": "receive", "timeout_ms": 1}))["code"], "overloaded");
+}
+
+#[test]
+fn signals_with_long_reasons_are_bounded_in_bytes() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.ask(app, json!({"op": "flag", "delivery": "pull", "trap_exit": true}));
+    let me = node.self_pid(app);
+    let kill = json!({"op": "kill", "to": me, "reason": "r".repeat(1024)});
+    for _ in 0..20_000 {
+        node.tell(other, &kill);
+        assert!(node.router.queued(&node.out) < 18 * 1024 * 1024);
+    }
+    assert!(!node.router.has_session(app));
+    let events = node.events(app);
+    assert_eq!(events.last().map(|event| &event["reason"]), Some(&json!("overloaded")));
+}
+
+#[test]
+fn when_the_node_is_full_a_process_of_nothing_but_signals_exits_overloaded() {
+    let limits = Limits { queue_bytes: 3_000_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let (app, light, other) = (node.open(), node.open(), node.open());
+    for app in [app, light] {
+        node.ask(app, json!({"op": "flag", "delivery": "pull", "trap_exit": true}));
+    }
+    let (me, to) = (node.self_pid(app), node.self_pid(light));
+    for _ in 0..10 {
+        node.tell(other, &json!({"op": "send", "to": to, "body": "x".repeat(10_000)}));
+    }
+    for _ in 0..5_000 {
+        node.tell(other, &json!({"op": "kill", "to": me, "reason": "r".repeat(1024)}));
+        assert!(node.router.queued(&node.out) < 3_010_000);
+    }
+    node.work();
+    assert!(!node.router.has_session(app));
+    let kept = node.ask(light, json!({"op": "flush"}))["messages"].clone();
+    assert!(kept.as_array().is_some_and(|kept| kept.len() == 10));
+}
+
+#[test]
+fn signals_to_a_full_peer_pause_their_sender_and_are_refused_when_it_is_congested() {
+    let limits = Limits { peer_bytes: 1000, ..Limits::default() };
+    let mut pair = Pair::of(Paper::with("a", 1, limits), Paper::new("b"));
+    let other = pair.b.open();
+    let to = pair.b.self_pid(other);
+    pair.b.ask(other, json!({"op": "flag", "trap_exit": true}));
+    let feeder = pair.a.open();
+    let reference = pair.a.ask(feeder, json!({"op": "monitor", "to": to}))["ref"].clone();
+    pair.a.ask(feeder, json!({"op": "link", "to": to}));
+    for _ in 0..3 {
+        pair.a.ask(feeder, json!({"op": "send", "to": to, "body": "x".repeat(600)}));
+    }
+    let commands = [
+        json!({"op": "link", "to": to}),
+        json!({"op": "monitor", "to": to}),
+        json!({"op": "monitor", "to": "name@b"}),
+        json!({"op": "kill", "to": to, "reason": "please"}),
+        json!({"op": "whereis", "name": "name", "node": "b"}),
+    ];
+    for command in &commands {
+        let app = pair.a.open();
+        let mut command = command.clone();
+        command["id"] = json!("x");
+        pair.a.tell(app, &command);
+        assert!(!pair.a.router.may_read(app, &pair.a.out), "{command}");
+    }
+    let app = pair.a.open();
+    pair.a.pass(Duration::from_secs(1));
+    let full = pair.a.router.queued(&pair.a.out);
+    for command in &commands {
+        assert!(pair.a.router.may_read(app, &pair.a.out));
+        let answer = pair.a.ask(app, command.clone());
+        assert_eq!(
+            (&answer["code"], &answer["nodes"]),
+            (&json!("overloaded"), &json!(["b@paper"]))
+        );
+    }
+    assert_eq!(pair.a.router.queued(&pair.a.out), full);
+    // What is taken back is taken back: that is bounded by what there is.
+    assert_eq!(pair.a.ask(feeder, json!({"op": "unlink", "to": to}))["ev"], "ok");
+    assert_eq!(pair.a.ask(feeder, json!({"op": "demonitor", "ref": reference}))["ev"], "ok");
+    pair.carry();
+    for command in &commands[..4] {
+        assert_eq!(pair.a.ask(app, command.clone())["ev"], "ok");
+    }
+}
+
+#[test]
+fn a_node_shows_what_waits_and_what_it_lost() {
+    let limits = Limits { peer_bytes: 1000, ..Limits::default() };
+    let small_bodies = Limits { body_bytes: 200_000, ..Limits::default() };
+    let mut pair = Pair::of(Paper::with("a", 1, limits), Paper::with("b", 1, small_bodies));
+    let (app, sender, other) = (pair.a.open(), pair.a.open(), pair.b.open());
+    let of = |node: &mut Paper, app: u64| {
+        let answer = node.ask(app, json!({"op": "nodes", "state": "self"}));
+        (answer["nodes"][0]["queued"].clone(), answer["nodes"][0]["lost"].clone())
+    };
+    let nothing = json!({"overflow": 0, "congested": 0, "too_large": 0});
+    assert_eq!(of(&mut pair.a, app), (json!(0), nothing.clone()));
+    pair.a.ask(app, small("drop_newest"));
+    let me = pair.a.self_pid(app);
+    for n in 0..5 {
+        pair.a.tell(sender, &json!({"op": "send", "to": me, "body": n}));
+    }
+    let there = pair.b.self_pid(other);
+    pair.a.tell(sender, &json!({"op": "send", "to": there, "body": "x".repeat(400_000)}));
+    pair.a.tell(sender, &json!({"op": "send", "to": there, "mode": "lossy", "body": 1}));
+    let (queued, lost) = of(&mut pair.a, app);
+    assert!(queued.as_u64().is_some_and(|bytes| (400_000..410_000).contains(&bytes)), "{queued}");
+    assert_eq!(lost, json!({"overflow": 2, "congested": 1, "too_large": 0}));
+    pair.carry();
+    let lost = json!({"overflow": 0, "congested": 0, "too_large": 1});
+    assert_eq!(of(&mut pair.b, other), (json!(0), lost));
 }

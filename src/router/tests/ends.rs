@@ -104,7 +104,7 @@ fn the_death_of_a_large_session_goes_on_in_slices_and_its_pids_are_dead_from_the
         pids.push(pid);
     }
     let last = pids.pop().expect("some");
-    node.router.on_session_closed(node.now, app, &mut node.out);
+    node.hold(|router, now, out| router.on_session_closed(now, app, out));
     // Nobody has run the rest of the work yet.
     node.tell(watcher, &json!({"op": "info", "to": last, "id": 1}));
     let mut first = Vec::new();
@@ -287,4 +287,20 @@ fn a_normal_exit_signal_ends_only_the_process_that_sends_it_to_itself() {
     assert_eq!(node.ask(app, json!({"op": "info", "to": two}))["ev"], "ok");
     node.ask(app, kill(&two, &two));
     assert_eq!(node.ask(app, json!({"op": "info", "to": two}))["code"], "noproc");
+}
+
+#[test]
+fn a_kill_on_another_node_is_answered_ok_whatever_becomes_of_it() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    let theirs = pair.b.self_pid(other);
+    let dead = spawn(&mut pair.b, other);
+    pair.b.ask(other, json!({"op": "exit", "pid": dead}));
+    // Refused by its `remote` setting, dead, nobody, not there: as `exit/2` is always true.
+    for to in [json!(theirs), dead, json!("nobody@b"), json!("nobody@elsewhere")] {
+        assert_eq!(pair.a.ask(app, json!({"op": "kill", "to": to}))["ev"], "ok", "{to}");
+        pair.carry();
+    }
+    assert!(pair.b.router.has_session(other));
+    assert_eq!(pair.a.events(app), [] as [Value; 0]);
 }

@@ -144,6 +144,37 @@ fn a_receive_waits_for_a_message_until_its_time_is_up() {
 }
 
 #[test]
+fn a_receive_that_waits_can_be_cancelled_and_then_takes_nothing() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.ask(app, json!({"op": "flag", "delivery": "pull"}));
+    let me = node.self_pid(app);
+    for id in ["first", "second"] {
+        node.tell(app, &json!({"op": "receive", "timeout_ms": 1000, "id": id}));
+    }
+    assert_eq!(node.ask(other, json!({"op": "cancel", "of": "first"}))["result"], false);
+    assert_eq!(
+        node.ask(other, json!({"op": "cancel", "of": "first", "pid": me}))["code"],
+        "denied"
+    );
+    assert_eq!(node.ask(app, json!({"op": "cancel", "of": "first"}))["result"], true);
+    let events = node.events(app);
+    assert_eq!(events.len(), 1);
+    assert_eq!((&events[0]["id"], &events[0]["code"]), (&json!("first"), &json!("cancelled")));
+    assert_eq!(node.ask(app, json!({"op": "cancel", "of": "first"}))["result"], false);
+    node.ask(other, json!({"op": "send", "to": me, "body": "for the second"}));
+    node.ask(other, json!({"op": "send", "to": me, "body": "for nobody yet"}));
+    let events = node.events(app);
+    assert_eq!((events.len(), &events[0]["id"]), (1, &json!("second")));
+    assert_eq!(node.ask(app, json!({"op": "cancel", "of": "second"}))["result"], false);
+    node.pass(Duration::from_secs(2));
+    let rest = node.ask(app, json!({"op": "flush"}))["messages"].clone();
+    assert_eq!(rest[0]["body"], "for nobody yet");
+    assert_eq!(node.ask(app, json!({"op": "cancel"}))["code"], "badarg");
+    assert_eq!(node.ask(app, json!({"op": "cancel", "of": [1]}))["code"], "badarg");
+}
+
+#[test]
 fn a_window_gives_n_and_the_rest_as_they_are_consumed() {
     let mut node = Paper::new("a");
     let (app, other) = (node.open(), node.open());

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::support::{Pair, Paper};
+use crate::router::Limits;
+use crate::router::nodes::MeshRequest;
 
 #[test]
 fn nodeup_comes_before_anything_of_the_connection_and_nodedown_after_all_of_it() {
@@ -49,6 +51,47 @@ fn a_node_is_monitored_once_for_each_time() {
     assert_eq!(pair.a.events(app).len(), 2);
     pair.a.ask(app, json!({"op": "monitor_node", "node": name}));
     assert_eq!(pair.a.events(app)[0]["reason"], "noconnection");
+}
+
+#[test]
+fn a_ping_of_a_node_that_is_not_connected_connects_for_an_operator_only() {
+    let mut pair = Pair::new();
+    let (operator, other) = (pair.a.open(), pair.a.open_as(false));
+    let b = pair.b.name();
+    let ping = json!({"op": "ping", "node": b});
+    assert_eq!(pair.ask_across(other, ping.clone())["result"], "pong");
+    pair.cut();
+    assert_eq!(pair.a.ask(other, ping.clone())["result"], "pang");
+    assert!(pair.a.out.requests.is_empty(), "{:?}", pair.a.out.requests);
+    pair.a.tell(operator, &json!({"op": "ping", "node": b, "id": 1}));
+    let connect = pair.a.out.requests.pop_front();
+    assert!(matches!(connect, Some(MeshRequest::Connect { to, .. }) if to == b));
+}
+
+#[test]
+fn of_a_large_node_that_restarts_the_end_is_told_before_the_new_run() {
+    const MONITORS: usize = 3000;
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    pair.a.ask(app, json!({"op": "monitor_nodes", "on": true}));
+    let theirs = pair.b.self_pid(other);
+    for _ in 0..MONITORS {
+        pair.a.ask(app, json!({"op": "monitor", "to": theirs}));
+    }
+    pair.carry();
+    let old = pair.connection();
+    pair.a.router.on_peer_down(pair.a.now, old, "connection lost", &mut pair.a.out);
+    // The new run is there while the work that the old one left goes on in slices.
+    assert!(pair.a.router.next_deadline(pair.a.now) == Some(pair.a.now), "there is work left");
+    pair.b = Paper::with("b", 2, Limits::default());
+    pair.join();
+    let events = pair.a.events(app);
+    assert_eq!(events.len(), MONITORS + 2);
+    let told = |event: &serde_json::Value| (event["ev"].clone(), event["incarnation"].clone());
+    let run = |number: u64| json!(format!("{number:016x}"));
+    assert!(events[..MONITORS].iter().all(|event| event["ev"] == "down"));
+    assert_eq!(told(&events[MONITORS]), (json!("nodedown"), run(1)));
+    assert_eq!(told(&events[MONITORS + 1]), (json!("nodeup"), run(2)));
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(super) struct Paper {
     pub(super) out: Outbox,
     pub(super) now: Instant,
     inbox: BTreeMap<SessionId, Vec<Value>>,
+    /// The most entries that one hold of the lock would have handled, and the most that it wrote and delivered.
+    pub(super) most: (usize, usize),
     next_id: u64,
     last: u64,
 }
@@ -34,9 +36,23 @@ impl Paper {
             out: Outbox::default(),
             now: tokio::time::Instant::now().into_std(),
             inbox: BTreeMap::new(),
+            most: (0, 0),
             next_id: 1,
             last: 0,
         }
+    }
+
+    /// What the hub does under one hold of its lock.
+    pub(super) fn hold<T>(
+        &mut self,
+        act: impl FnOnce(&mut Router, Instant, &mut Outbox) -> T,
+    ) -> T {
+        self.out.begin();
+        let result = act(&mut self.router, self.now, &mut self.out);
+        let (handled, touched) = &mut self.most;
+        *handled = self.out.handled().max(*handled);
+        *touched = self.out.touched.max(*touched);
+        result
     }
 
     pub(super) fn name(&self) -> String {
@@ -49,12 +65,13 @@ impl Paper {
 
     pub(super) fn open_as(&mut self, operator: bool) -> SessionId {
         self.last += 1;
-        self.router.on_session_open(self.last, operator, "secret", &mut self.out);
+        let last = self.last;
+        self.hold(|router, _, out| router.on_session_open(last, operator, "secret", out));
         self.last
     }
 
     pub(super) fn close(&mut self, session: SessionId) {
-        self.router.on_session_closed(self.now, session, &mut self.out);
+        self.hold(|router, now, out| router.on_session_closed(now, session, out));
         self.work();
     }
 
@@ -62,7 +79,7 @@ impl Paper {
     pub(super) fn tell(&mut self, session: SessionId, command: &Value) {
         let mut frame = Vec::new();
         line_to_frame(command.to_string().as_bytes(), &mut frame).expect("a good line");
-        self.router.on_command(self.now, session, &frame[4..], &mut self.out);
+        self.hold(|router, now, out| router.on_command(now, session, &frame[4..], out));
         if let Some((_, to)) = self.out.rebound.take() {
             assert!(self.router.has_session(to));
         }
@@ -100,8 +117,11 @@ impl Paper {
     fn collect(&mut self, session: SessionId) {
         loop {
             let mut frames = Vec::new();
-            self.out.take_session(session, &mut frames);
-            self.router.on_session_room(session, &mut self.out);
+            self.hold(|router, _, out| {
+                out.take_session(session, &mut frames);
+                router.on_session_room(session, out);
+            });
+            self.work();
             if frames.is_empty() {
                 return;
             }
@@ -117,14 +137,14 @@ impl Paper {
     /// Finishes the work that was put off.
     pub(super) fn work(&mut self) {
         while self.router.next_deadline(self.now) == Some(self.now) {
-            self.router.on_deadline(self.now, &mut self.out);
+            self.hold(Router::on_deadline);
         }
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         while self.router.next_deadline(self.now).is_some_and(|next| next <= self.now) {
-            self.router.on_deadline(self.now, &mut self.out);
+            self.hold(Router::on_deadline);
         }
     }
 }
@@ -187,14 +207,14 @@ impl Pair {
     }
 
     pub(super) fn join(&mut self) {
-        self.begin();
+        self.join_without_work();
         self.a.work();
         self.b.work();
         self.carry();
     }
 
     /// The connection is accepted; what both announce is still to be told, a first slice aside.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn join_without_work(&mut self) {
         self.connection += 1;
         let hello = |paper: &Paper| PeerHello {
             node: paper.router.me().clone(),
@@ -204,8 +224,19 @@ impl Pair {
             address: ([127, 0, 0, 1], 4470).into(),
         };
         let (a, b) = (hello(&self.a), hello(&self.b));
-        self.a.router.on_peer_up(self.a.now, self.connection, b, &mut self.a.out);
-        self.b.router.on_peer_up(self.b.now, self.connection, a, &mut self.b.out);
+        let connection = self.connection;
+        self.a.hold(|router, now, out| router.on_peer_up(now, connection, b, out));
+        self.b.hold(|router, now, out| router.on_peer_up(now, connection, a, out));
+    }
+
+    /// The first hears that the second has announced all that it has.
+    pub(super) fn announced(&mut self) {
+        let frame = crate::wire::message::bare_frame(crate::wire::message::Kind::Announced);
+        let connection = self.connection;
+        self.a.hold(|router, now, out| {
+            let frame = Frame::read(&frame[4..]).expect("a frame");
+            router.on_message(now, connection, frame, out).expect("a good frame");
+        });
     }
 
     pub(super) fn connection(&self) -> PeerId {
@@ -221,12 +252,10 @@ impl Pair {
     /// Cuts the connection; what is under way is lost.
     pub(super) fn cut(&mut self) {
         for paper in [&mut self.a, &mut self.b] {
-            paper.router.on_peer_down(
-                paper.now,
-                self.connection,
-                "connection lost",
-                &mut paper.out,
-            );
+            let connection = self.connection;
+            paper.hold(|router, now, out| {
+                router.on_peer_down(now, connection, "connection lost", out);
+            });
             paper.work();
         }
     }
@@ -244,8 +273,8 @@ impl Pair {
 
     /// The second hears a frame that the first never wrote.
     pub(super) fn hears(&mut self, frame: Frame<'_>) -> Result<(), FrameError> {
-        let b = &mut self.b;
-        b.router.on_message(b.now, self.connection, frame, &mut b.out)
+        let connection = self.connection;
+        self.b.hold(|router, now, out| router.on_message(now, connection, frame, out))
     }
 
     /// Carries at most one buffer from the first to the second.
@@ -266,11 +295,15 @@ impl Pair {
 
 fn carry(from: &mut Paper, to: &mut Paper, connection: PeerId) -> bool {
     let mut bytes = Vec::new();
-    let some = from.out.take_peer(connection, &mut bytes);
-    from.router.on_peer_room(connection, &mut from.out);
+    let some = from.hold(|router, _, out| {
+        let some = out.take_peer(connection, &mut bytes);
+        router.on_peer_room(connection, out);
+        some
+    });
     let mut rest = bytes.as_slice();
     while let Some((frame, used)) = Frame::cut(rest, 1 << 20).expect("good frames") {
-        to.router.on_message(to.now, connection, frame, &mut to.out).expect("a good frame");
+        to.hold(|router, now, out| router.on_message(now, connection, frame, out))
+            .expect("a good frame");
         rest = &rest[used..];
     }
     to.work();

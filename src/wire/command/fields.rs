@@ -1,8 +1,8 @@
 //! The fields of a header, and the command that they make.
 
 use super::{
-    CT_BYTES_MAX, Command, Delivery, Keys, LABEL_BYTES_MAX, MailboxOptions, Mode, NUMBER_MAX, OPS,
-    OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume, WORDS_BYTES_MAX,
+    CT_BYTES_MAX, Command, Delivery, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX, MailboxOptions, Mode,
+    NUMBER_MAX, OPS, OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume, WORDS_BYTES_MAX,
 };
 use crate::wire::cbor::{Reader, Value};
 
@@ -11,6 +11,7 @@ use crate::wire::cbor::{Reader, Value};
 pub(super) struct Fields<'a> {
     pub(super) op: Option<&'a str>,
     pub(super) id: Option<Value<'a>>,
+    of: Option<Value<'a>>,
     pub(super) ct: Option<&'a str>,
     pid: Option<&'a str>,
     to: Option<&'a str>,
@@ -82,6 +83,17 @@ fn content_type(text: &str) -> Result<&str, Refused> {
     }
 }
 
+/// What an answer is called.
+pub(super) fn name_of_answer<'a>(key: &str, value: Value<'a>) -> Result<Id<'a>, Refused> {
+    match value {
+        Value::Uint(number) if number <= NUMBER_MAX => Ok(Id::Number(number)),
+        Value::Text(text) if text.len() <= ID_BYTES_MAX => Ok(Id::Text(text)),
+        _ => Err(Refused::badarg(format!(
+            "`{key}` is a number from 0 to 2^53 or a text of at most 64 bytes"
+        ))),
+    }
+}
+
 fn boolean(key: &str, value: Value<'_>) -> Result<bool, Refused> {
     match value {
         Value::Bool(yes) => Ok(yes),
@@ -121,6 +133,7 @@ impl<'a> Fields<'a> {
             "op" => once(&mut self.op, key, text(key, value)?),
             "to" => once(&mut self.to, key, text(key, value)?),
             "id" => once(&mut self.id, key, value),
+            "of" => once(&mut self.of, key, value),
             "ct" => once(&mut self.ct, key, content_type(text(key, value)?)?),
             "pid" => once(&mut self.pid, key, text(key, value)?),
             "name" => once(&mut self.name, key, text(key, value)?),
@@ -320,6 +333,10 @@ impl<'a> Fields<'a> {
                 pid: self.pid,
                 max: self.max.unwrap_or(1),
                 timeout_ms: self.timeout_ms,
+            },
+            "cancel" => Command::Cancel {
+                pid: self.pid,
+                of: name_of_answer("of", need(op, "of", self.of)?)?,
             },
             "flush" => Command::Flush { pid: self.pid },
             "more" => Command::More { pid: self.pid, n: need(op, "n", self.n)? },
