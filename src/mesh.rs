@@ -41,7 +41,7 @@ use self::roster::{Accept, Roster, Ruling};
 use self::wanted::{Held, Outcome, TargetId, Wanted};
 use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
 pub use crate::peer::Profile;
-use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, scope};
+use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, Pulse, scope};
 use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::transport::Transport;
@@ -78,6 +78,8 @@ pub struct MeshOptions {
     pub hidden: bool,
     /// How soon a silent peer is down.
     pub profile: Profile,
+    /// How long it is until a whole second begins: beats go out then, together with those of other nodes.
+    pub to_second: Duration,
     /// What this build can do beside the protocol.
     pub features: Vec<String>,
     /// False for a node without a network: every request is answered `ignored`.
@@ -203,6 +205,7 @@ impl<T: Transport> Mesh<T> {
             hidden: options.hidden,
             features: options.features,
             profile: options.profile,
+            pulse: Pulse::new(Instant::now() + options.to_second),
             listens,
             held: Mutex::default(),
             events: events_in,

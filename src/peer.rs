@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::health::Profile;
+pub(crate) use self::health::Pulse;
 pub(crate) use self::problem::{Failure, Problem, words};
 use crate::hub::Hub;
 use crate::tls::Tls;
@@ -55,6 +56,7 @@ pub(crate) struct Context {
     pub hidden: bool,
     pub features: Vec<String>,
     pub profile: Profile,
+    pub pulse: Pulse,
     /// Where this node listens, unspecified addresses as they are.
     pub listens: Vec<SocketAddr>,
     /// Who is connected: what our hellos say of that. Only the mesh writes it.

@@ -44,6 +44,7 @@ async fn rig(room: usize) -> Rig {
         hidden: false,
         features: Vec::new(),
         profile: Profile::Lan,
+        pulse: Pulse::new(Instant::now()),
         listens: Vec::new(),
         held: Mutex::default(),
         events: events_in,
