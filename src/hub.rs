@@ -495,6 +495,17 @@ impl SessionHandle {
         self.hub.with(act)
     }
 
+    /// Leaves a large buffer that is not needed now where others find it.
+    pub fn shelve(&self, buffer: &mut Vec<u8>) {
+        self.with(|state, _| state.out.shelf.put(buffer));
+    }
+
+    /// An empty buffer, a large one if somebody left one.
+    #[must_use]
+    pub fn buffer(&self) -> Vec<u8> {
+        self.lock().out.shelf.take()
+    }
+
     /// Moves what waits for the app into `out`, which must be empty.
     #[must_use]
     pub fn take(&self, out: &mut Vec<u8>) -> Taken {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use self::buffers::{Inbox, Writer};
 use super::health::LocalHealth;
 use super::problem::words;
-use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders};
+use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders, Pulse};
 use crate::hub::{Control, PeerHandle};
 use crate::wire::message::{Goodbye, Kind, bare_frame, cbor_frame};
 
@@ -258,6 +258,7 @@ fn mesh_is_gone() -> Order {
 /// The failure detector of one connection.
 struct Watch {
     profile: super::Profile,
+    pulse: Pulse,
     health: LocalHealth,
     heard: Instant,
     due: Instant,
@@ -274,12 +275,13 @@ enum Look {
 
 impl Watch {
     fn new(context: &Context, now: Instant) -> Self {
-        let profile = context.profile;
+        let Context { profile, pulse, .. } = *context;
         Self {
             profile,
+            pulse,
             health: LocalHealth::default(),
             heard: now,
-            due: now + profile.beat(),
+            due: pulse.beat_after(now, profile),
             probed: None,
         }
     }
@@ -307,9 +309,9 @@ impl Watch {
         if now >= self.heard + limit {
             return Look::Silent(limit);
         }
-        let beat = now >= writer.wrote + self.profile.beat();
-        let next_beat = if beat { now } else { writer.wrote } + self.profile.beat();
-        self.due = next_beat.min(self.heard + limit);
+        let beat = now >= self.pulse.beat_after(writer.wrote, self.profile);
+        let wrote = if beat { now } else { writer.wrote };
+        self.due = self.pulse.beat_after(wrote, self.profile).min(self.heard + limit);
         let look = match self.probed {
             Some(until) if now >= until => {
                 self.probed = None;

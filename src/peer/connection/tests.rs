@@ -43,6 +43,7 @@ async fn rig(room: usize) -> Rig {
         labels: BTreeMap::new(),
         hidden: false,
         profile: Profile::Lan,
+        pulse: Pulse::new(Instant::now()),
         listens: Vec::new(),
         held: Mutex::default(),
         events: events_in,
