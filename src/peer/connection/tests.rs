@@ -64,7 +64,9 @@ async fn rig(room: usize) -> Rig {
     });
     let (read, write) = split(far);
     let mut rig = Rig { read, write, orders, events, running };
+    rig.say(&bare_frame(Kind::Announced)).await;
     assert!(matches!(rig.events.recv().await, Some(Event::Up(ConnId(1)))));
+    assert_eq!(rig.hear().await, Some(Kind::Announced));
     rig
 }
 
