@@ -24,6 +24,7 @@ mod gather;
 mod globals;
 mod groups;
 mod info;
+mod kv;
 mod links;
 pub mod mailbox;
 mod monitors;
@@ -155,6 +156,10 @@ pub struct Router {
     globals: Map<Box<str>, globals::Claims>,
     groups: BTreeMap<Box<str>, groups::Group>,
     modules: BTreeMap<Box<str>, rpc::Module>,
+    /// The time of what is being done.
+    clock: Option<Instant>,
+    /// Bytes in all key-value processes.
+    kv_bytes: usize,
     /// When the first global name was claimed, and the latest time in any claim.
     began: Option<Instant>,
     last_ms: u64,
@@ -276,6 +281,8 @@ impl Router {
             globals: Map::default(),
             groups: BTreeMap::new(),
             modules: BTreeMap::new(),
+            clock: None,
+            kv_bytes: 0,
             began: None,
             last_ms: 0,
             retry_bytes: 0,
@@ -325,6 +332,7 @@ impl Router {
 
     /// Carries out one command: a frame without its first four bytes.
     pub fn on_command(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
+        self.clock = Some(now);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
         out.count(1);
@@ -399,6 +407,10 @@ impl Router {
             Command::MonitorNodes { pid, on } => self.monitor_nodes(asker, pid, on, out),
             Command::MonitorNode { pid, node, on } => self.monitor_node(asker, pid, node, on, out),
             Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
+            Command::SpawnKv { pid, name, label, link, monitor, detached, bytes } => {
+                let wanted = kv::SpawnKv { name, label, link, monitor, detached, bytes };
+                self.spawn_kv(asker, pid, &wanted, body, out)
+            }
             Command::Spawn { pid, name, label, link, monitor, trap_exit, delivery, mailbox } => {
                 let wanted =
                     processes::Spawn { name, label, link, monitor, trap_exit, delivery, mailbox };
@@ -494,6 +506,7 @@ impl Router {
 
     /// Does what has become due, and a slice of the work that was put off.
     pub fn on_deadline(&mut self, now: Instant, out: &mut Outbox) {
+        self.clock = Some(now);
         while out.may_go_on() {
             out.count(1);
             let Some(due) = self.agenda.due(now) else { break };
@@ -502,6 +515,7 @@ impl Router {
                 Deadline::Receive { serial, wait } => self.receive_times_out(serial, wait, out),
                 Deadline::Call(call) => self.call_times_out(now, call, out),
                 Deadline::Stream(call) => self.stream_lapses(now, call, out),
+                Deadline::Kv(serial) => self.kv_expires(now, serial, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),

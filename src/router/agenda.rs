@@ -17,6 +17,8 @@ pub(super) enum Deadline {
     Call(u64),
     /// A callee has been held long enough by the parts of its answer.
     Stream(u64),
+    /// Something in a key-value process expires.
+    Kv(u64),
     /// A question to another node has waited long enough.
     Ask(u64),
     /// A `wait` mailbox has held its senders long enough.

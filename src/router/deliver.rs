@@ -148,6 +148,10 @@ impl Router {
             out.touched += 1;
         }
         let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.kv.is_some() {
+            self.kv_told(serial, tag, head, body, out);
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
             let own = session.own == serial;

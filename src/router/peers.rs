@@ -310,6 +310,7 @@ impl Router {
         frame: Frame<'_>,
         out: &mut Outbox,
     ) -> Result<(), FrameError> {
+        self.clock = Some(now);
         let Some(kind) = Kind::from_u8(frame.kind) else {
             return if Kind::is_skipped(frame.kind) {
                 Ok(())

@@ -40,6 +40,8 @@ pub(super) struct Process {
     pub(super) unlinking: BTreeMap<Pid, u64>,
     pub(super) monitors: BTreeMap<u64, Monitored>,
     pub(super) watchers: BTreeSet<Watcher>,
+    /// What it stores, when it is one of the key-value kind.
+    pub(super) kv: Option<Box<super::kv::Kv>>,
     /// Its global names, its groups, the modules that it serves.
     pub(super) globals: BTreeSet<Box<str>>,
     pub(super) groups: BTreeSet<Box<str>>,
@@ -133,6 +135,7 @@ impl Router {
             unlinking: BTreeMap::new(),
             monitors: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            kv: None,
             globals: BTreeSet::new(),
             groups: BTreeSet::new(),
             modules: BTreeSet::new(),
@@ -163,11 +166,8 @@ impl Router {
         if let Some(name) = wanted.name {
             self.name_is_free(name)?;
         }
+        self.has_room_for_another(asker.session)?;
         let Some(session) = self.sessions.get(&asker.session) else { return Ok(()) };
-        if session.processes.len() >= super::OWNED_MAX {
-            let text = "a session has at most 200 000 processes; open another one";
-            return Err(Failure::new("overloaded", text));
-        }
         let delivery = wanted.delivery.unwrap_or(session.delivery);
         let serial = self.create(asker.session, delivery);
         if let Some(session) = self.sessions.get_mut(&asker.session) {
@@ -196,6 +196,14 @@ impl Router {
                 head = head.uint("ref", reference);
             }
             answer(out, asker.session, &head, &[]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_room_for_another(&self, session: SessionId) -> Result<(), Failure> {
+        if self.sessions.get(&session).is_some_and(|s| s.processes.len() >= super::OWNED_MAX) {
+            let text = "a session has at most 200 000 processes; open another one";
+            return Err(Failure::new("overloaded", text));
         }
         Ok(())
     }
@@ -352,6 +360,9 @@ impl Router {
             out.touched += 1;
         }
         self.serials.remove(&serial);
+        if let Some(kv) = process.kv.take() {
+            self.kv_dies(serial, &kv);
+        }
         if let Some(name) = &process.name
             && self.names.get(name) == Some(&serial)
         {

@@ -80,8 +80,14 @@ impl Router {
         }
         let served = Served { callee, caller, handed: false, stream: None };
         self.served.insert(reference, served);
+        let mut process_is_kv = false;
         if let Some(process) = self.processes.get_mut(&callee) {
             process.serving.insert(reference);
+            process_is_kv = process.kv.is_some();
+        }
+        if process_is_kv {
+            self.kv_called(callee, reference, head, body, out);
+            return;
         }
         let mut with_ref = std::mem::take(&mut self.call_head);
         with_ref.clear();
@@ -89,6 +95,26 @@ impl Router {
         event::put_ref(&mut with_ref, reference);
         self.deliver(None, callee, Origin::Node, Tag::Call(reference), &with_ref, body, out);
         self.call_head = with_ref;
+    }
+
+    /// The node answers a call itself.
+    pub(super) fn answer_served(
+        &mut self,
+        reference: u64,
+        told: &Result<Vec<u8>, Failure>,
+        out: &mut Outbox,
+    ) {
+        let Some(served) = self.served.get_mut(&reference) else { return };
+        served.handed = true;
+        let (callee, caller) = (served.callee, served.caller);
+        self.forget_served(reference, out);
+        match (told, caller) {
+            (Ok(body), Caller::Here) => self.replied(reference, None, body, out),
+            (Ok(body), Caller::There { peer, reference }) => {
+                write_reply(peer, callee, reference, false, None, body, out);
+            }
+            (Err(failure), _) => self.end_of(caller, reference, callee, &failure.ending(), out),
+        }
     }
 
     /// The app of the callee has been given the call.

@@ -60,6 +60,31 @@ pub(super) struct Session {
     pub(super) again: Option<Box<Again>>,
 }
 
+impl Session {
+    fn new(own: u64, operator: bool, secret: &str) -> Self {
+        Self {
+            own,
+            operator,
+            client: None,
+            delivery: Delivery::Push,
+            processes: BTreeSet::new(),
+            commands: 0,
+            held: 0,
+            listings: 0,
+            filling: false,
+            paused: 0,
+            wanting: VecDeque::new(),
+            parts: Vec::new(),
+            attached: true,
+            secret: secret.into(),
+            grace: Duration::ZERO,
+            epoch: 0,
+            failed: BTreeMap::new(),
+            again: None,
+        }
+    }
+}
+
 impl Router {
     /// An app has connected. `secret` is what it needs to resume.
     pub fn on_session_open(
@@ -71,29 +96,15 @@ impl Router {
     ) {
         let own = self.create(session, Delivery::Push);
         out.open_session(session);
-        self.sessions.insert(
-            session,
-            Session {
-                own,
-                operator,
-                client: None,
-                delivery: Delivery::Push,
-                processes: BTreeSet::from([own]),
-                commands: 0,
-                held: 0,
-                listings: 0,
-                filling: false,
-                paused: 0,
-                wanting: VecDeque::new(),
-                parts: Vec::new(),
-                attached: true,
-                secret: secret.into(),
-                grace: Duration::ZERO,
-                epoch: 0,
-                failed: BTreeMap::new(),
-                again: None,
-            },
-        );
+        let mut state = Session::new(own, operator, secret);
+        state.processes.insert(own);
+        self.sessions.insert(session, state);
+    }
+
+    /// The session of the node itself: processes that no app owns.
+    pub(super) fn open_node_session(&mut self) {
+        let session = super::kv::NODE_SESSION;
+        self.sessions.entry(session).or_insert_with(|| Session::new(0, false, ""));
     }
 
     /// The connection of an app is gone.
@@ -262,6 +273,7 @@ impl Router {
             .sessions
             .get(&resume.session)
             .is_some_and(|session| same_secret(&session.secret, resume.secret));
+        let known = known && resume.session != super::kv::NODE_SESSION;
         if !known || resume.session == asker.session {
             let text = format!(
                 "there is no session {} to resume, or the secret is not its own",

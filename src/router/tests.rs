@@ -9,6 +9,7 @@ mod bounds;
 mod calls;
 mod ends;
 mod hostile;
+mod kv;
 mod messages;
 mod nodes;
 mod slices;

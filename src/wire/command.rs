@@ -203,6 +203,23 @@ pub enum Command<'a> {
         /// Its bounds.
         mailbox: MailboxOptions,
     },
+    /// `spawn {kind: "kv", name?, label?, link?, monitor?, detached?, mailbox?, body?}`
+    SpawnKv {
+        /// The process it is linked to or monitored by.
+        pid: Option<&'a str>,
+        /// Registered at once.
+        name: Option<&'a str>,
+        /// For people.
+        label: Option<&'a str>,
+        /// Linked to the acting process.
+        link: bool,
+        /// Monitored by the acting process.
+        monitor: bool,
+        /// Stays when the session ends.
+        detached: bool,
+        /// Most bytes of what it stores.
+        bytes: Option<u64>,
+    },
     /// `exit {pid?, reason?}`
     Exit {
         /// Which of the session's processes.

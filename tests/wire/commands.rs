@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 82] = [
+const COMMANDS: [(&str, &str); 83] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -39,6 +39,10 @@ const COMMANDS: [(&str, &str); 82] = [
     (
         "spawn, with all that can be said",
         r#"{"op":"spawn","id":11,"pid":"PID","name":"bot","label":"shelf 7","link":true,"monitor":true,"trap_exit":true,"delivery":"pull","mailbox":{"entries":1000,"bytes":1048576,"policy":"wait"}}"#,
+    ),
+    (
+        "spawn, of a key-value process that stays with the node",
+        r#"{"op":"spawn","id":11,"kind":"kv","name":"store","detached":true,"mailbox":{"bytes":1048576},"body":{"pears":2}}"#,
     ),
     ("exit", r#"{"op":"exit","id":12,"pid":"PID","reason":"done"}"#),
     ("kill", r#"{"op":"kill","id":13,"to":"FAR","reason":"shutdown","pid":"PID"}"#),

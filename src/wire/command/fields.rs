@@ -31,6 +31,8 @@ pub(super) struct Fields<'a> {
     class: Option<&'a str>,
     stack: Option<&'a str>,
     more: Option<bool>,
+    kind: Option<&'a str>,
+    detached: Option<bool>,
     group: Option<&'a str>,
     module: Option<&'a str>,
     function: Option<&'a str>,
@@ -157,6 +159,8 @@ impl<'a> Fields<'a> {
             "functions" => once(&mut self.functions, key, value),
             "local" => once(&mut self.local, key, boolean(key, value)?),
             "on_conflict" => once(&mut self.on_conflict, key, text(key, value)?),
+            "kind" => once(&mut self.kind, key, text(key, value)?),
+            "detached" => once(&mut self.detached, key, boolean(key, value)?),
             "more" => once(&mut self.more, key, boolean(key, value)?),
             "version" => once(&mut self.version, key, number(key, value)?),
             "grace_ms" => once(&mut self.grace_ms, key, number(key, value)?),
@@ -208,6 +212,20 @@ impl<'a> Fields<'a> {
                 on: self.on.unwrap_or(true),
             },
             "monitor_deaths" => Command::MonitorDeaths { on: self.on.unwrap_or(true) },
+            "spawn" if self.kind == Some("kv") => Command::SpawnKv {
+                pid: self.pid,
+                name: self.name,
+                label: self.label.map(|text| short("label", text)).transpose()?,
+                link: self.link.unwrap_or(false),
+                monitor: self.monitor.unwrap_or(false),
+                detached: self.detached.unwrap_or(false),
+                bytes: self.mailbox.map(mailbox).transpose()?.unwrap_or_default().bytes,
+            },
+            "spawn" if self.kind.is_some() || self.detached == Some(true) => {
+                return Err(Refused::badarg(
+                    "`kind` of `spawn` is kv, or left out; `detached` is for that kind",
+                ));
+            }
             "spawn" => Command::Spawn {
                 pid: self.pid,
                 name: self.name,
