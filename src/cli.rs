@@ -11,6 +11,7 @@ mod connection;
 mod cookie;
 mod events;
 mod exit;
+mod kv;
 mod later;
 mod messages;
 mod nodes;
@@ -98,6 +99,8 @@ enum Command {
     Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
     Receive(Later<messages::ReceiveArgs>),
+    /// Keeps values by keys, in a process of a node
+    Kv(kv::KvArgs),
     /// Lists the processes of a node
     Ps(Later<processes::PsArgs>),
     /// Shows what is known of a process
@@ -170,6 +173,7 @@ impl Command {
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
+            Self::Kv(args) => wait(kv::kv(globals, &args)),
             Self::Ps(args) => wait(processes::ps(globals, &args.0)),
             Self::Info(args) => wait(processes::info(globals, &args.0)),
             Self::Names => wait(processes::names(globals)),

@@ -363,3 +363,27 @@ fn a_wide_socket_lets_everybody_send_and_nobody_operate() {
     events.reads("left out");
     events.reads("watching a@");
 }
+
+#[test]
+fn a_store_keeps_values_and_shows_what_changes() {
+    let place = Place::new();
+    let _node = place.up("stock", &[]);
+    let run = |line: &str| place.run(&line.split(' ').collect::<Vec<_>>());
+    assert!(run("kv start store").ended(0).out.starts_with("<stock@"));
+    let mut watching = place.start(&["kv", "watch", "store", "user.", "--count", "3"]);
+    watching.reads("watching store");
+    run("kv set store greeting hello --text").ended(0);
+    run("kv set store user.1 {\"age\":7}").ended(0);
+    run("kv set store user.2 2 --ttl 1ms").ended(0);
+    assert_eq!(run("kv get store greeting").ended(0).out, "\"hello\"\n");
+    assert_eq!(run("kv get store never").ended(1).out, "null\n");
+    assert_eq!(run("kv keys store user.1").ended(0).out, "user.1\n");
+    run("kv get nobody greeting").ended(1);
+    run("kv set store greeting hello").ended(65).says("--text");
+    let changes = watching.ends();
+    assert_eq!(changes.ended(0).out, "user.1 {\"age\":7}\nuser.2 2\nuser.2 -\n");
+    run("kv delete store greeting").ended(0);
+    run("kv get store greeting").ended(1);
+    run("kv stop store").ended(0);
+    run("kv keys store").ended(1);
+}
