@@ -281,7 +281,13 @@ impl Reader<'_> {
         let joins: Vec<String> =
             self.several(Key::Join, value::parse_join).into_iter().map(|(join, _)| join).collect();
         self.show_list(Key::Join, &joins, "nobody by address");
-        let given = self.several(Key::Strategy, value::parse_strategy);
+        let given = self.several(Key::Strategy, |text| {
+            let url = value::parse_strategy(text)?;
+            if url != "none://" {
+                pillion_strategies::check(&url).map_err(|wrong| wrong.to_string())?;
+            }
+            Ok(url)
+        });
         let mut strategies: Vec<String> = if given.is_empty() {
             let found: &[&str] =
                 if cfg!(feature = "mdns") { &["local://", "mdns://"] } else { &["local://"] };
