@@ -20,7 +20,7 @@ use crate::wire::id::NodeName;
 const MESH: &str = "default";
 /// The app socket is for its owner: whoever may open it can be the app. `--socket-mode` widens it.
 const SOCKET_MODE: u32 = 0o600;
-/// Ten seconds lets apps finish their calls and still leaves Kubernetes two thirds of its default 30 s.
+/// Ten seconds lets apps finish what they do and still leaves Kubernetes two thirds of its default 30 s.
 const GRACE: Duration = Duration::from_secs(10);
 /// A shutdown that takes a day is one that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
