@@ -11,6 +11,7 @@ mod connection;
 mod cookie;
 mod events;
 mod exit;
+mod later;
 mod messages;
 mod nodes;
 mod output;
@@ -28,6 +29,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 
 pub use connection::Connection;
 pub use exit::{Exit, Failure};
+use later::Later;
 pub use output::{Output, clean, table};
 
 const EXAMPLES: &str = "\
@@ -80,40 +82,40 @@ pub struct Globals {
 enum Command {
     /// Starts a node beside an app
     #[command(display_order = 1)]
-    Up(Box<up::UpArgs>),
+    Up(Box<Later<up::UpArgs>>),
     /// Starts a node and an app beside it, and ends with the app
     #[command(display_order = 2)]
-    Run(Box<run::RunArgs>),
+    Run(Box<Later<run::RunArgs>>),
     /// Lists the nodes, with the reason for each that is not connected
-    Nodes(nodes::NodesArgs),
+    Nodes(Later<nodes::NodesArgs>),
     /// Asks a node for a sign of life; connects to it first if need be
-    Ping(nodes::PingArgs),
+    Ping(Later<nodes::PingArgs>),
     /// Connects to a node by its name or address
-    Connect(nodes::ConnectArgs),
+    Connect(Later<nodes::ConnectArgs>),
     /// Disconnects from a node, and stays away from it
-    Disconnect(nodes::DisconnectArgs),
+    Disconnect(Later<nodes::DisconnectArgs>),
     /// Sends a message to a process, by name or pid
-    Send(messages::SendArgs),
+    Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
-    Receive(messages::ReceiveArgs),
+    Receive(Later<messages::ReceiveArgs>),
     /// Lists the processes of a node
-    Ps(processes::PsArgs),
+    Ps(Later<processes::PsArgs>),
     /// Shows what is known of a process
-    Info(processes::InfoArgs),
+    Info(Later<processes::InfoArgs>),
     /// Lists the registered names
     Names,
     /// Types commands one by one, as in iex
-    Shell(shell::ShellArgs),
+    Shell(Later<shell::ShellArgs>),
     /// Prints nodes that come and go and processes that die, as it happens
     Events,
     /// Measures nodes on this machine beside the least that they could cost
-    Bench(bench::BenchArgs),
+    Bench(Later<bench::BenchArgs>),
     /// Makes a cookie, or says where this user's is
-    Cookie(cookie::CookieArgs),
+    Cookie(Later<cookie::CookieArgs>),
     /// Checks a configuration, or prints what would be used and why
-    Config(config::ConfigArgs),
+    Config(Later<config::ConfigArgs>),
     /// Prints a completion script for a shell
-    Completion(completion::CompletionArgs),
+    Completion(Later<completion::CompletionArgs>),
     /// Prints the version
     Version,
 }
@@ -160,23 +162,23 @@ impl Command {
     fn run(self, globals: &Globals) -> Result<ExitCode, Failure> {
         let done = match self {
             // The only one whose end is somebody else's.
-            Self::Run(args) => return run::run(&args),
-            Self::Up(args) => up::run(&args),
-            Self::Nodes(args) => wait(nodes::nodes(globals, &args)),
-            Self::Ping(args) => wait(nodes::ping(globals, &args)),
-            Self::Connect(args) => wait(nodes::connect(globals, &args)),
-            Self::Disconnect(args) => wait(nodes::disconnect(globals, &args)),
-            Self::Send(args) => wait(messages::send(globals, &args)),
-            Self::Receive(args) => wait(messages::receive(globals, &args)),
-            Self::Ps(args) => wait(processes::ps(globals, &args)),
-            Self::Info(args) => wait(processes::info(globals, &args)),
+            Self::Run(args) => return run::run(&args.0),
+            Self::Up(args) => up::run(&args.0),
+            Self::Nodes(args) => wait(nodes::nodes(globals, &args.0)),
+            Self::Ping(args) => wait(nodes::ping(globals, &args.0)),
+            Self::Connect(args) => wait(nodes::connect(globals, &args.0)),
+            Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
+            Self::Send(args) => wait(messages::send(globals, &args.0)),
+            Self::Receive(args) => wait(messages::receive(globals, &args.0)),
+            Self::Ps(args) => wait(processes::ps(globals, &args.0)),
+            Self::Info(args) => wait(processes::info(globals, &args.0)),
             Self::Names => wait(processes::names(globals)),
-            Self::Shell(args) => wait(shell::shell(globals, &args)),
+            Self::Shell(args) => wait(shell::shell(globals, &args.0)),
             Self::Events => wait(events::events(globals)),
-            Self::Bench(args) => bench::run(globals, &args),
-            Self::Cookie(args) => cookie::run(globals, &args),
-            Self::Config(args) => config::run(globals, &args),
-            Self::Completion(args) => completion::run(&args, &mut Cli::command()),
+            Self::Bench(args) => bench::run(globals, &args.0),
+            Self::Cookie(args) => cookie::run(globals, &args.0),
+            Self::Config(args) => config::run(globals, &args.0),
+            Self::Completion(args) => completion::run(&args.0, &mut Cli::command()),
             Self::Version => version::run(globals),
         };
         done.map(|()| ExitCode::SUCCESS)
@@ -206,7 +208,7 @@ mod tests {
         for line in ["pillion --socket s up", "pillion up --socket s"] {
             let cli = Cli::try_parse_from(line.split(' ')).expect("a good line");
             let Command::Up(up) = cli.command else { panic!("up") };
-            assert_eq!(up.socket.as_deref(), Some("s"), "{line}");
+            assert_eq!(up.0.socket.0.as_deref(), Some("s"), "{line}");
         }
         let cli = Cli::try_parse_from(["pillion", "nodes", "--socket", "s", "--json"]).unwrap();
         assert_eq!((cli.globals.socket.as_deref(), cli.globals.json), (Some("s"), true));

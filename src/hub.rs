@@ -90,6 +90,8 @@ struct SessionSignal {
 #[derive(Debug, Default)]
 struct PeerSignal {
     writable: Notify,
+    clear: AtomicBool,
+    cleared: Notify,
     up: AtomicBool,
     went_up: Notify,
 }
@@ -241,6 +243,12 @@ impl Hub {
         for peer in out.dirty_peers.drain(..) {
             if let Some(signal) = peers.get(&peer) {
                 signal.writable.notify_one();
+            }
+        }
+        for peer in out.peers_clear.drain(..) {
+            if let Some(signal) = peers.get(&peer) {
+                signal.clear.store(true, Ordering::Relaxed);
+                signal.cleared.notify_one();
             }
         }
         for peer in out.peers_up.drain(..) {
@@ -487,6 +495,17 @@ impl SessionHandle {
         self.hub.with(act)
     }
 
+    /// Leaves a large buffer that is not needed now where others find it.
+    pub fn shelve(&self, buffer: &mut Vec<u8>) {
+        self.with(|state, _| state.out.shelf.put(buffer));
+    }
+
+    /// An empty buffer, a large one if somebody left one.
+    #[must_use]
+    pub fn buffer(&self) -> Vec<u8> {
+        self.lock().out.shelf.take()
+    }
+
     /// Moves what waits for the app into `out`, which must be empty.
     #[must_use]
     pub fn take(&self, out: &mut Vec<u8>) -> Taken {
@@ -525,7 +544,14 @@ impl Drop for SessionHandle {
 }
 
 impl PeerHandle {
-    /// Completes when the nodeup has been told. Cancel safe.
+    /// Completes when the peer may be read: the end of every earlier connection has been told. Cancel safe.
+    pub async fn clear(&self) {
+        while !self.signal.clear.load(Ordering::Relaxed) {
+            self.signal.cleared.notified().await;
+        }
+    }
+
+    /// Completes when the nodeup has been told, which follows what the peer announces. Cancel safe.
     pub async fn up(&self) {
         while !self.signal.up.load(Ordering::Relaxed) {
             self.signal.went_up.notified().await;
@@ -533,7 +559,8 @@ impl PeerHandle {
     }
 
     /// Carries out the frames at the front of `buffer` and says how many bytes they took. Frames that are the
-    /// peer task's own business go to `controls`, in order.
+    /// peer task's own business go to `controls`, in order. It stops behind all that the peer announces until
+    /// [`PeerHandle::up`].
     ///
     /// # Errors
     /// [`FrameError`]: the connection must be closed; the frames before the bad one have been carried out.
@@ -542,6 +569,9 @@ impl PeerHandle {
         loop {
             let more = self.hub.with(|state, now| {
                 while state.out.may_go_on() {
+                    if state.router.is_waiting(self.id) {
+                        return Ok(false);
+                    }
                     let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX)?;
                     let Some((frame, bytes)) = cut else { return Ok(false) };
                     consumed += bytes;
@@ -563,6 +593,12 @@ impl PeerHandle {
                 return Ok(consumed);
             }
         }
+    }
+
+    /// Whether what the peer says next has to wait for [`PeerHandle::up`].
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.hub.lock().router.is_waiting(self.id)
     }
 
     /// Moves what waits for the peer into `out`, which must be empty. False when there was nothing.

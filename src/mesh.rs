@@ -42,7 +42,7 @@ use self::strangers::Strangers;
 use self::wanted::{Held, Outcome, TargetId, Wanted};
 use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
 pub use crate::peer::Profile;
-use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, scope};
+use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, Pulse, scope};
 use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::transport::Transport;
@@ -79,6 +79,8 @@ pub struct MeshOptions {
     pub hidden: bool,
     /// How soon a silent peer is down.
     pub profile: Profile,
+    /// How long it is until a whole second begins: beats go out then, together with those of other nodes.
+    pub to_second: Duration,
     /// For jitter.
     pub seed: u64,
 }
@@ -210,6 +212,7 @@ impl<T: Transport> Mesh<T> {
             labels: options.labels,
             hidden: options.hidden,
             profile: options.profile,
+            pulse: Pulse::new(Instant::now() + options.to_second),
             listens,
             held: Mutex::default(),
             events: events_in,

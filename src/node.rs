@@ -209,6 +209,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         labels: config.labels.clone(),
         hidden: config.hidden,
         profile: profile(config.profile),
+        to_second: to_second(),
         seed: me.incarnation.0,
     };
     tasks.spawn(mesh::run(
@@ -323,6 +324,12 @@ fn incarnation() -> Result<Incarnation, NodeError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(now.as_millis()).unwrap_or(0);
     Ok(Incarnation::new(unix_ms, u32::from_ne_bytes(random)))
+}
+
+/// How long it is until the machine's clock shows a whole second.
+fn to_second() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_nanos((1_000_000_000 - now.subsec_nanos()).into())
 }
 
 fn limits(config: &Config) -> Limits {

@@ -29,6 +29,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 
 pub use self::health::Profile;
+pub(crate) use self::health::Pulse;
 pub(crate) use self::problem::{Failure, Problem, words};
 use crate::hub::Hub;
 use crate::tls::Tls;
@@ -58,6 +59,7 @@ pub(crate) struct Context {
     pub labels: BTreeMap<String, String>,
     pub hidden: bool,
     pub profile: Profile,
+    pub pulse: Pulse,
     /// Where this node listens, unspecified addresses as they are.
     pub listens: Vec<SocketAddr>,
     /// Who is connected: what our hellos say of that. Only the mesh writes it.

@@ -12,12 +12,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::wire::command::{Command, Id, Refused, Request};
-use crate::wire::event::Head;
+use crate::wire::event::{Head, Said};
 use crate::wire::id::{Node, NodeName, Pid};
 
 mod again;
 mod agenda;
+mod announced;
+mod calls;
 mod deliver;
+mod gather;
+mod globals;
+mod groups;
 mod info;
 mod links;
 pub mod mailbox;
@@ -28,7 +33,9 @@ pub mod outbox;
 pub mod peers;
 mod processes;
 mod questions;
+mod rpc;
 mod send;
+mod served;
 pub mod sessions;
 pub mod shelf;
 #[cfg(test)]
@@ -143,6 +150,21 @@ pub struct Router {
     node_watchers: BTreeMap<u64, u64>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
+    /// What this node announces of itself.
+    announced: announced::Announced,
+    globals: Map<Box<str>, globals::Claims>,
+    groups: BTreeMap<Box<str>, groups::Group>,
+    modules: BTreeMap<Box<str>, rpc::Module>,
+    /// When the first global name was claimed, and the latest time in any claim.
+    began: Option<Instant>,
+    last_ms: u64,
+    /// Bytes of calls that may yet be sent to somebody else.
+    retry_bytes: usize,
+    /// Calls of processes here, and calls to processes here, that have not ended.
+    calls: Map<u64, calls::Call>,
+    served: Map<u64, served::Served>,
+    /// Calls to several nodes that have not ended.
+    gathers: BTreeMap<u64, gather::Gather>,
     asks: BTreeMap<u64, questions::Asked>,
     mesh_asks: BTreeMap<u64, nodes::MeshAsked>,
     timers: BTreeMap<u64, send::Timer>,
@@ -162,6 +184,8 @@ pub struct Router {
     last_serial: u64,
     /// Where heads of events are built.
     scratch: Vec<u8>,
+    /// Where the head of a call gets its `ref`.
+    call_head: Vec<u8>,
 }
 
 /// Why a command could not be carried out.
@@ -169,16 +193,21 @@ pub struct Router {
 pub(crate) struct Failure {
     code: &'static str,
     message: String,
-    nodes: Option<String>,
+    nodes: Vec<String>,
 }
 
 impl Failure {
     fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), nodes: None }
+        Self { code, message: message.into(), nodes: Vec::new() }
     }
 
     fn badarg(message: impl ToString) -> Self {
         Self::new("badarg", message.to_string())
+    }
+
+    /// How a call ends that could not be made.
+    fn ending(&self) -> calls::Ending<'_> {
+        calls::Ending { code: self.code, message: &self.message, ..Default::default() }
     }
 
     fn denied(message: impl Into<String>) -> Self {
@@ -243,6 +272,16 @@ impl Router {
             addresses: Vec::new(),
             node_watchers: BTreeMap::new(),
             refs: Map::default(),
+            announced: announced::Announced::default(),
+            globals: Map::default(),
+            groups: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            began: None,
+            last_ms: 0,
+            retry_bytes: 0,
+            calls: Map::default(),
+            served: Map::default(),
+            gathers: BTreeMap::new(),
             asks: BTreeMap::new(),
             mesh_asks: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -258,6 +297,7 @@ impl Router {
             // 1 to 99 are kept for processes that are built in.
             last_serial: 99,
             scratch: Vec::new(),
+            call_head: Vec::new(),
         }
     }
 
@@ -328,7 +368,25 @@ impl Router {
     ) {
         let asker = &mut asker;
         let result = match command {
-            Command::Send { pid, to, mode } => self.send(asker, pid, to, mode, ct, body, out),
+            Command::Send { pid, to, mode } => {
+                self.send(asker, pid, to, Said::Message, mode, ct, body, out)
+            }
+            Command::Cast { pid, to, mode } => {
+                self.send(asker, pid, to, Said::Cast, mode, ct, body, out)
+            }
+            Command::Abcast { pid, nodes, name } => {
+                self.abcast(asker, pid, nodes, name, ct, body, out)
+            }
+            Command::Call { pid, to, timeout_ms } => {
+                self.call(asker, pid, to, timeout_ms, ct, body, out)
+            }
+            Command::MultiCall { pid, nodes, name, timeout_ms } => {
+                self.multi_call(asker, pid, nodes, name, timeout_ms, ct, body, out)
+            }
+            Command::Reply { reference, more } => self.reply(asker, reference, more, ct, body, out),
+            Command::Raise { reference, class, reason, stack } => {
+                self.raise(asker, reference, class, reason, stack, out)
+            }
             Command::Hello { version, client, delivery, grace_ms, resume } => {
                 self.hello(asker, version, client, delivery, grace_ms, resume, out)
             }
@@ -354,9 +412,28 @@ impl Router {
                 let flags = processes::Flags { trap_exit, sensitive, label, delivery, mailbox };
                 self.flag(asker, pid, &flags, out)
             }
-            Command::Register { pid, name } => self.register(asker, pid, name, out),
-            Command::Unregister { name } => self.unregister(asker, name, out),
-            Command::Whereis { name, node } => self.whereis(asker, name, node, out),
+            Command::Register { pid, name, global: None } => self.register(asker, pid, name, out),
+            Command::Register { pid, name, global: Some(on_conflict) } => {
+                self.register_global(asker, pid, name, on_conflict, out)
+            }
+            Command::Unregister { name, global: false } => self.unregister(asker, name, out),
+            Command::Unregister { name, global: true } => self.unregister_global(asker, name, out),
+            Command::Whereis { name, global: true, .. } => self.whereis_global(asker, name, out),
+            Command::Whereis { name, node, .. } => self.whereis(asker, name, node, out),
+            Command::Join { pid, group } => self.join(asker, pid, group, out),
+            Command::Leave { pid, group } => self.leave_group(asker, pid, group, out),
+            Command::Members { group, local } => self.members(asker, group, local, out),
+            Command::Groups => self.list_groups(asker, out),
+            Command::MonitorGroup { pid, group } => self.monitor_group(asker, pid, group, out),
+            Command::Serve { pid, module, functions } => {
+                self.serve(asker, pid, module, functions, out)
+            }
+            Command::Unserve { pid, module } => self.unserve(asker, pid, module, out),
+            Command::Modules => self.list_modules(asker, out),
+            Command::Rpc { pid, node, nodes, module, function, timeout_ms, cast } => {
+                let what = rpc::Function { module, function };
+                self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
+            }
             Command::Registered => self.registered(asker, out),
             Command::SendAfter { pid, to, after_ms } => {
                 self.send_after(asker, pid, to, after_ms, ct, body, out)
@@ -395,10 +472,12 @@ impl Router {
         match asker.id {
             Some(id) => {
                 let mut head = Head::error(id, failure.code, &failure.message, false);
-                if let Some(node) = &failure.nodes {
+                if !failure.nodes.is_empty() {
                     let mut list = Vec::new();
-                    crate::wire::cbor::put_array(&mut list, 1);
-                    crate::wire::cbor::put_text(&mut list, node);
+                    crate::wire::cbor::put_array(&mut list, failure.nodes.len());
+                    for node in &failure.nodes {
+                        crate::wire::cbor::put_text(&mut list, node);
+                    }
                     head = head.raw("nodes", &list);
                 }
                 answer(out, asker.session, &head, &[]);
@@ -421,6 +500,8 @@ impl Router {
             match due {
                 Deadline::Timer(timer) => self.timer_fires(now, timer, out),
                 Deadline::Receive { serial, wait } => self.receive_times_out(serial, wait, out),
+                Deadline::Call(call) => self.call_times_out(now, call, out),
+                Deadline::Stream(call) => self.stream_lapses(now, call, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
@@ -435,7 +516,7 @@ impl Router {
     /// Bytes in all queues of the node.
     #[must_use]
     pub fn queued(&self, out: &Outbox) -> usize {
-        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + out.queued()
+        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + self.retry_bytes + out.queued()
     }
 }
 

@@ -4,10 +4,14 @@
 //! task takes what waits for the app and writes it. What an app writes wrongly is answered or ends this session;
 //! no other session notices.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::dialect::{Dialect, json};
@@ -54,7 +58,7 @@ where
     let first = tokio::select! {
         biased;
         () = shutdown.asked() => return Ok(()),
-        first = input.read(&mut reader) => first?,
+        first = input.read(&mut reader, None) => first?,
     };
     // Nothing is opened for a connection that says nothing: stale sockets are tested that way.
     if first == 0 {
@@ -85,6 +89,8 @@ where
 struct Input {
     bytes: Vec<u8>,
     start: usize,
+    /// The last read took all the room there was: more is likely to be there.
+    filled: bool,
 }
 
 impl Input {
@@ -97,7 +103,11 @@ impl Input {
     }
 
     /// Reads more. 0 is the end. Cancel safe.
-    async fn read(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    async fn read(
+        &mut self,
+        reader: &mut (impl AsyncRead + Unpin),
+        handle: Option<&SessionHandle>,
+    ) -> io::Result<usize> {
         if self.start == self.bytes.len() {
             self.bytes.clear();
             self.start = 0;
@@ -105,21 +115,44 @@ impl Input {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
+        poll_fn(|cx| {
+            let room = self.room(handle).min(READ_BYTES);
+            let read = pin!(reader.read_buf(&mut (&mut self.bytes).limit(room))).poll(cx);
+            match read {
+                Poll::Ready(Ok(read)) => self.filled = read == room,
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => self.give_back(handle),
+            }
+            read
+        })
+        .await
+    }
+
+    /// Makes room for what may come, and says how much.
+    fn room(&mut self, handle: Option<&SessionHandle>) -> usize {
+        if self.bytes.capacity() == 0
+            && let Some(handle) = handle
+        {
+            self.bytes = handle.buffer();
+        }
         let spare = self.bytes.capacity() - self.bytes.len();
-        if spare < IDLE_BYTES {
+        if spare < if self.filled { READ_BYTES / 2 } else { IDLE_BYTES } {
             // A buffer that was filled grows; what it grows to is bounded by the longest frame or line.
             let more = self.bytes.capacity().clamp(IDLE_BYTES, READ_BYTES);
             self.bytes.reserve(more);
         }
-        reader.read_buf(&mut self.bytes).await
+        self.bytes.capacity() - self.bytes.len()
     }
 
-    /// Gives memory back when a burst is over.
-    fn rest_when_quiet(&mut self, read: usize) {
-        if self.start == self.bytes.len() && read < IDLE_BYTES && self.bytes.capacity() > IDLE_BYTES
-        {
-            self.bytes = Vec::new();
-            self.start = 0;
+    /// Nothing is there: whoever reads next may have the buffer.
+    fn give_back(&mut self, handle: Option<&SessionHandle>) {
+        if self.bytes.is_empty() && self.bytes.capacity() > IDLE_BYTES {
+            if let Some(handle) = handle {
+                handle.shelve(&mut self.bytes);
+            }
+            if self.bytes.capacity() > IDLE_BYTES {
+                self.bytes = Vec::new();
+            }
         }
     }
 }
@@ -133,7 +166,6 @@ async fn read_commands(
     shutdown: &mut Shutdown,
 ) -> io::Result<()> {
     let mut reading = Reading { options, lines: Lines::default(), skip: 0, room: None };
-    let mut read = input.rest().len();
     loop {
         loop {
             let progress = match dialect {
@@ -175,11 +207,10 @@ async fn read_commands(
                 }
             }
         }
-        input.rest_when_quiet(read);
-        read = tokio::select! {
+        let read = tokio::select! {
             biased;
             () = shutdown.asked() => return Ok(()),
-            read = input.read(reader) => read?,
+            read = input.read(reader, Some(handle)) => read?,
         };
         if read == 0 {
             // `printf` without a newline means its one line all the same.
@@ -463,7 +494,10 @@ async fn refuse_http(writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{DuplexStream, duplex};
+    use std::pin::Pin;
+    use std::task::Context;
+
+    use tokio::io::{DuplexStream, ReadBuf, duplex};
 
     use super::*;
     use crate::dialect::json::line_to_frame;
@@ -550,5 +584,52 @@ mod tests {
         lines.write(b"\n").await;
         lines.hears("whole").await;
         drop(trigger);
+    }
+
+    /// Has always as much as is asked for, until it has nothing.
+    struct Flood {
+        left: usize,
+        asked: usize,
+    }
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            room: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.left == 0 {
+                return Poll::Pending;
+            }
+            self.asked = room.remaining();
+            self.left = self.left.saturating_sub(self.asked);
+            room.initialize_unfilled();
+            room.advance(self.asked);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_read_in_large_pieces_and_leaves_no_large_buffer_behind() {
+        for frame in [90, 1100, 16_500] {
+            let mut input = Input::default();
+            let mut flood = Flood { left: 4 * 1024 * 1024, asked: 0 };
+            let mut first = None;
+            while flood.left > 0 {
+                input.read(&mut flood, None).await.expect("bytes");
+                first.get_or_insert(flood.asked);
+                assert!(flood.asked <= READ_BYTES);
+                // What is not a whole frame stays.
+                input.consume(input.rest().len() / frame * frame);
+            }
+            assert_eq!(first, Some(IDLE_BYTES));
+            assert!(flood.asked >= READ_BYTES / 2, "{} at a time", flood.asked);
+            input.consume(input.rest().len());
+            let mut nothing = Box::pin(input.read(&mut flood, None));
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            assert!(nothing.as_mut().poll(&mut cx).is_pending());
+            drop(nothing);
+            assert_eq!(input.bytes.capacity(), 0);
+        }
     }
 }

@@ -9,6 +9,7 @@ use clap::{Args, ValueHint};
 
 use super::cookie::here;
 use super::exit::{Exit, Failure};
+use super::later::AppSocket;
 use crate::config::{Config, Key, LocalDirError, Machine, Problems};
 use crate::logging;
 use crate::node::{self, NodeError};
@@ -48,9 +49,9 @@ pub struct UpArgs {
     #[arg(long, value_name = "IP[:PORT]")]
     pub advertise: Vec<String>,
 
-    /// The app socket [default: MESH/BASE.sock in the local directory]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub socket: Option<String>,
+    /// The app socket
+    #[command(flatten)]
+    pub socket: AppSocket,
 
     /// Who may open the app socket; wider than 0600 has no operators [default: 0600]
     #[arg(long, value_name = "MODE")]
@@ -152,7 +153,7 @@ impl UpArgs {
                 Key::Mesh => one(&self.mesh),
                 Key::Listen => one(&self.listen),
                 Key::Advertise => self.advertise.clone(),
-                Key::Socket => one(&self.socket),
+                Key::Socket => one(&self.socket.0),
                 Key::SocketMode => one(&self.socket_mode),
                 Key::Dir => one(&self.dir),
                 Key::Join => self.join.clone(),

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use self::buffers::{Inbox, Writer};
 use super::health::LocalHealth;
 use super::problem::words;
-use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders};
+use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders, Pulse};
 use crate::hub::{Control, PeerHandle};
 use crate::wire::message::{Goodbye, Kind, bare_frame, cbor_frame};
 
@@ -38,6 +38,7 @@ const TICK_MIN: Duration = Duration::from_millis(10);
 #[derive(Default)]
 struct Turn {
     order: Option<Order>,
+    clear: bool,
     up: bool,
     read: Option<io::Result<usize>>,
     wrote: Option<io::Result<()>>,
@@ -47,6 +48,7 @@ struct Turn {
 impl Turn {
     fn is_nothing(&self) -> bool {
         self.order.is_none()
+            && !self.clear
             && !self.up
             && self.read.is_none()
             && self.wrote.is_none()
@@ -125,12 +127,15 @@ where
 {
     let mut inbox = Inbox::new();
     let mut controls = Vec::new();
+    let mut cleared = pin!(handle.clear());
     let mut told = pin!(handle.up());
     let mut waiting = pin!(handle.waiting());
     let now = Instant::now();
     let mut watch = Watch::new(context, now);
     let mut tick = pin!(sleep_until(watch.due));
-    let mut up = false;
+    let (mut clear, mut up) = (false, false);
+    // What the peer says behind its announcements waits until the apps have heard that it is there.
+    let mut held = false;
     let mut broken = false;
     let mut since_yield = 0;
     loop {
@@ -141,6 +146,11 @@ where
             }
             if !up {
                 turn.up = told.as_mut().poll(cx).is_ready();
+            }
+            if !clear {
+                turn.clear = cleared.as_mut().poll(cx).is_ready();
+            } else if held {
+                // Until the turn with `up`.
             } else if let Poll::Ready(result) = inbox.poll_read(cx, &mut read) {
                 turn.read = Some(result);
             }
@@ -157,8 +167,14 @@ where
         })
         .await;
 
+        if turn.clear {
+            clear = true;
+            watch.heard = Instant::now();
+        }
+        let mut feed = false;
         if turn.up {
             up = true;
+            feed = true;
             watch.heard = Instant::now();
             context.tell(Event::Up(conn)).await;
         }
@@ -184,20 +200,24 @@ where
                 if watch.probed.take().is_some() {
                     context.tell(Event::Probed(conn, true)).await;
                 }
-                match handle.frames(inbox.bytes(), &mut controls) {
-                    Ok(consumed) => inbox.consume(consumed),
-                    Err(error) => return Cause::Malformed(error.to_string()),
-                }
-                if inbox.is_stuck() {
-                    return Cause::Malformed("a frame that never ends".to_owned());
-                }
-                for control in controls.drain(..) {
-                    match control {
-                        Control::Beat => {}
-                        Control::Probe => handle.control(bare_frame(Kind::Beat), true),
-                        Control::Goodbye(goodbye) => return Cause::Goodbye(goodbye),
-                        Control::Peers(peers) => context.tell(Event::Peers(conn, peers)).await,
-                    }
+                feed = true;
+            }
+        }
+        if feed {
+            match handle.frames(inbox.bytes(), &mut controls) {
+                Ok(consumed) => inbox.consume(consumed),
+                Err(error) => return Cause::Malformed(error.to_string()),
+            }
+            held = !up && handle.is_waiting();
+            if !held && inbox.is_stuck() {
+                return Cause::Malformed("a frame that never ends".to_owned());
+            }
+            for control in controls.drain(..) {
+                match control {
+                    Control::Beat => {}
+                    Control::Probe => handle.control(bare_frame(Kind::Beat), true),
+                    Control::Goodbye(goodbye) => return Cause::Goodbye(goodbye),
+                    Control::Peers(peers) => context.tell(Event::Peers(conn, peers)).await,
                 }
             }
         }
@@ -214,7 +234,7 @@ where
             if broken {
                 return Cause::Lost;
             }
-            match watch.tick(Instant::now(), up, writer) {
+            match watch.tick(Instant::now(), clear && !held, writer) {
                 Look::Silent(limit) => return Cause::Silent(limit),
                 Look::NotAlive => context.tell(Event::Probed(conn, false)).await,
                 Look::Beat => handle.control(bare_frame(Kind::Beat), true),
@@ -238,6 +258,7 @@ fn mesh_is_gone() -> Order {
 /// The failure detector of one connection.
 struct Watch {
     profile: super::Profile,
+    pulse: Pulse,
     health: LocalHealth,
     heard: Instant,
     due: Instant,
@@ -254,12 +275,13 @@ enum Look {
 
 impl Watch {
     fn new(context: &Context, now: Instant) -> Self {
-        let profile = context.profile;
+        let Context { profile, pulse, .. } = *context;
         Self {
             profile,
+            pulse,
             health: LocalHealth::default(),
             heard: now,
-            due: now + profile.beat(),
+            due: pulse.beat_after(now, profile),
             probed: None,
         }
     }
@@ -277,19 +299,19 @@ impl Watch {
         }
     }
 
-    fn tick(&mut self, now: Instant, up: bool, writer: &Writer) -> Look {
+    fn tick(&mut self, now: Instant, reads: bool, writer: &Writer) -> Look {
         self.health.tick(self.due, now, self.profile);
-        if !up {
-            // Nothing is read before the apps have heard of the end of the last connection.
+        if !reads {
+            // The apps are still being told of the end of the last connection, or of this one.
             self.heard = now;
         }
         let limit = self.health.limit(self.profile);
         if now >= self.heard + limit {
             return Look::Silent(limit);
         }
-        let beat = now >= writer.wrote + self.profile.beat();
-        let next_beat = if beat { now } else { writer.wrote } + self.profile.beat();
-        self.due = next_beat.min(self.heard + limit);
+        let beat = now >= self.pulse.beat_after(writer.wrote, self.profile);
+        let wrote = if beat { now } else { writer.wrote };
+        self.due = self.pulse.beat_after(wrote, self.profile).min(self.heard + limit);
         let look = match self.probed {
             Some(until) if now >= until => {
                 self.probed = None;

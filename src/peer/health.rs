@@ -30,8 +30,8 @@ impl Profile {
         }
     }
 
-    /// A beat is sent when nothing else was for this long. The same in every profile, because the listener's
-    /// profile may be shorter than ours.
+    /// A beat is sent at the latest when nothing else was for this long. The same in every profile, because the
+    /// listener's profile may be shorter than ours.
     #[must_use]
     pub const fn beat(self) -> Duration {
         match self {
@@ -46,6 +46,35 @@ impl Profile {
             Self::Local | Self::Lan => Duration::from_millis(500),
             Self::Wan => Duration::from_millis(1500),
         }
+    }
+}
+
+/// When beats go out: at whole seconds of the machine's clock, together.
+///
+/// A wake costs more than a beat. Connections that each counted their own second would wake a node once for each beat
+/// that it sends, and their far ends at as many other times; so all connections of a node share a second, and all
+/// nodes of a machine, as far as their clocks agree all machines, share it too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pulse {
+    /// Some whole second.
+    second: Instant,
+}
+
+impl Pulse {
+    pub(crate) const EVERY: Duration = Duration::from_secs(1);
+
+    pub(crate) fn new(second: Instant) -> Self {
+        Self { second }
+    }
+
+    /// When a connection on which something was written at `wrote` needs a beat: half a second to a second later.
+    pub(crate) fn beat_after(self, wrote: Instant, profile: Profile) -> Instant {
+        let late = wrote + profile.beat();
+        let early = wrote + profile.beat() / 2;
+        let into = late.saturating_duration_since(self.second).as_nanos() % Self::EVERY.as_nanos();
+        let whole = late - Duration::from_nanos(u64::try_from(into).unwrap_or(0));
+        // Where no second begins in time, the next beat comes early enough to find one.
+        if whole >= early { whole } else { early }
     }
 }
 
@@ -85,6 +114,23 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_beat_is_never_late_and_soon_falls_on_a_whole_second() {
+        let second = Instant::now();
+        let pulse = Pulse::new(second);
+        for start in 0..1000 {
+            let mut wrote = second + start * MS;
+            for beat in 0..10 {
+                let due = pulse.beat_after(wrote, Profile::Lan);
+                assert!(due >= wrote + 500 * MS && due <= wrote + 1000 * MS, "{start}, {beat}");
+                // A timer is late by a little.
+                wrote = due + MS;
+            }
+            let into = (wrote - MS - second).as_millis() % 1000;
+            assert_eq!(into, 0, "{start}");
+        }
+    }
 
     #[test]
     fn a_healthy_node_waits_for_the_profiles_time() {

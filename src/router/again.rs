@@ -13,7 +13,7 @@ use super::send::Target;
 use super::sessions::SessionId;
 use super::{Outbox, Router};
 use crate::wire::command::{Command, Mode, Request};
-use crate::wire::event;
+use crate::wire::event::{self, Said};
 use crate::wire::id::Address;
 use crate::wire::message::{self, Kind};
 
@@ -107,7 +107,7 @@ impl Router {
         let target = Address::parse(to).ok().and_then(|address| self.resolve(address).ok());
         again.route = match target {
             Some(Target::Here(serial)) => {
-                event::put_message_head(&mut again.lead, &self.prefix, Some(own), None);
+                event::put_said_head(&mut again.lead, Said::Message, &self.prefix, Some(own), None);
                 Some(Route::Here { own, serial })
             }
             Some(Target::There { peer, target })
@@ -118,12 +118,15 @@ impl Router {
                 let event = again.lead.len();
                 let mut head = std::mem::take(&mut self.scratch);
                 head.clear();
-                event::put_message_head(&mut head, &self.prefix, Some(own), None);
+                event::put_said_head(&mut head, Said::Message, &self.prefix, Some(own), None);
                 event::put_frame(&mut again.lead, &head, &[]);
                 self.scratch = head;
                 Some(Route::There { peer, event })
             }
-            Some(Target::There { .. } | Target::NoName(_) | Target::Nowhere) | None => None,
+            Some(
+                Target::There { .. } | Target::NoName(_) | Target::NoGlobal(_) | Target::Nowhere,
+            )
+            | None => None,
         };
         if let Some(state) = self.sessions.get_mut(&session) {
             state.again = Some(again);
@@ -203,6 +206,10 @@ mod tests {
                 address: "127.0.0.1:1".parse().expect("an address"),
             };
             self.router.on_peer_up(self.now, peer, hello, &mut self.out);
+            let _ = self.out.take_peer(peer, &mut Vec::new());
+            let announced = message::bare_frame(Kind::Announced);
+            let frame = Frame::read(&announced[4..]).expect("a frame");
+            self.router.on_message(self.now, peer, frame, &mut self.out).expect("a good frame");
         }
 
         /// The frames that wait for a peer: target and body.

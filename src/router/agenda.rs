@@ -13,6 +13,10 @@ pub(super) enum Deadline {
     Timer(u64),
     /// A `receive` has waited long enough.
     Receive { serial: u64, wait: u64 },
+    /// A call has waited long enough.
+    Call(u64),
+    /// A callee has been held long enough by the parts of its answer.
+    Stream(u64),
     /// A question to another node has waited long enough.
     Ask(u64),
     /// A `wait` mailbox has held its senders long enough.

@@ -120,7 +120,7 @@ impl Process {
             _ if self.takings > 0 => false,
             Delivery::Push => true,
             Delivery::Pull => false,
-            Delivery::Window(n) => tag != Tag::Message || self.window.has_room(n),
+            Delivery::Window(n) => !tag.is_counted() || self.window.has_room(n),
         }
     }
 }
@@ -155,11 +155,15 @@ impl Router {
                 put(bytes, head, body, own, &self.prefix, serial);
             });
             if written {
-                if tag == Tag::Message && matches!(process.delivery, Delivery::Window(_)) {
+                if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
                     process.window.give(head.len() + body.len());
                 }
-                if let Tag::Down(reference) = tag {
-                    self.refs.remove(&reference);
+                match tag {
+                    Tag::Down(reference) => {
+                        self.refs.remove(&reference);
+                    }
+                    Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
+                    _ => {}
                 }
                 return;
             }
@@ -198,8 +202,9 @@ impl Router {
                     }
                 }
             }
-        } else if process.mailbox.signals() >= SIGNALS_MAX
-            || process.mailbox.signal_bytes() + size > SIGNAL_BYTES_MAX
+        } else if !tag.is_counted()
+            && (process.mailbox.signals() >= SIGNALS_MAX
+                || process.mailbox.signal_bytes() + size > SIGNAL_BYTES_MAX)
         {
             if let Tag::Down(reference) = tag {
                 self.refs.remove(&reference);
@@ -261,7 +266,7 @@ impl Router {
     }
 
     /// Notes how heavy a mailbox has become.
-    fn weigh(&mut self, serial: u64) {
+    pub(super) fn weigh(&mut self, serial: u64) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         let weight = process.mailbox.bytes() >> WEIGHT_STEP_BITS;
         if weight != process.weight {
@@ -337,8 +342,12 @@ impl Router {
     /// The lane of a session was taken: its processes' events move up.
     pub fn on_session_room(&mut self, session: u64, out: &mut Outbox) {
         let Some(state) = self.sessions.get(&session) else { return };
+        let parts = state.attached && !state.parts.is_empty();
         if state.attached && !state.wanting.is_empty() {
             self.fill(session, out);
+        }
+        if parts {
+            self.parts_taken(session, out);
         }
     }
 
@@ -393,6 +402,15 @@ impl Router {
                         more = true;
                         return;
                     }
+                    if let Tag::Call(reference) = tag {
+                        if !self.served.contains_key(&reference) {
+                            // Nobody waits for it any more.
+                            process.mailbox.pop();
+                            process.unwanted = process.unwanted.saturating_sub(1);
+                            continue;
+                        }
+                        Self::hand_over(&mut self.served, reference);
+                    }
                     let Some((_, frame)) = process.mailbox.front() else { return };
                     let size = frame.len();
                     match tag {
@@ -407,7 +425,7 @@ impl Router {
                             }
                         }
                     }
-                    if tag == Tag::Message && matches!(process.delivery, Delivery::Window(_)) {
+                    if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
                         process.window.give(size);
                     }
                     if let Tag::Down(reference) = tag {
@@ -563,6 +581,7 @@ impl Router {
             return Err(Failure::badarg("`max` of `receive` is 1 to 65536"));
         }
         let wait = self.number();
+        self.skip_unwanted_calls(serial);
         let Some(process) = self.processes.get_mut(&serial) else { return Ok(()) };
         let empty = process.mailbox.is_empty();
         match timeout_ms {
@@ -583,7 +602,9 @@ impl Router {
     }
 
     fn serve_receivers(&mut self, serial: u64, out: &mut Outbox) {
-        while let Some(process) = self.processes.get_mut(&serial) {
+        loop {
+            self.skip_unwanted_calls(serial);
+            let Some(process) = self.processes.get_mut(&serial) else { return };
             if process.mailbox.is_empty() {
                 return;
             }
@@ -623,8 +644,9 @@ impl Router {
             let head = Head::error(of.id(), "cancelled", "the app took it back", false);
             answer(out, asker.session, &head, &[]);
         }
+        let taken = receiver.is_some() || self.cancel_call(serial, &of, out);
         if let Some(id) = asker.id {
-            let head = Head::ok(id).bool("result", receiver.is_some());
+            let head = Head::ok(id).bool("result", taken);
             answer(out, asker.session, &head, &[]);
         }
         Ok(())
@@ -674,11 +696,21 @@ impl Router {
                 }
                 let Some((tag, frame)) = process.mailbox.front() else { break };
                 out.count(1);
+                match tag {
+                    Tag::Call(reference) if !self.served.contains_key(&reference) => {
+                        // Nobody waits for it any more.
+                        process.mailbox.pop();
+                        process.unwanted = process.unwanted.saturating_sub(1);
+                        continue;
+                    }
+                    Tag::Call(reference) => Self::hand_over(&mut self.served, reference),
+                    Tag::Down(reference) => {
+                        self.refs.remove(&reference);
+                    }
+                    _ => {}
+                }
                 if taking.id.is_some() {
                     put_item(&mut taking.items, tag, frame);
-                }
-                if let Tag::Down(reference) = tag {
-                    self.refs.remove(&reference);
                 }
                 process.mailbox.pop();
                 taking.count += 1;

@@ -9,6 +9,7 @@ use super::peers::PeerId;
 use super::processes::Process;
 use super::questions::write_tell;
 use super::send::Target;
+use super::served::Caller;
 use super::work::Work;
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;
@@ -18,7 +19,7 @@ use crate::wire::id::{Address, NodeName};
 use crate::wire::message::Ask;
 
 /// What `info` gives when no keys are named: everything but the messages themselves.
-const USUAL: [&str; 14] = [
+pub(super) const USUAL: [&str; 14] = [
     "pid",
     "registered_name",
     "label",
@@ -48,12 +49,24 @@ pub(super) struct Listing {
 
 #[derive(Debug)]
 enum ListingFor {
-    App { session: u64, id: KeptId },
-    Peer { peer: PeerId, number: u64 },
+    App {
+        session: u64,
+        id: KeptId,
+    },
+    Peer {
+        peer: PeerId,
+        number: u64,
+    },
+    /// `process.list` by rpc.
+    Rpc {
+        caller: Caller,
+        reference: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listed {
+    Pids,
     Processes,
     Names,
 }
@@ -66,6 +79,11 @@ impl Listing {
     /// Every registered name.
     pub(super) fn names(session: u64, id: KeptId) -> Self {
         Self::new(ListingFor::App { session, id }, Listed::Names)
+    }
+
+    /// The pid of every process, as the answer to an rpc.
+    pub(super) fn pids(caller: Caller, reference: u64) -> Self {
+        Self::new(ListingFor::Rpc { caller, reference }, Listed::Pids)
     }
 
     /// Every process.
@@ -133,6 +151,10 @@ impl Router {
             listing.last = serial;
             let Some(process) = self.alive(serial) else { continue };
             match (listing.what, &process.name) {
+                (Listed::Pids, _) => {
+                    cbor::put_text(&mut listing.items, &self.pid(serial).to_string());
+                    listing.count += 1;
+                }
                 (Listed::Processes, _) => {
                     self.put_process(serial, process, &mut listing.items);
                     listing.count += 1;
@@ -152,7 +174,7 @@ impl Router {
         cbor::put_array(&mut body, listing.count);
         body.append(&mut listing.items);
         let noun = match listing.what {
-            Listed::Processes => "processes",
+            Listed::Processes | Listed::Pids => "processes",
             Listed::Names => "registered",
         };
         match listing.to {
@@ -162,6 +184,10 @@ impl Router {
                     state.listings -= 1;
                     out.resumed.push(session);
                 }
+            }
+            ListingFor::Rpc { caller, reference } => {
+                let told = self.fits(body);
+                self.answer_own(caller, reference, &told, out);
             }
             ListingFor::Peer { peer, number } => {
                 write_tell(peer, number, &self.fits(body), out);
@@ -245,6 +271,7 @@ impl Router {
                 match self.resolve(address)? {
                     Target::Here(serial) => serial,
                     Target::NoName(name) => return Err(super::send::no_name(name)),
+                    Target::NoGlobal(name) => return Err(super::send::no_global(name)),
                     _ => return Err(Failure::new("noproc", format!("{to} is dead"))),
                 }
             }
@@ -372,6 +399,7 @@ impl Router {
                 cbor::put_array(body, process.monitors.len());
                 for monitored in process.monitors.values() {
                     let text = match monitored {
+                        Monitored::Group(group) => format!("group:{group}"),
                         Monitored::Local { name: Some(name), .. } => name.to_string(),
                         Monitored::Local { serial, .. } => self.pid(*serial).to_string(),
                         Monitored::Remote { pid, .. } => pid.to_string(),

@@ -70,7 +70,7 @@ impl Router {
                     write(peer, Kind::Link, actor, target, &[], out);
                 }
             }
-            Target::NoName(_) | Target::Nowhere => {
+            Target::NoName(_) | Target::NoGlobal(_) | Target::Nowhere => {
                 let reason = self.why_nowhere(&other);
                 self.on_signal(actor, &other, reason, true, out);
             }

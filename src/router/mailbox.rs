@@ -21,8 +21,16 @@ const REMOVED_MAX: usize = 1024;
 pub enum Tag {
     /// `message`: counted against the bounds, shed when they are reached.
     Message,
+    /// `call` with this ref: counted against the bounds, never shed.
+    Call(u64),
+    /// `cancel`.
+    Cancel,
     /// `down` of this monitor.
     Down(u64),
+    /// `group` of this monitor.
+    Group(u64),
+    /// `name_conflict`.
+    Name,
     /// `exit`.
     Exit,
     /// `nodeup` and `nodedown`.
@@ -31,6 +39,14 @@ pub enum Tag {
     Gap(u64),
     /// Taken back after it had arrived.
     Removed,
+}
+
+impl Tag {
+    /// Whether it is counted against the bounds of mailboxes and windows.
+    #[must_use]
+    pub fn is_counted(self) -> bool {
+        matches!(self, Self::Message | Self::Call(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +90,7 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// How many messages wait.
+    /// How many messages, casts and calls wait.
     #[must_use]
     pub fn messages(&self) -> usize {
         self.messages
@@ -184,8 +200,8 @@ impl Mailbox {
 
     fn count(&mut self, tag: Tag, by: isize) {
         let counter = match tag {
-            Tag::Message => &mut self.messages,
             Tag::Removed => return,
+            tag if tag.is_counted() => &mut self.messages,
             _ => &mut self.signals,
         };
         *counter = counter.saturating_add_signed(by);
@@ -216,8 +232,8 @@ impl Mailbox {
                 self.dead -= entry.bytes as usize;
                 self.removed -= 1;
             }
-            Tag::Message => self.bytes -= entry.bytes as usize,
-            Tag::Down(_) | Tag::Exit | Tag::Node => {
+            tag if tag.is_counted() => self.bytes -= entry.bytes as usize,
+            _ => {
                 self.bytes -= entry.bytes as usize;
                 self.signal_bytes -= entry.bytes as usize;
             }
@@ -415,9 +431,10 @@ impl Mailbox {
                 .unwrap_or_default();
             at += bytes;
             if entry.tag != Tag::Removed && unwanted(entry.tag, frame) {
-                match entry.tag {
-                    Tag::Message => self.messages -= 1,
-                    _ => self.signals -= 1,
+                if entry.tag.is_counted() {
+                    self.messages -= 1;
+                } else {
+                    self.signals -= 1;
                 }
                 if !matches!(entry.tag, Tag::Gap(_)) {
                     self.bytes -= bytes;

@@ -18,6 +18,8 @@ pub(super) enum Monitored {
     Remote { peer: PeerId, pid: Pid },
     /// A process of a peer, by its name there.
     RemoteName { peer: PeerId, address: Box<str> },
+    /// Who is in a group.
+    Group(Box<str>),
     /// A node, once.
     Node(NodeName),
 }
@@ -85,12 +87,11 @@ impl Router {
                 }
                 let reference = self.number();
                 let monitored = match (target, name) {
-                    (There::Serial(_), _) | (_, None) => {
+                    // A global name is one of whoever has it now.
+                    (_, None) => {
                         Monitored::Remote { peer, pid: to.parse().map_err(Failure::badarg)? }
                     }
-                    (There::Name(_), Some(address)) => {
-                        Monitored::RemoteName { peer, address: address.into() }
-                    }
+                    (_, Some(address)) => Monitored::RemoteName { peer, address: address.into() },
                 };
                 if let Some(process) = self.processes.get_mut(&actor) {
                     process.monitors.insert(reference, monitored);
@@ -105,7 +106,7 @@ impl Router {
                 });
                 answer_ref(reference, out);
             }
-            Target::NoName(_) => {
+            Target::NoName(_) | Target::NoGlobal(_) => {
                 let reference = self.number();
                 answer_ref(reference, out);
                 self.tell(actor, Tag::Down(reference), &down(reference, None, name, "noproc"), out);
@@ -170,6 +171,9 @@ impl Router {
                 self.refs.remove(&reference);
                 self.take_back(serial, |tag, _| tag == Tag::Down(reference), out);
             }
+            if flush {
+                self.take_back(serial, |tag, _| tag == Tag::Group(reference), out);
+            }
         }
         Self::done(asker, out);
         Ok(())
@@ -197,6 +201,7 @@ impl Router {
                     message::finish(bytes, at);
                 });
             }
+            Monitored::Group(group) => self.forget_group_monitor(&group, serial, reference),
             Monitored::Node(node) => {
                 self.forget_node_monitor(&node, serial, reference);
             }

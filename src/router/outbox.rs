@@ -131,6 +131,8 @@ pub struct Outbox {
     pub dirty_peers: Vec<PeerId>,
     /// Sessions that may be read again.
     pub resumed: Vec<SessionId>,
+    /// Peers that may be read: all that was before them has been told.
+    pub peers_clear: Vec<PeerId>,
     /// Peers whose nodeup has been told.
     pub peers_up: Vec<PeerId>,
     /// What apps asked of the mesh.

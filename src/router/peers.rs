@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::agenda::Deadline;
+use super::announced::{self, Key};
 use super::deliver::{Holder, Origin};
 use super::mailbox::Tag;
 use super::monitors::Watcher;
@@ -13,7 +14,7 @@ use super::work::Work;
 use super::{Failure, OWNED_MAX, Outbox, Remote, Router};
 use crate::wire::cbor;
 use crate::wire::command::{Mode, REASON_BYTES_MAX};
-use crate::wire::event;
+use crate::wire::event::{self, Said};
 use crate::wire::id::{Node, Pid};
 use crate::wire::message::{
     self, Ask, FRAGMENT_FIRST, FRAGMENT_LAST, Frame, FrameError, Kind, PARTIALS_MAX, TARGET_NAME,
@@ -48,14 +49,16 @@ pub struct PeerHello {
 /// One accepted connection to another node.
 #[derive(Debug)]
 pub(super) struct Peer {
-    id: PeerId,
+    pub(super) id: PeerId,
     pub(super) node: Node,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) hidden: bool,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) address: SocketAddr,
-    /// Its nodeup has been told.
+    /// Its nodeup is being told: it is in the list of nodes.
     pub(super) up: bool,
+    /// Everybody has been told of it.
+    pub(super) heard_of: bool,
     /// (ours, theirs), one pair each.
     pub(super) links: BTreeSet<(u64, u64)>,
     /// Links that ours took back and it has not confirmed.
@@ -68,6 +71,16 @@ pub(super) struct Peer {
     pub(super) node_monitors: BTreeSet<(u64, u64)>,
     /// Our processes that its mailboxes hold.
     holds: BTreeMap<u64, Held>,
+    /// How much of what this node announces it has been told, and whether it has told all of its own.
+    pub(super) told: announced::Told,
+    pub(super) announced: bool,
+    /// What it announces: the length of each value.
+    pub(super) entries: BTreeMap<Key, usize>,
+    pub(super) entry_bytes: usize,
+    /// Our calls of its processes that have not ended.
+    pub(super) calls: BTreeSet<u64>,
+    /// Its calls of our processes that have not ended: its number -> ours.
+    pub(super) serving: BTreeMap<u64, u64>,
     /// Questions it has not answered.
     pub(super) asks: BTreeSet<u64>,
     /// Long messages of its processes that are not whole yet.
@@ -109,7 +122,7 @@ impl Peer {
             message: format!(
                 "{node} takes messages more slowly than they are sent; try again later"
             ),
-            nodes: Some(node),
+            nodes: vec![node],
         }
     }
 }
@@ -161,8 +174,6 @@ impl Router {
     /// A connection was accepted. Its nodeup follows the end of all earlier ones.
     pub fn on_peer_up(&mut self, now: Instant, peer: PeerId, hello: PeerHello, out: &mut Outbox) {
         out.open_peer(peer);
-        self.connected.insert(hello.node.name.clone(), peer);
-        self.routes += 1;
         self.peers.insert(
             peer,
             Peer {
@@ -173,12 +184,19 @@ impl Router {
                 addresses: hello.addresses,
                 address: hello.address,
                 up: false,
+                heard_of: false,
                 links: BTreeSet::new(),
                 unlinking: BTreeSet::new(),
                 monitors: BTreeMap::new(),
                 watching: BTreeMap::new(),
                 node_monitors: BTreeSet::new(),
                 holds: BTreeMap::new(),
+                told: announced::Told::default(),
+                announced: false,
+                entries: BTreeMap::new(),
+                entry_bytes: 0,
+                calls: BTreeSet::new(),
+                serving: BTreeMap::new(),
                 asks: BTreeSet::new(),
                 partials: BTreeMap::new(),
                 paused: BTreeSet::new(),
@@ -187,8 +205,22 @@ impl Router {
                 heard: None,
             },
         );
-        self.work.push_back(Work::PeerUp { peer, news: None });
+        self.work.push_back(Work::Announce { peer });
         self.run_work(now, out);
+    }
+
+    /// A peer has been told all that this node announces: what is sent to it from now on comes after that.
+    pub(super) fn peer_reachable(&mut self, peer: PeerId) {
+        if let Some(state) = self.peers.get(&peer) {
+            self.connected.insert(state.node.name.clone(), peer);
+            self.routes += 1;
+        }
+    }
+
+    /// Whether a peer has said all that it announces and its nodeup is still to be told: what it says next has to wait.
+    #[must_use]
+    pub fn is_waiting(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|state| state.announced && !state.heard_of)
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only
@@ -219,7 +251,14 @@ impl Router {
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
     pub(super) fn peer_down_step(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
-        if let Some((ours, theirs)) = peer.links.pop_first() {
+        if self.forget_entry(peer, out) {
+            return true;
+        }
+        if let Some(reference) = peer.calls.pop_first() {
+            self.call_loses_peer(reference, peer.node.name.as_str(), out);
+        } else if let Some((_, reference)) = peer.serving.pop_first() {
+            self.cancel_served(reference, out);
+        } else if let Some((ours, theirs)) = peer.links.pop_first() {
             let other = Pid { node: peer.node.clone(), serial: theirs };
             if self.processes.get_mut(&ours).is_some_and(|p| p.links.remove(&other)) {
                 self.on_signal(ours, &other, "noconnection", true, out);
@@ -300,7 +339,7 @@ impl Router {
                 };
                 let (head, body) =
                     event::split_frame(payload.0).ok_or(FrameError::Malformed("send"))?;
-                if !is_message(head) {
+                if !is_said(head, Said::Message) && !is_said(head, Said::Cast) {
                     return Err(FrameError::Malformed("send"));
                 }
                 if let Some(serial) = serial {
@@ -312,6 +351,13 @@ impl Router {
                     };
                     self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
                 }
+            }
+            Kind::Call => self.on_call(peer, frame, out)?,
+            Kind::Rpc => self.on_rpc(peer, frame, out)?,
+            Kind::State => self.on_entry(peer, frame.flags, frame.payload, out)?,
+            Kind::Announced => self.on_announced(peer),
+            Kind::Reply | Kind::Raise | Kind::Cancel | Kind::Took => {
+                self.on_call_frame(now, peer, kind, frame, out)?;
             }
             Kind::Fragment => return self.on_fragment(now, peer, frame, out),
             Kind::Exit => {
@@ -507,17 +553,16 @@ impl Router {
     }
 }
 
-/// Whether the header of an event from a peer is that of a message and can be added to. Anything else would be a word
-/// of this node to its app: an answer, a `down`, a `welcome`.
-fn is_message(head: &[u8]) -> bool {
-    const EV: &[u8] = b"\x62ev\x67message";
+/// Whether the header of an event from a peer is that of what one of its processes says, and can be added to. Anything
+/// else would be a word of this node to its app: an answer, a `down`, a `welcome`.
+pub(super) fn is_said(head: &[u8], said: Said) -> bool {
     let Some((&first, rest)) = head.split_first() else { return false };
-    let good = (0xa1..0xb6).contains(&first) && head.len() <= EVENT_HEAD_BYTES_MAX;
-    let Some(rest) = rest.strip_prefix(EV).filter(|_| good) else { return false };
+    let good = (0xa1..0xb5).contains(&first) && head.len() <= EVENT_HEAD_BYTES_MAX;
+    let Some(rest) = rest.strip_prefix(said.ev()).filter(|_| good) else { return false };
     let mut reader = cbor::Reader::new(rest);
     for _ in 1..first - 0xa0 {
         match reader.text() {
-            Ok("ev" | "id" | "pid" | "as" | "body") | Err(_) => return false,
+            Ok("ev" | "id" | "pid" | "as" | "body" | "ref") | Err(_) => return false,
             Ok(_) if reader.skip().is_err() => return false,
             Ok(_) => {}
         }
@@ -525,10 +570,11 @@ fn is_message(head: &[u8]) -> bool {
     reader.rest().is_empty()
 }
 
-struct Payload<'a>(&'a [u8]);
+/// What is left of the payload of a frame.
+pub(super) struct Payload<'a>(pub(super) &'a [u8]);
 
 impl<'a> Payload<'a> {
-    fn serial(&mut self) -> Option<u64> {
+    pub(super) fn serial(&mut self) -> Option<u64> {
         let (chunk, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*chunk))
@@ -540,14 +586,19 @@ impl<'a> Payload<'a> {
         Some(u32::from_be_bytes(*chunk))
     }
 
-    fn target(&mut self, flags: u8) -> Option<There<'a>> {
+    /// u16 length and text.
+    pub(super) fn text(&mut self) -> Option<&'a str> {
+        let (chunk, rest) = self.0.split_first_chunk::<2>()?;
+        let (text, rest) = rest.split_at_checked(u16::from_be_bytes(*chunk) as usize)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
+    pub(super) fn target(&mut self, flags: u8) -> Option<There<'a>> {
         if flags & TARGET_NAME == 0 {
             return self.serial().map(There::Serial);
         }
-        let (chunk, rest) = self.0.split_first_chunk::<2>()?;
-        let (name, rest) = rest.split_at_checked(u16::from_be_bytes(*chunk) as usize)?;
-        self.0 = rest;
-        std::str::from_utf8(name).ok().map(There::Name)
+        self.text().map(There::Name)
     }
 
     fn reason(&mut self) -> Option<&'a str> {

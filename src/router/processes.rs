@@ -40,6 +40,16 @@ pub(super) struct Process {
     pub(super) unlinking: BTreeMap<Pid, u64>,
     pub(super) monitors: BTreeMap<u64, Monitored>,
     pub(super) watchers: BTreeSet<Watcher>,
+    /// Its global names, its groups, the modules that it serves.
+    pub(super) globals: BTreeSet<Box<str>>,
+    pub(super) groups: BTreeSet<Box<str>>,
+    pub(super) modules: BTreeSet<Box<str>>,
+    /// Calls of it that have not ended.
+    pub(super) calling: BTreeSet<u64>,
+    /// Calls to it that it has not answered.
+    pub(super) serving: BTreeSet<u64>,
+    /// How many calls in the mailbox nobody waits for any more.
+    pub(super) unwanted: usize,
     pub(super) timers: BTreeSet<u64>,
     /// Bytes of what they will send.
     pub(super) timer_bytes: usize,
@@ -123,6 +133,12 @@ impl Router {
             unlinking: BTreeMap::new(),
             monitors: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            globals: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            modules: BTreeSet::new(),
+            calling: BTreeSet::new(),
+            serving: BTreeSet::new(),
+            unwanted: 0,
             timers: BTreeSet::new(),
             timer_bytes: 0,
             holding: BTreeSet::new(),
@@ -265,6 +281,7 @@ impl Router {
                 }
             }
             super::send::Target::NoName(name) => return Err(super::send::no_name(name)),
+            super::send::Target::NoGlobal(name) => return Err(super::send::no_global(name)),
             super::send::Target::There { peer, target } => {
                 self.admit_signal(asker, peer, out)?;
                 Self::done(asker, out);
@@ -384,7 +401,12 @@ impl Router {
             && process.watchers.is_empty()
             && process.monitors.is_empty()
             && process.timers.is_empty()
-            && process.mailbox.is_empty();
+            && process.mailbox.is_empty()
+            && process.globals.is_empty()
+            && process.groups.is_empty()
+            && process.modules.is_empty()
+            && process.calling.is_empty()
+            && process.serving.is_empty();
         if !quiet {
             let process = Box::new(process);
             self.work.push_back(Work::Death { serial, reason: reason.into(), process });
@@ -400,7 +422,17 @@ impl Router {
         process: &mut Process,
         out: &mut Outbox,
     ) -> bool {
-        if let Some(receiver) = process.receivers.pop_front() {
+        if let Some(name) = process.globals.pop_first() {
+            self.withdraw(&name, out);
+        } else if let Some(group) = process.groups.pop_first() {
+            self.dead_leaves(serial, &group, out);
+        } else if let Some(module) = process.modules.pop_first() {
+            self.serves_no_more(serial, &module, out);
+        } else if let Some(reference) = process.serving.pop_first() {
+            self.served_dies(reference, reason, out);
+        } else if let Some(reference) = process.calling.pop_first() {
+            self.caller_leaves(reference, "noproc", "the calling process died", out);
+        } else if let Some(receiver) = process.receivers.pop_front() {
             self.agenda.remove(receiver.ends, receiver.deadline(serial));
             let text = format!("{} died while it waited: {reason}", self.pid(serial));
             let head = Head::error(receiver.id.id(), "noproc", &text, false);

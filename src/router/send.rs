@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
 use super::deliver::{Holder, Origin};
+use super::groups::Member;
 use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::sessions::SessionId;
 use super::work::Work;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::command::Mode;
-use crate::wire::event::{self, Head};
+use crate::wire::event::{self, Head, Said};
 use crate::wire::id::Address;
 use crate::wire::message::{self, Kind};
 
@@ -27,6 +28,8 @@ pub(super) enum Target<'a> {
     Here(u64),
     /// A name that nobody has here.
     NoName(&'a str),
+    /// A global name that nobody is known to have.
+    NoGlobal(&'a str),
     /// Something at a connected peer.
     There { peer: PeerId, target: There<'a> },
     /// A dead process, or a node that is not connected.
@@ -60,6 +63,19 @@ impl There<'_> {
     }
 }
 
+/// A message or a cast on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passing<'a> {
+    pub(super) now: Instant,
+    /// The session and the process that send it.
+    pub(super) from: Option<(u64, u64)>,
+    pub(super) to: &'a str,
+    pub(super) said: Said,
+    pub(super) mode: Mode,
+    pub(super) ct: Option<&'a str>,
+    pub(super) body: &'a [u8],
+}
+
 /// A message that will be sent.
 #[derive(Debug)]
 pub(super) struct Timer {
@@ -80,7 +96,118 @@ pub(super) fn no_name(name: &str) -> Failure {
     Failure::new("noproc", format!("no process here is registered as `{name}`"))
 }
 
+pub(super) fn no_global(name: &str) -> Failure {
+    let text = format!("no process of any connected node is registered as global:{name}");
+    Failure::new("noproc", text)
+}
+
+/// A message to the members of a group, on its way.
+#[derive(Debug)]
+pub(super) struct Spread {
+    members: Vec<Member>,
+    session: u64,
+    sender: Option<u64>,
+    lossy: bool,
+    head: Box<[u8]>,
+    body: Box<[u8]>,
+}
+
 impl Router {
+    /// Sends a message to every member of a group, once each. The sender's session is not read until all have it.
+    fn spread(
+        &mut self,
+        passing: Passing<'_>,
+        group: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let Passing { now, from, said, mode, ct, body, .. } = passing;
+        let mut head = Vec::with_capacity(96);
+        let sender = from.map(|(_, serial)| serial);
+        event::put_said_head(&mut head, said, &self.prefix, sender, ct);
+        let members = self.members_once(group);
+        let mut peers: Vec<PeerId> = members
+            .iter()
+            .filter_map(|member| match member {
+                Member::There(peer, _) => Some(*peer),
+                Member::Here(_) => None,
+            })
+            .collect();
+        peers.dedup();
+        let mut full: Option<Failure> = None;
+        let mut closed = Vec::new();
+        for peer in peers {
+            match self.admit(now, peer, from, mode, out) {
+                Ok(true) => {}
+                Ok(false) => closed.push(peer),
+                Err(failure) => {
+                    closed.push(peer);
+                    match &mut full {
+                        Some(first) => first.nodes.extend(failure.nodes),
+                        None => full = Some(failure),
+                    }
+                }
+            }
+        }
+        let open =
+            |member: &Member| !matches!(member, Member::There(peer, _) if closed.contains(peer));
+        let spread = Spread {
+            members: members.into_iter().filter(open).collect(),
+            session: from.map_or(0, |(session, _)| session),
+            sender,
+            lossy: mode == Mode::Lossy,
+            head: head.into(),
+            body: body.into(),
+        };
+        if let Some(session) = self.sessions.get_mut(&spread.session) {
+            session.listings += 1;
+        }
+        self.work.push_back(Work::Spread(spread));
+        full.map_or(Ok(()), Err)
+    }
+
+    /// Some of those members; what is left comes back.
+    pub(super) fn spread_on(
+        &mut self,
+        now: Instant,
+        mut spread: Spread,
+        out: &mut Outbox,
+    ) -> Option<Spread> {
+        while let Some(member) = spread.members.pop() {
+            if !out.may_go_on() {
+                spread.members.push(member);
+                return Some(spread);
+            }
+            out.count(1);
+            match member {
+                Member::Here(serial) => {
+                    let origin = match spread.sender {
+                        Some(_) if spread.lossy => Origin::Lossy,
+                        Some(sender) => Origin::Process(Holder::Local(sender)),
+                        None => Origin::Node,
+                    };
+                    let (head, body) = (&spread.head, &spread.body);
+                    self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
+                }
+                Member::There(peer, serial) => {
+                    let flags = if spread.lossy { message::SEND_LOSSY } else { 0 };
+                    let sender = spread.sender.unwrap_or(0);
+                    let size = 64 + spread.head.len() + spread.body.len();
+                    out.write_peer(peer, sender, size, |bytes| {
+                        let at = message::start(bytes, Kind::Send, flags, sender);
+                        There::Serial(serial).put(bytes);
+                        event::put_frame(bytes, &spread.head, &spread.body);
+                        message::finish(bytes, at);
+                    });
+                }
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(&spread.session) {
+            session.listings = session.listings.saturating_sub(1);
+            out.resumed.push(spread.session);
+        }
+        None
+    }
+
     /// Finds out where an address leads now.
     pub(super) fn resolve<'a>(&self, address: Address<'a>) -> Result<Target<'a>, Failure> {
         Ok(match address {
@@ -122,11 +249,21 @@ impl Router {
                     }
                 }
             }
-            Address::Global(_) => {
-                return Err(Failure::new("unsupported", "global names are not in this version"));
-            }
-            Address::Group(_) => {
-                return Err(Failure::new("unsupported", "groups are not in this version"));
+            Address::Global(name) => match self.global_holder(name) {
+                None => Target::NoGlobal(name),
+                Some(pid) if pid.node == self.me => self
+                    .alive(pid.serial)
+                    .map_or(Target::NoGlobal(name), |_| Target::Here(pid.serial)),
+                Some(pid) => match self.peer_of(&pid) {
+                    Some((peer, _)) => Target::There { peer, target: There::Serial(pid.serial) },
+                    None => Target::Nowhere,
+                },
+            },
+            Address::Group(name) => {
+                let text = format!(
+                    "group:{name} is many processes; this command is for one, `members` lists them"
+                );
+                return Err(Failure::badarg(text));
             }
         })
     }
@@ -137,6 +274,7 @@ impl Router {
         asker: &mut Asker<'a>,
         pid: Option<&str>,
         to: &'a str,
+        said: Said,
         mode: Mode,
         ct: Option<&str>,
         body: &[u8],
@@ -144,41 +282,47 @@ impl Router {
     ) -> Result<(), Failure> {
         asker.to = to;
         let actor = self.actor(asker.session, pid)?;
-        self.pass_on(asker.now, Some((asker.session, actor)), to, mode, ct, body, out)?;
+        let from = Some((asker.session, actor));
+        self.pass_on(Passing { now: asker.now, from, to, said, mode, ct, body }, out)?;
         if asker.id.is_some() {
             Self::done(asker, out);
         }
         Ok(())
     }
 
-    /// Sends a message, as a process or (`None`) as nobody in particular.
-    #[allow(clippy::too_many_arguments, reason = "all that a message is")]
-    fn pass_on(
+    /// A body within the limit.
+    pub(super) fn body_fits(&self, body: &[u8]) -> Result<(), Failure> {
+        if body.len() <= self.limits.body_bytes {
+            return Ok(());
+        }
+        let text = format!(
+            "a body of {} bytes is over this node's limit of {}; send less at a time, or raise body-max",
+            body.len(),
+            self.limits.body_bytes
+        );
+        Err(Failure::new("too_large", text))
+    }
+
+    /// Sends a message or a cast, as a process or (`from` is none) as nobody in particular.
+    pub(super) fn pass_on(
         &mut self,
-        now: Instant,
-        from: Option<(u64, u64)>,
-        to: &str,
-        mode: Mode,
-        ct: Option<&str>,
-        body: &[u8],
+        passing: Passing<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        if body.len() > self.limits.body_bytes {
-            let text = format!(
-                "a body of {} bytes is over this node's limit of {}; send less at a time, or raise body-max",
-                body.len(),
-                self.limits.body_bytes
-            );
-            return Err(Failure::new("too_large", text));
-        }
+        let Passing { now, from, to, said, mode, ct, body } = passing;
+        self.body_fits(body)?;
         let address = Address::parse(to).map_err(Failure::badarg)?;
+        if let Address::Group(group) = address {
+            return self.spread(passing, group, out);
+        }
         let target = self.resolve(address)?;
         let serial = from.map(|(_, serial)| serial);
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
-        event::put_message_head(&mut head, &self.prefix, serial, ct);
+        event::put_said_head(&mut head, said, &self.prefix, serial, ct);
         let result = match target {
             Target::NoName(name) => Err(no_name(name)),
+            Target::NoGlobal(name) => Err(no_global(name)),
             Target::Nowhere => Ok(()),
             Target::Here(target) => {
                 if mode == Mode::Try && !self.has_room_for(target, 6 + head.len() + body.len()) {
@@ -213,7 +357,7 @@ impl Router {
     }
 
     /// Whether a message may go to a peer: `Ok(false)` when it is to be lost, counted.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         now: Instant,
         peer: PeerId,
@@ -386,8 +530,18 @@ impl Router {
         let session = process.session;
         let from = Some((session, timer.serial));
         // As in Erlang: a name that is gone by then makes the message vanish.
-        let _ =
-            self.pass_on(now, from, &timer.to, Mode::Wait, timer.ct.as_deref(), &timer.body, out);
+        let _ = self.pass_on(
+            Passing {
+                now,
+                from,
+                to: &timer.to,
+                said: Said::Message,
+                mode: Mode::Wait,
+                ct: timer.ct.as_deref(),
+                body: &timer.body,
+            },
+            out,
+        );
     }
 
     pub(super) fn forget_timer(&mut self, number: u64) {

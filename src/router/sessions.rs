@@ -47,6 +47,8 @@ pub(super) struct Session {
     pub(super) paused: u32,
     /// Processes whose events wait for room in the lane.
     pub(super) wanting: VecDeque<u64>,
+    /// Parts of answers that wait for the app, and of which their callees have to hear: call, bytes.
+    pub(super) parts: Vec<(u64, usize)>,
     /// A connection is there.
     pub(super) attached: bool,
     secret: Box<str>,
@@ -83,6 +85,7 @@ impl Router {
                 filling: false,
                 paused: 0,
                 wanting: VecDeque::new(),
+                parts: Vec::new(),
                 attached: true,
                 secret: secret.into(),
                 grace: Duration::ZERO,

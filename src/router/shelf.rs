@@ -1,6 +1,6 @@
 //! Large buffers between two uses.
 //!
-//! A lane or a mailbox that empties must not keep 64 KiB, for there may be thousands of them; but one that empties a
+//! A lane, a mailbox or a reader that empties must not keep 64 KiB, for there may be thousands; but one that empties a
 //! thousand times a second must not go to the allocator each time, which gives such pieces back to the system and
 //! takes a page fault for every 4 KiB of the next. So they are laid here, and all of the shelf is thrown away once a
 //! while has passed without anybody taking from it.

@@ -4,7 +4,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test waits for real processes, in real time")]
 
+mod announced;
 mod bounds;
+mod calls;
 mod ends;
 mod hostile;
 mod messages;

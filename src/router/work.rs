@@ -11,6 +11,7 @@ use super::info::Listing;
 use super::nodes::News;
 use super::peers::{Peer, PeerId};
 use super::processes::Process;
+use super::send::Spread;
 use super::sessions::SessionId;
 use super::{Outbox, Router};
 
@@ -23,7 +24,11 @@ pub(super) enum Work {
     SessionEnd { processes: BTreeSet<u64>, reason: Box<str> },
     /// A peer is gone; what it had here is still to hear of it, and then those who watched nodes at `at`.
     PeerDown { peer: Box<Peer>, reason: Box<str>, at: u64, news: Option<News> },
-    /// A peer has come; its nodeup follows all that was before.
+    /// A peer has come; after all that was before, it hears what this node announces.
+    Announce { peer: PeerId },
+    /// A message for more processes than one hold of the lock may handle.
+    Spread(Spread),
+    /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId, news: Option<News> },
     /// A listing goes on.
     Listing(Listing),
@@ -92,6 +97,11 @@ impl Router {
                 }
                 Some(Work::PeerDown { peer, reason, at, news })
             }
+            Work::Announce { peer } => {
+                out.peers_clear.push(peer);
+                (!self.announce_on(peer, out)).then_some(Work::Announce { peer })
+            }
+            Work::Spread(spread) => self.spread_on(now, spread, out).map(Work::Spread),
             Work::PeerUp { peer, news } => {
                 let mut news = match news {
                     Some(news) => news,
@@ -100,6 +110,7 @@ impl Router {
                 while out.may_go_on() {
                     out.count(1);
                     if !self.tell_news(&mut news, out) {
+                        self.peer_mut(peer, |state| state.heard_of = true);
                         out.peers_up.push(peer);
                         return None;
                     }

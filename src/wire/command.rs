@@ -7,11 +7,16 @@
 //! Reading a command allocates nothing: it borrows from the read buffer.
 
 use super::cbor::{Malformed, Reader, Value};
+use fields::{Fields, name_of_answer};
+
+mod fields;
 
 /// Longest reason of an exit, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
 /// Longest `label` or `client`, in bytes.
 pub const LABEL_BYTES_MAX: usize = 255;
+/// Longest `reason` and `stack` of an exception, in bytes.
+pub const WORDS_BYTES_MAX: usize = 16 * 1024;
 /// Longest `id` given as text, in bytes.
 pub const ID_BYTES_MAX: usize = 64;
 /// Longest `ct`, in bytes.
@@ -89,6 +94,20 @@ pub enum Mode {
     Try,
     /// Lose it, counted.
     Lossy,
+}
+
+/// What happens when two processes are found to have the same global name: the older claim's word counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The older claim stays.
+    #[default]
+    KeepOldest,
+    /// The newer claim stays.
+    KeepNewest,
+    /// Neither stays.
+    Notify,
+    /// The older claim stays, and the other process exits `name_conflict`.
+    KillLoser,
 }
 
 /// Which session to take up again.
@@ -227,22 +246,28 @@ pub enum Command<'a> {
         /// Its bounds.
         mailbox: MailboxOptions,
     },
-    /// `register {name, pid?, scope?}`
+    /// `register {name, pid?, scope?, on_conflict?}`
     Register {
         /// Which of the session's processes.
         pid: Option<&'a str>,
         /// The name.
         name: &'a str,
+        /// In the whole mesh, and what a conflict means; on this node when left out.
+        global: Option<OnConflict>,
     },
-    /// `unregister {name}`
+    /// `unregister {name, scope?}`
     Unregister {
         /// The name.
         name: &'a str,
+        /// In the whole mesh.
+        global: bool,
     },
-    /// `whereis {name, node?}`
+    /// `whereis {name, node?, scope?}`
     Whereis {
         /// The name.
         name: &'a str,
+        /// In the whole mesh.
+        global: bool,
         /// Where; here when left out.
         node: Option<&'a str>,
     },
@@ -257,6 +282,62 @@ pub enum Command<'a> {
         /// What when a queue is full.
         mode: Mode,
     },
+    /// `cast {to, body, mode?, pid?}`
+    Cast {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Whom.
+        to: &'a str,
+        /// What when a queue is full.
+        mode: Mode,
+    },
+    /// `abcast {nodes?, name, body, pid?}`
+    Abcast {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Where; this node and every connected one when left out.
+        nodes: Option<Keys<'a>>,
+        /// Whom: a local name there.
+        name: &'a str,
+    },
+    /// `call {to, timeout_ms?, body, pid?}`
+    Call {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Whom.
+        to: &'a str,
+        /// Milliseconds until it ends as `timeout`.
+        timeout_ms: Option<u64>,
+    },
+    /// `multi_call {nodes?, name, timeout_ms?, body, pid?}`
+    MultiCall {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Where; this node and every connected one when left out.
+        nodes: Option<Keys<'a>>,
+        /// Whom: a local name there.
+        name: &'a str,
+        /// Milliseconds until what has not answered ends as `timeout`.
+        timeout_ms: Option<u64>,
+    },
+    /// `reply {ref, body, more?}`
+    Reply {
+        /// As `call` or `rpc` gave it.
+        reference: u64,
+        /// A part of the answer; others follow.
+        more: bool,
+    },
+    /// `raise {ref, class, reason, stack?}`
+    Raise {
+        /// As `call` or `rpc` gave it.
+        reference: u64,
+        /// What kind of exception.
+        class: &'a str,
+        /// In words.
+        reason: &'a str,
+        /// Where it was thrown.
+        stack: Option<&'a str>,
+    },
     /// `send_after {to, after_ms, body, pid?}`
     SendAfter {
         /// Who sends, and whose death cancels it.
@@ -270,6 +351,71 @@ pub enum Command<'a> {
     CancelTimer {
         /// As `send_after` answered.
         timer: u64,
+    },
+    /// `join {group, pid?}`
+    Join {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The group.
+        group: &'a str,
+    },
+    /// `leave {group, pid?}`
+    Leave {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The group.
+        group: &'a str,
+    },
+    /// `members {group, local?}`
+    Members {
+        /// The group.
+        group: &'a str,
+        /// Those of this node only.
+        local: bool,
+    },
+    /// `groups`
+    Groups,
+    /// `monitor_group {group, pid?}`
+    MonitorGroup {
+        /// Who hears of it.
+        pid: Option<&'a str>,
+        /// The group.
+        group: &'a str,
+    },
+    /// `serve {module, functions?, pid?}`
+    Serve {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The module.
+        module: &'a str,
+        /// Its functions; all there may be when left out.
+        functions: Option<Keys<'a>>,
+    },
+    /// `unserve {module, pid?}`
+    Unserve {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The module.
+        module: &'a str,
+    },
+    /// `modules`: what is served where
+    Modules,
+    /// `rpc {node | nodes, module, function, timeout_ms?, body, pid?}`
+    Rpc {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Which node; `any` is the nearest that serves it.
+        node: Option<&'a str>,
+        /// Which nodes: one result for each.
+        nodes: Option<Keys<'a>>,
+        /// The module.
+        module: &'a str,
+        /// The function.
+        function: &'a str,
+        /// Milliseconds until it ends as `timeout`.
+        timeout_ms: Option<u64>,
+        /// Nobody waits for what it gives.
+        cast: bool,
     },
     /// `receive {pid?, max?, timeout_ms?}`
     Receive {
@@ -334,11 +480,13 @@ pub enum Command<'a> {
 pub struct Keys<'a>(&'a [u8]);
 
 impl<'a> Keys<'a> {
-    fn read(raw: &'a [u8]) -> Result<Self, Refused> {
+    fn read(key: &str, value: Value<'a>) -> Result<Self, Refused> {
+        let wrong = || Refused::badarg(format!("`{key}` is a list of texts"));
+        let Value::Raw(raw) = value else { return Err(wrong()) };
         let keys = Self(raw);
         let mut reader = Reader::new(raw);
         let good = reader.items().and_then(|n| (0..n).try_for_each(|_| reader.text().map(|_| ())));
-        good.map(|()| keys).map_err(|Malformed| Refused::badarg("`keys` is a list of texts"))
+        good.map(|()| keys).map_err(|Malformed| wrong())
     }
 
     /// The texts.
@@ -362,42 +510,6 @@ pub struct Request<'a> {
     pub ct: Option<&'a str>,
     /// The body, opaque.
     pub body: &'a [u8],
-}
-
-#[derive(Default)]
-struct Fields<'a> {
-    op: Option<&'a str>,
-    id: Option<Value<'a>>,
-    of: Option<Value<'a>>,
-    ct: Option<&'a str>,
-    pid: Option<&'a str>,
-    to: Option<&'a str>,
-    name: Option<&'a str>,
-    node: Option<&'a str>,
-    reason: Option<&'a str>,
-    label: Option<&'a str>,
-    client: Option<&'a str>,
-    state: Option<&'a str>,
-    mode: Option<&'a str>,
-    scope: Option<&'a str>,
-    delivery: Option<Value<'a>>,
-    mailbox: Option<Value<'a>>,
-    resume: Option<Value<'a>>,
-    keys: Option<Value<'a>>,
-    version: Option<u64>,
-    grace_ms: Option<u64>,
-    timeout_ms: Option<u64>,
-    after_ms: Option<u64>,
-    timer: Option<u64>,
-    reference: Option<u64>,
-    max: Option<u64>,
-    n: Option<u64>,
-    on: Option<bool>,
-    flush: Option<bool>,
-    link: Option<bool>,
-    monitor: Option<bool>,
-    trap_exit: Option<bool>,
-    sensitive: Option<bool>,
 }
 
 impl<'a> Request<'a> {
@@ -435,257 +547,8 @@ impl<'a> Request<'a> {
     }
 }
 
-fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), Refused> {
-    if slot.replace(value).is_some() {
-        return Err(Refused::badarg(format!("`{key}` is there twice")));
-    }
-    Ok(())
-}
-
-fn text<'a>(key: &str, value: Value<'a>) -> Result<&'a str, Refused> {
-    match value {
-        Value::Text(text) => Ok(text),
-        _ => Err(Refused::badarg(format!("`{key}` is a text"))),
-    }
-}
-
-fn number(key: &str, value: Value<'_>) -> Result<u64, Refused> {
-    match value {
-        Value::Uint(number) if number <= NUMBER_MAX => Ok(number),
-        _ => Err(Refused::badarg(format!("`{key}` is a whole number from 0 to 2^53"))),
-    }
-}
-
-fn name_of_answer<'a>(key: &str, value: Value<'a>) -> Result<Id<'a>, Refused> {
-    match value {
-        Value::Uint(number) if number <= NUMBER_MAX => Ok(Id::Number(number)),
-        Value::Text(text) if text.len() <= ID_BYTES_MAX => Ok(Id::Text(text)),
-        _ => Err(Refused::badarg(format!(
-            "`{key}` is a number from 0 to 2^53 or a text of at most 64 bytes"
-        ))),
-    }
-}
-
-/// It goes into the header of an event, which has to stay within its 65 535 bytes.
-fn content_type(text: &str) -> Result<&str, Refused> {
-    if text.len() <= CT_BYTES_MAX {
-        Ok(text)
-    } else {
-        Err(Refused::badarg(format!("`ct` has at most {CT_BYTES_MAX} bytes")))
-    }
-}
-
-fn boolean(key: &str, value: Value<'_>) -> Result<bool, Refused> {
-    match value {
-        Value::Bool(yes) => Ok(yes),
-        _ => Err(Refused::badarg(format!("`{key}` is true or false"))),
-    }
-}
-
-impl<'a> Fields<'a> {
-    /// Everything that can be read, and the first thing that is wrong: `op` and `id` are wanted even then.
-    fn read(header: &'a [u8]) -> (Self, Option<Refused>) {
-        let mut fields = Self::default();
-        let mut problem = None;
-        let mut reader = Reader::new(header);
-        let malformed = || {
-            Refused::badarg("the header of a frame is one CBOR map with text keys, at most 64 deep")
-        };
-        let Ok(pairs) = reader.map() else { return (fields, Some(malformed())) };
-        for _ in 0..pairs {
-            let pair = reader.text().and_then(|key| reader.value().map(|value| (key, value)));
-            let Ok((key, value)) = pair else { return (fields, Some(malformed())) };
-            if let Err(refused) = fields.put(key, value) {
-                problem.get_or_insert(refused);
-            }
-        }
-        if !reader.rest().is_empty() {
-            problem.get_or_insert_with(malformed);
-        }
-        (fields, problem)
-    }
-
-    fn put(&mut self, key: &'a str, value: Value<'a>) -> Result<(), Refused> {
-        if value == Value::Null {
-            // null is as good as left out, in every field.
-            return Ok(());
-        }
-        match key {
-            "op" => once(&mut self.op, key, text(key, value)?),
-            "to" => once(&mut self.to, key, text(key, value)?),
-            "id" => once(&mut self.id, key, value),
-            "of" => once(&mut self.of, key, value),
-            "ct" => once(&mut self.ct, key, content_type(text(key, value)?)?),
-            "pid" => once(&mut self.pid, key, text(key, value)?),
-            "name" => once(&mut self.name, key, text(key, value)?),
-            "node" => once(&mut self.node, key, text(key, value)?),
-            "reason" => once(&mut self.reason, key, text(key, value)?),
-            "label" => once(&mut self.label, key, text(key, value)?),
-            "client" => once(&mut self.client, key, text(key, value)?),
-            "state" => once(&mut self.state, key, text(key, value)?),
-            "mode" => once(&mut self.mode, key, text(key, value)?),
-            "scope" => once(&mut self.scope, key, text(key, value)?),
-            "delivery" => once(&mut self.delivery, key, value),
-            "mailbox" => once(&mut self.mailbox, key, value),
-            "resume" => once(&mut self.resume, key, value),
-            "keys" => once(&mut self.keys, key, value),
-            "version" => once(&mut self.version, key, number(key, value)?),
-            "grace_ms" => once(&mut self.grace_ms, key, number(key, value)?),
-            "timeout_ms" => once(&mut self.timeout_ms, key, number(key, value)?),
-            "after_ms" => once(&mut self.after_ms, key, number(key, value)?),
-            "timer" => once(&mut self.timer, key, number(key, value)?),
-            "ref" => once(&mut self.reference, key, number(key, value)?),
-            "max" => once(&mut self.max, key, number(key, value)?),
-            "n" => once(&mut self.n, key, number(key, value)?),
-            "on" => once(&mut self.on, key, boolean(key, value)?),
-            "flush" => once(&mut self.flush, key, boolean(key, value)?),
-            "link" => once(&mut self.link, key, boolean(key, value)?),
-            "monitor" => once(&mut self.monitor, key, boolean(key, value)?),
-            "trap_exit" => once(&mut self.trap_exit, key, boolean(key, value)?),
-            "sensitive" => once(&mut self.sensitive, key, boolean(key, value)?),
-            _ => Ok(()),
-        }
-    }
-
-    fn command(self) -> Result<Command<'a>, Refused> {
-        let op = self.op.ok_or_else(|| {
-            Refused::badarg("a command needs `op`, for example {\"op\": \"self\", \"id\": 1}")
-        })?;
-        Ok(match op {
-            "send" => {
-                let mode = self.mode()?;
-                Command::Send { pid: self.pid, to: need(op, "to", self.to)?, mode }
-            }
-            "hello" => Command::Hello {
-                version: self.version.unwrap_or(1),
-                client: self.client.map(|text| short("client", text)).transpose()?,
-                delivery: self.delivery.map(delivery).transpose()?,
-                grace_ms: self.grace_ms,
-                resume: self.resume.map(resume).transpose()?,
-            },
-            "self" => Command::SelfPid,
-            "bye" => Command::Bye,
-            "nodes" => Command::Nodes { state: self.state },
-            "ping" => {
-                Command::Ping { node: need(op, "node", self.node)?, timeout_ms: self.timeout_ms }
-            }
-            "connect" => Command::Connect { to: need(op, "to", self.to)? },
-            "disconnect" => Command::Disconnect { node: need(op, "node", self.node)? },
-            "monitor_nodes" => Command::MonitorNodes { pid: self.pid, on: self.on.unwrap_or(true) },
-            "monitor_node" => Command::MonitorNode {
-                pid: self.pid,
-                node: need(op, "node", self.node)?,
-                on: self.on.unwrap_or(true),
-            },
-            "monitor_deaths" => Command::MonitorDeaths { on: self.on.unwrap_or(true) },
-            "spawn" => Command::Spawn {
-                pid: self.pid,
-                name: self.name,
-                label: self.label.map(|text| short("label", text)).transpose()?,
-                link: self.link.unwrap_or(false),
-                monitor: self.monitor.unwrap_or(false),
-                trap_exit: self.trap_exit.unwrap_or(false),
-                delivery: self.delivery.map(delivery).transpose()?,
-                mailbox: self.mailbox.map(mailbox).transpose()?.unwrap_or_default(),
-            },
-            "exit" => Command::Exit { pid: self.pid, reason: self.reason()?.unwrap_or("normal") },
-            "kill" => Command::Kill {
-                pid: self.pid,
-                to: need(op, "to", self.to)?,
-                reason: self.reason()?.unwrap_or("kill"),
-            },
-            "info" => Command::Info {
-                to: self.to,
-                keys: match self.keys {
-                    None => None,
-                    Some(Value::Raw(raw)) => Some(Keys::read(raw)?),
-                    Some(_) => return Err(Refused::badarg("`keys` is a list of texts")),
-                },
-            },
-            "processes" => Command::Processes { node: self.node },
-            "flag" => Command::Flag {
-                pid: self.pid,
-                trap_exit: self.trap_exit,
-                sensitive: self.sensitive,
-                label: self.label.map(|text| short("label", text)).transpose()?,
-                delivery: self.delivery.map(delivery).transpose()?,
-                mailbox: self.mailbox.map(mailbox).transpose()?.unwrap_or_default(),
-            },
-            "register" => {
-                self.local_scope(op)?;
-                Command::Register { pid: self.pid, name: need(op, "name", self.name)? }
-            }
-            "unregister" => {
-                self.local_scope(op)?;
-                Command::Unregister { name: need(op, "name", self.name)? }
-            }
-            "whereis" => {
-                self.local_scope(op)?;
-                Command::Whereis { name: need(op, "name", self.name)?, node: self.node }
-            }
-            "registered" => Command::Registered,
-            "send_after" => Command::SendAfter {
-                pid: self.pid,
-                to: need(op, "to", self.to)?,
-                after_ms: need(op, "after_ms", self.after_ms)?,
-            },
-            "cancel_timer" => Command::CancelTimer { timer: need(op, "timer", self.timer)? },
-            "receive" => Command::Receive {
-                pid: self.pid,
-                max: self.max.unwrap_or(1),
-                timeout_ms: self.timeout_ms,
-            },
-            "cancel" => Command::Cancel {
-                pid: self.pid,
-                of: name_of_answer("of", need(op, "of", self.of)?)?,
-            },
-            "flush" => Command::Flush { pid: self.pid },
-            "more" => Command::More { pid: self.pid, n: need(op, "n", self.n)? },
-            "link" => Command::Link { pid: self.pid, to: need(op, "to", self.to)? },
-            "unlink" => Command::Unlink { pid: self.pid, to: need(op, "to", self.to)? },
-            "monitor" => Command::Monitor { pid: self.pid, to: need(op, "to", self.to)? },
-            "demonitor" => Command::Demonitor {
-                reference: need(op, "ref", self.reference)?,
-                flush: self.flush.unwrap_or(false),
-            },
-            _ => return Err(unknown(op)),
-        })
-    }
-
-    fn reason(&self) -> Result<Option<&'a str>, Refused> {
-        match self.reason {
-            Some(reason) if reason.is_empty() || reason.len() > REASON_BYTES_MAX => {
-                Err(Refused::badarg("`reason` is a text of 1 to 1024 bytes"))
-            }
-            reason => Ok(reason),
-        }
-    }
-
-    fn mode(&self) -> Result<Mode, Refused> {
-        match self.mode {
-            None | Some("wait") => Ok(Mode::Wait),
-            Some("try") => Ok(Mode::Try),
-            Some("lossy") => Ok(Mode::Lossy),
-            Some(_) => Err(Refused::badarg("`mode` is wait, try or lossy")),
-        }
-    }
-
-    fn local_scope(&self, op: &str) -> Result<(), Refused> {
-        match self.scope {
-            None | Some("local") => Ok(()),
-            Some("global") => Err(Refused {
-                code: "unsupported",
-                message: format!(
-                    "`{op}` knows the scope local only; global names are not in this version"
-                ),
-            }),
-            Some(_) => Err(Refused::badarg("`scope` is local")),
-        }
-    }
-}
-
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 31] = [
+pub const OPS: [&str; 47] = [
     "hello",
     "self",
     "bye",
@@ -707,6 +570,22 @@ pub const OPS: [&str; 31] = [
     "whereis",
     "registered",
     "send",
+    "cast",
+    "abcast",
+    "call",
+    "multi_call",
+    "reply",
+    "raise",
+    "join",
+    "leave",
+    "members",
+    "groups",
+    "monitor_group",
+    "serve",
+    "unserve",
+    "modules",
+    "rpc",
+    "rpc_cast",
     "send_after",
     "cancel_timer",
     "receive",
@@ -718,118 +597,3 @@ pub const OPS: [&str; 31] = [
     "monitor",
     "demonitor",
 ];
-
-fn unknown(op: &str) -> Refused {
-    let shown: String = op.chars().take(40).collect();
-    let nearest = OPS
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(known, &shown), known))
-        .min()
-        .filter(|(distance, _)| *distance <= 3);
-    let message = match nearest {
-        Some((_, known)) => format!("`{shown}` is not a command; did you mean `{known}`?"),
-        None => format!("`{shown}` is not a command of this version of the protocol"),
-    };
-    Refused { code: "badop", message }
-}
-
-fn need<T>(op: &str, key: &str, value: Option<T>) -> Result<T, Refused> {
-    value.ok_or_else(|| Refused::badarg(format!("`{op}` needs `{key}`")))
-}
-
-fn short<'a>(key: &str, text: &'a str) -> Result<&'a str, Refused> {
-    if text.len() <= LABEL_BYTES_MAX {
-        Ok(text)
-    } else {
-        Err(Refused::badarg(format!("`{key}` has at most {LABEL_BYTES_MAX} bytes")))
-    }
-}
-
-fn pairs<'a>(
-    key: &str,
-    value: Value<'a>,
-    mut each: impl FnMut(&'a str, Value<'a>) -> Result<(), Refused>,
-) -> Result<(), Refused> {
-    let wrong = || Refused::badarg(format!("`{key}` is an object"));
-    let Value::Raw(raw) = value else { return Err(wrong()) };
-    let mut reader = Reader::new(raw);
-    let pairs = reader.map().map_err(|_| wrong())?;
-    for _ in 0..pairs {
-        let key = reader.text().map_err(|_| wrong())?;
-        let value = reader.value().map_err(|_| wrong())?;
-        if value != Value::Null {
-            each(key, value)?;
-        }
-    }
-    Ok(())
-}
-
-fn delivery(value: Value<'_>) -> Result<Delivery, Refused> {
-    let wrong = || Refused::badarg("`delivery` is \"push\", \"pull\" or {\"window\": 1 to 65536}");
-    match value {
-        Value::Text("push") => Ok(Delivery::Push),
-        Value::Text("pull") => Ok(Delivery::Pull),
-        Value::Raw(_) => {
-            let mut window = None;
-            pairs("delivery", value, |key, value| {
-                if key == "window" {
-                    window = Some(number(key, value)?);
-                }
-                Ok(())
-            })?;
-            match window.map(u32::try_from) {
-                Some(Ok(n @ 1..=65_536)) => Ok(Delivery::Window(n)),
-                _ => Err(wrong()),
-            }
-        }
-        _ => Err(wrong()),
-    }
-}
-
-fn mailbox(value: Value<'_>) -> Result<MailboxOptions, Refused> {
-    let mut options = MailboxOptions::default();
-    pairs("mailbox", value, |key, value| {
-        match key {
-            "entries" => options.entries = Some(number(key, value)?),
-            "bytes" => options.bytes = Some(number(key, value)?),
-            "policy" => {
-                options.policy = Some(match value {
-                    Value::Text("drop_newest") => Overflow::DropNewest,
-                    Value::Text("drop_oldest") => Overflow::DropOldest,
-                    Value::Text("exit") => Overflow::Exit,
-                    Value::Text("wait") => Overflow::Wait,
-                    _ => {
-                        return Err(Refused::badarg(
-                            "`policy` of a mailbox is drop_newest, drop_oldest, exit or wait",
-                        ));
-                    }
-                });
-            }
-            _ => {}
-        }
-        Ok(())
-    })?;
-    if options.entries == Some(0) || options.bytes == Some(0) {
-        return Err(Refused::badarg("`entries` and `bytes` of a mailbox are at least 1"));
-    }
-    Ok(options)
-}
-
-fn resume(value: Value<'_>) -> Result<Resume<'_>, Refused> {
-    let (mut session, mut secret, mut seen) = (None, None, None);
-    pairs("resume", value, |key, value| {
-        match key {
-            "session" => session = Some(number(key, value)?),
-            "secret" => secret = Some(text(key, value)?),
-            "seen" => seen = Some(number(key, value)?),
-            _ => {}
-        }
-        Ok(())
-    })?;
-    match (session, secret, seen) {
-        (Some(session), Some(secret), Some(seen)) => Ok(Resume { session, secret, seen }),
-        _ => Err(Refused::badarg(
-            "`resume` needs session and secret as `welcome` gave them, and seen",
-        )),
-    }
-}

@@ -16,28 +16,36 @@ impl Head {
     /// An event of this name.
     #[must_use]
     pub fn event(ev: &str) -> Self {
+        Self::nothing().text("ev", ev)
+    }
+
+    /// A map without anything in it.
+    #[must_use]
+    pub fn nothing() -> Self {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(0xa0);
-        Self(bytes).text("ev", ev)
+        Self(bytes)
     }
 
     /// The answer `ok` to the command that had this id.
     #[must_use]
     pub fn ok(id: Id<'_>) -> Self {
-        Self::event("ok").id(id)
+        Self::event("ok").answers(id)
     }
 
     /// The answer `error` to the command that had this id.
     #[must_use]
     pub fn error(id: Id<'_>, code: &str, message: &str, maybe_applied: bool) -> Self {
         Self::event("error")
-            .id(id)
+            .answers(id)
             .text("code", code)
             .text("message", message)
             .bool("maybe_applied", maybe_applied)
     }
 
-    fn id(self, id: Id<'_>) -> Self {
+    /// Says which command it answers.
+    #[must_use]
+    pub fn answers(self, id: Id<'_>) -> Self {
         match id {
             Id::Number(number) => self.uint("id", number),
             Id::Text(text) => self.text("id", text),
@@ -122,11 +130,43 @@ impl Head {
     }
 }
 
-/// Writes the header of a `message` from a process whose pid is `prefix` (`<name.incarnation.`), serial, `>`.
-pub fn put_message_head(out: &mut Vec<u8>, prefix: &str, serial: Option<u64>, ct: Option<&str>) {
+/// The events that one process causes at another and that carry a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// `message`: what `send` says.
+    Message,
+    /// `cast`: a request without an answer.
+    Cast,
+    /// `call`: a request that wants one.
+    Call,
+    /// `rpc`: a call of a function.
+    Rpc,
+}
+
+impl Said {
+    /// The first member of the header, as it stands in every frame.
+    #[must_use]
+    pub const fn ev(self) -> &'static [u8] {
+        match self {
+            Self::Message => b"\x62ev\x67message",
+            Self::Cast => b"\x62ev\x64cast",
+            Self::Call => b"\x62ev\x64call",
+            Self::Rpc => b"\x62ev\x63rpc",
+        }
+    }
+}
+
+/// Writes the header of what a process whose pid is `prefix` (`<name.incarnation.`), serial, `>` says.
+pub fn put_said_head(
+    out: &mut Vec<u8>,
+    said: Said,
+    prefix: &str,
+    serial: Option<u64>,
+    ct: Option<&str>,
+) {
     let pairs = 1 + u8::from(serial.is_some()) + u8::from(ct.is_some());
     out.push(0xa0 | pairs);
-    out.extend_from_slice(b"\x62ev\x67message");
+    out.extend_from_slice(said.ev());
     if let Some(serial) = serial {
         out.extend_from_slice(b"\x64from");
         put_pid(out, prefix, serial);
@@ -134,6 +174,24 @@ pub fn put_message_head(out: &mut Vec<u8>, prefix: &str, serial: Option<u64>, ct
     if let Some(ct) = ct {
         out.extend_from_slice(b"\x62ct");
         cbor::put_text(out, ct);
+    }
+}
+
+/// Adds a text to a finished header of few members.
+pub fn put_member(head: &mut Vec<u8>, key: &str, text: &str) {
+    if let Some(pairs) = head.first_mut() {
+        *pairs += 1;
+        cbor::put_text(head, key);
+        cbor::put_text(head, text);
+    }
+}
+
+/// Adds `ref` to a finished header.
+pub fn put_ref(head: &mut Vec<u8>, reference: u64) {
+    if let Some(pairs) = head.first_mut() {
+        *pairs += 1;
+        cbor::put_text(head, "ref");
+        cbor::put_uint(head, reference);
     }
 }
 
@@ -208,6 +266,13 @@ pub fn put_event_item(out: &mut Vec<u8>, frame: &[u8]) {
         return;
     };
     let start = out.len();
+    if let Some((before, noun)) = split_noun(head) {
+        // Its body has a name of its own.
+        out.extend_from_slice(before);
+        cbor::put_text(out, noun);
+        out.extend_from_slice(body);
+        return;
+    }
     out.extend_from_slice(head);
     if body.is_empty() || head.is_empty() {
         return;
@@ -219,6 +284,20 @@ pub fn put_event_item(out: &mut Vec<u8>, frame: &[u8]) {
     } else {
         cbor::put_bytes(out, body);
     }
+}
+
+/// What is before the last member of a header, if that one is `as`, and what it says.
+fn split_noun(head: &[u8]) -> Option<(&[u8], &str)> {
+    let mut reader = cbor::Reader::new(head);
+    let pairs = reader.map().ok()?;
+    for _ in 1..pairs {
+        reader.text().ok()?;
+        reader.skip().ok()?;
+    }
+    let before = head.len() - reader.rest().len();
+    (reader.text().ok()? == "as").then_some(())?;
+    let noun = reader.text().ok()?;
+    Some((&head[..before], noun))
 }
 
 fn has_content_type(head: &[u8]) -> bool {

@@ -89,6 +89,25 @@ pub enum Kind {
     Ask = 0x1c,
     /// Its answer: u64 id, CBOR as [`Told`] reads it.
     Tell = 0x1d,
+    /// A call: u64 ref of the caller's node, target, then a finished CBOR event frame without its `ref`.
+    Call = 0x20,
+    /// The answer to a call, or with [`REPLY_MORE`] a part of it: u64 ref, u8 length of the content type, content
+    /// type, body.
+    Reply = 0x21,
+    /// A call ends otherwise: u64 ref, CBOR [`Raised`].
+    Raise = 0x22,
+    /// The caller waits no longer: u64 ref.
+    Cancel = 0x23,
+    /// The caller's app took so much of an answer in parts: u64 ref, u64 bytes.
+    Took = 0x24,
+    /// A call of a function: u64 ref of the caller's node, u16 length and module, u16 length and function, then a
+    /// finished CBOR event frame without its `ref`.
+    Rpc = 0x25,
+    /// Something that the sender announces of itself: u8 class, u16 length and key, value; with [`STATE_GONE`] it is
+    /// taken back.
+    State = 0x26,
+    /// All that the sender has to announce has been said; `nodeup` follows. Empty.
+    Announced = 0x27,
 }
 
 impl Kind {
@@ -118,6 +137,14 @@ impl Kind {
             0x1b => Self::Go,
             0x1c => Self::Ask,
             0x1d => Self::Tell,
+            0x20 => Self::Call,
+            0x21 => Self::Reply,
+            0x22 => Self::Raise,
+            0x23 => Self::Cancel,
+            0x24 => Self::Took,
+            0x25 => Self::Rpc,
+            0x26 => Self::State,
+            0x27 => Self::Announced,
             _ => return None,
         })
     }
@@ -139,6 +166,10 @@ pub const ACCEPT_HOLDS: u8 = 0x01;
 pub const TARGET_NAME: u8 = 0x01;
 /// Flag of `Send`: the sender would rather lose it than wait.
 pub const SEND_LOSSY: u8 = 0x02;
+/// Flag of `Reply`: more of the answer follows.
+pub const REPLY_MORE: u8 = 0x01;
+/// Flag of `State`: the entry is no more.
+pub const STATE_GONE: u8 = 0x01;
 /// Flag of the first fragment.
 pub const FRAGMENT_FIRST: u8 = 0x01;
 /// Flag of the last fragment.
@@ -347,6 +378,26 @@ pub enum Ask {
         /// Which keys; empty for the usual ones.
         keys: Vec<String>,
     },
+}
+
+/// How a call ended without a reply. Fields that a side does not know are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// A code of the app protocol.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Whether the callee may have been handed the call.
+    pub maybe_applied: bool,
+    /// What kind of exception.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// The exception's own words, or the reason with which the callee died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where it was thrown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
 }
 
 impl Ask {

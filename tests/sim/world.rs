@@ -114,6 +114,8 @@ impl Cell {
             labels: BTreeMap::new(),
             hidden: setup.hidden,
             profile: setup.profile,
+            // Clocks that do not agree.
+            to_second: Duration::from_millis((self.seed ^ hub.me().incarnation.0) % 1000),
             seed: self.seed ^ hub.me().incarnation.0,
         };
         let reports = vec![("list".to_owned(), self.report.clone())];

@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 53] = [
+const COMMANDS: [(&str, &str); 82] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -82,6 +82,71 @@ const COMMANDS: [(&str, &str); 53] = [
         r#"{"op":"send","to":"stock","body":{"$tag":[0,"2026-11-21T00:00:00Z"]}}"#,
     ),
     ("send, of a key that starts with $", r#"{"op":"send","to":"stock","body":{"$$bytes":1}}"#),
+    ("cast", r#"{"op":"cast","id":30,"to":"stock","pid":"PID","body":["put","apples",3]}"#),
+    (
+        "cast, to a name on another node, lossy",
+        r#"{"op":"cast","to":"stock@store@io","mode":"lossy","body":"count"}"#,
+    ),
+    ("abcast", r#"{"op":"abcast","id":31,"name":"stock","body":"count"}"#),
+    (
+        "abcast, to some nodes",
+        r#"{"op":"abcast","id":31,"nodes":["store@io","stock@hal"],"name":"stock","pid":"PID","body":"count"}"#,
+    ),
+    ("call", r#"{"op":"call","id":32,"to":"stock","body":["get","apples"]}"#),
+    (
+        "call, with a deadline, as another process",
+        r#"{"op":"call","id":32,"to":"stock@store@io","timeout_ms":1500,"pid":"PID","body":["get","apples"]}"#,
+    ),
+    (
+        "multi_call",
+        r#"{"op":"multi_call","id":33,"nodes":["store@io","stock@hal"],"name":"stock","timeout_ms":1500,"pid":"PID","body":"count"}"#,
+    ),
+    ("reply", r#"{"op":"reply","ref":7,"body":3}"#),
+    ("reply, a part", r#"{"op":"reply","id":34,"ref":7,"more":true,"body":"once upon a time"}"#),
+    (
+        "raise",
+        r#"{"op":"raise","id":35,"ref":7,"class":"KeyError","reason":"no pears","stack":"stock.py:7"}"#,
+    ),
+    ("raise, for a function that is not there", r#"{"op":"raise","ref":7,"class":"undef"}"#),
+    (
+        "register, in the whole mesh",
+        r#"{"op":"register","id":17,"name":"stock","scope":"global","on_conflict":"keep_newest","pid":"PID"}"#,
+    ),
+    (
+        "unregister, in the whole mesh",
+        r#"{"op":"unregister","id":18,"name":"stock","scope":"global"}"#,
+    ),
+    ("whereis, in the whole mesh", r#"{"op":"whereis","id":19,"name":"stock","scope":"global"}"#),
+    ("send, to a global name", r#"{"op":"send","to":"global:stock","body":"count"}"#),
+    ("send, to every member of a group", r#"{"op":"send","to":"group:tills","body":"close"}"#),
+    ("join", r#"{"op":"join","id":36,"group":"tills","pid":"PID"}"#),
+    ("leave", r#"{"op":"leave","id":37,"group":"tills","pid":"PID"}"#),
+    ("members", r#"{"op":"members","id":38,"group":"tills"}"#),
+    ("members, of this node", r#"{"op":"members","id":38,"group":"tills","local":true}"#),
+    ("groups", r#"{"op":"groups","id":39}"#),
+    ("monitor_group", r#"{"op":"monitor_group","id":40,"group":"tills","pid":"PID"}"#),
+    (
+        "serve",
+        r#"{"op":"serve","id":41,"module":"stock","functions":["count","take"],"pid":"PID"}"#,
+    ),
+    ("unserve", r#"{"op":"unserve","id":42,"module":"stock","pid":"PID"}"#),
+    ("modules", r#"{"op":"modules","id":43}"#),
+    (
+        "rpc",
+        r#"{"op":"rpc","id":44,"node":"store@io","module":"stock","function":"take","timeout_ms":1500,"pid":"PID","body":["apples",3]}"#,
+    ),
+    (
+        "rpc, on the nearest node",
+        r#"{"op":"rpc","id":44,"node":"any","module":"stock","function":"count"}"#,
+    ),
+    (
+        "rpc, on several nodes",
+        r#"{"op":"rpc","id":44,"nodes":["store@io","stock@hal"],"module":"stock","function":"count"}"#,
+    ),
+    (
+        "rpc_cast",
+        r#"{"op":"rpc_cast","node":"any","module":"stock","function":"count","body":null}"#,
+    ),
     (
         "send_after",
         r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,

@@ -170,6 +170,87 @@ fn messages(told: &mut Told) {
     told.add("gap", heard.last().expect("a gap"));
 }
 
+fn calls(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, stock) = (paper.open(true), paper.open(true));
+    paper.say(stock, r#"{"op":"register","name":"stock"}"#);
+    let calls = |paper: &mut Paper| {
+        paper.say(
+            app,
+            r#"{"op":"call","id":32,"to":"stock","timeout_ms":1500,"body":["get","apples"]}"#,
+        );
+        paper.heard(stock)
+    };
+    let heard = calls(&mut paper);
+    told.all(&["call"], &heard);
+    paper.say(stock, r#"{"op":"reply","ref":1,"more":true,"body":"once upon a time"}"#);
+    told.all(&["part"], &paper.heard(app));
+    paper.say(stock, r#"{"op":"reply","ref":1,"body":3}"#);
+    told.all(&["ok, of call"], &paper.heard(app));
+    calls(&mut paper);
+    paper.say(
+        stock,
+        r#"{"op":"raise","ref":2,"class":"KeyError","reason":"no pears","stack":"stock.py:7"}"#,
+    );
+    told.all(&["error, exception"], &paper.heard(app));
+    calls(&mut paper);
+    paper.say(
+        stock,
+        r#"{"op":"raise","ref":3,"class":"undef","reason":"`stock` has no function `pears`"}"#,
+    );
+    told.all(&["error, undef"], &paper.heard(app));
+    calls(&mut paper);
+    paper.pass(Duration::from_millis(1500));
+    told.all(&["error, timeout of a call"], &paper.heard(app));
+    told.all(&["cancel"], &paper.heard(stock));
+    paper.say(app, r#"{"op":"cast","to":"stock","body":["put","apples",3]}"#);
+    told.all(&["cast"], &paper.heard(stock));
+    paper.say(app, r#"{"op":"register","name":"till"}"#);
+    told.add("error, calling_self", &paper.answer(app, r#"{"op":"call","id":32,"to":"till"}"#));
+    paper.say(app, r#"{"op":"multi_call","id":33,"name":"stock","nodes":["stock@hal","store@io"],"body":"count"}"#);
+    paper.heard(stock);
+    paper.say(stock, r#"{"op":"reply","ref":6,"body":3}"#);
+    told.all(&["ok, of multi_call"], &paper.heard(app));
+    calls(&mut paper);
+    paper.say(stock, r#"{"op":"exit","reason":"sold out"}"#);
+    told.all(&["error, exit"], &paper.heard(app));
+}
+
+fn announced(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    told.all(
+        &["ok, of monitor_group", "group, as it is"],
+        &paper.say(app, r#"{"op":"monitor_group","id":40,"group":"tills"}"#),
+    );
+    paper.say(other, r#"{"op":"join","group":"tills"}"#);
+    told.all(&["group, who joined"], &paper.heard(app));
+    told.add("ok, of members", &paper.answer(app, r#"{"op":"members","id":38,"group":"tills"}"#));
+    told.add("ok, of groups", &paper.answer(app, r#"{"op":"groups","id":39}"#));
+    paper.say(other, r#"{"op":"leave","group":"tills"}"#);
+    told.all(&["group, who left"], &paper.heard(app));
+    paper.say(other, r#"{"op":"serve","module":"stock","functions":["count","take"]}"#);
+    told.add("ok, of modules", &paper.answer(app, r#"{"op":"modules","id":43}"#));
+    paper.say(app, r#"{"op":"rpc","id":44,"node":"any","module":"stock","function":"count"}"#);
+    told.all(&["rpc"], &paper.heard(other));
+    told.add(
+        "error, undef with what there is",
+        &paper
+            .answer(app, r#"{"op":"rpc","id":44,"node":"any","module":"stock","function":"give"}"#),
+    );
+
+    // Two nodes that do not see each other take the same name, and then meet.
+    let mut far = Paper::new("store@io");
+    let rival = far.open(true);
+    paper.say(app, r#"{"op":"register","name":"stock","scope":"global"}"#);
+    far.pass(Duration::from_millis(10));
+    far.say(rival, r#"{"op":"register","name":"stock","scope":"global"}"#);
+    paper.meet("store@io");
+    far.meet_and_keep("stock@hal");
+    carry(&mut far, &mut paper);
+    told.all(&["name_conflict"], &paper.heard(app));
+}
+
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
@@ -222,10 +303,11 @@ fn errors(told: &mut Told) {
         ),
         ("taken", r#"{"op":"spawn","id":1,"name":"stock"}"#.to_owned()),
         ("too_large", format!(r#"{{"op":"send","id":1,"to":"stock","body":"{long}"}}"#)),
-        ("unsupported", r#"{"op":"send","id":1,"to":"global:stock","body":1}"#.to_owned()),
+        ("unsupported", r#"{"op":"hello","id":1,"version":2}"#.to_owned()),
     ] {
         // `resume` belongs to the first command of a connection.
-        let app = if code == "not_found" { paper.open(false) } else { app };
+        let first = ["not_found", "unsupported"].contains(&code);
+        let app = if first { paper.open(false) } else { app };
         told.add(&format!("error, {code}"), &paper.answer(app, &command));
     }
     let send = format!(r#"{{"op":"send","id":1,"to":"{OTHER}","mode":"try","body":1}}"#);
@@ -250,6 +332,8 @@ fn told() -> Vec<Record> {
     sessions(&mut told);
     processes(&mut told);
     messages(&mut told);
+    calls(&mut told);
+    announced(&mut told);
     nodes(&mut told);
     errors(&mut told);
     told.0

@@ -56,6 +56,7 @@ pub(crate) fn events_in_the_source() -> BTreeSet<String> {
 pub(crate) fn codes_in_the_source() -> BTreeSet<String> {
     let sources = sources();
     let mut codes = texts_after(&sources, "Failure::new(", 0);
+    codes.extend(texts_after(&sources, "Ending::new(", 0));
     codes.extend(texts_after(&sources, "code: ", 0));
     codes.extend(texts_after(&sources, "Head::error(", 1));
     codes.insert("denied".to_owned());

@@ -8,7 +8,7 @@ use pillion::router::peers::{PeerHello, PeerId};
 use pillion::router::sessions::SessionId;
 use pillion::router::{Limits, Outbox, Router};
 use pillion::wire::id::{Incarnation, Node};
-use pillion::wire::message::Frame;
+use pillion::wire::message::{Frame, Kind, bare_frame};
 
 /// The incarnation of every node here.
 pub(crate) const RUN: u64 = 0x019b_3f0c_2a4e_5f3c;
@@ -77,14 +77,15 @@ impl Paper {
     }
 
     pub(crate) fn meet(&mut self, name: &str) {
-        let hello = PeerHello {
-            node: node(name),
-            labels: BTreeMap::from([("role".to_owned(), "store".to_owned())]),
-            hidden: false,
-            addresses: vec![([192, 0, 2, 7], 4470).into()],
-            address: ([192, 0, 2, 7], 50_000).into(),
-        };
-        self.router.on_peer_up(self.now, PEER, hello, &mut self.out);
+        self.meet_and_keep(name);
+        self.towards_peer();
+        self.hear_peer(&bare_frame(Kind::Announced));
+        self.pass(Duration::ZERO);
+    }
+
+    /// Meets it, and keeps what this node has to announce.
+    pub(crate) fn meet_and_keep(&mut self, name: &str) {
+        self.router.on_peer_up(self.now, PEER, hello(name), &mut self.out);
         self.pass(Duration::ZERO);
     }
 
@@ -106,6 +107,16 @@ impl Paper {
         let (frame, _) = Frame::cut(frame, 1 << 20).expect("a frame").expect("a whole one");
         self.router.on_message(self.now, PEER, frame, &mut self.out).expect("a good frame");
         self.pass(Duration::ZERO);
+    }
+}
+
+fn hello(name: &str) -> PeerHello {
+    PeerHello {
+        node: node(name),
+        labels: BTreeMap::from([("role".to_owned(), "store".to_owned())]),
+        hidden: false,
+        addresses: vec![([192, 0, 2, 7], 4470).into()],
+        address: ([192, 0, 2, 7], 50_000).into(),
     }
 }
 

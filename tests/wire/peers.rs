@@ -15,7 +15,7 @@ const FILE: &str = "peers.txt";
 const ABOUT: &str =
     "What sidecars say to each other: kind, flags, serial and what follows; then the whole frame.";
 
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 30] = [
     Kind::Hello,
     Kind::Accept,
     Kind::Refuse,
@@ -38,6 +38,14 @@ const KINDS: [Kind; 22] = [
     Kind::Go,
     Kind::Ask,
     Kind::Tell,
+    Kind::Call,
+    Kind::Reply,
+    Kind::Raise,
+    Kind::Cancel,
+    Kind::Took,
+    Kind::Rpc,
+    Kind::State,
+    Kind::Announced,
 ];
 
 fn record(title: &str, bytes: &[u8]) -> Record {
@@ -72,6 +80,8 @@ fn said(kind: Kind, frame: Frame<'_>) -> String {
         let end = at + 2 + usize::from(payload[at + 1]);
         (format!("to {:?}", String::from_utf8_lossy(&payload[at + 2..end])), end)
     };
+    let text =
+        |bytes: &[u8]| String::from_utf8_lossy(&bytes[2..2 + usize::from(bytes[1])]).into_owned();
     match kind {
         Kind::Accept | Kind::Ready | Kind::Beat | Kind::Probe => "nothing".to_owned(),
         Kind::Hello | Kind::Refuse | Kind::Goodbye | Kind::Peers => cbor(0),
@@ -86,6 +96,30 @@ fn said(kind: Kind, frame: Frame<'_>) -> String {
         Kind::Link => target(0).0,
         Kind::Unlink | Kind::UnlinkAck => format!("{}, unlink id {}", target(0).0, number(8)),
         Kind::Monitor => format!("ref {}, {}", number(0), target(8).0),
+        Kind::Call => {
+            let (to, at) = target(8);
+            format!("ref {}, {to}, the event {}", number(0), line(&payload[at..]))
+        }
+        Kind::Reply => {
+            let at = 9 + usize::from(payload[8]);
+            let ct = String::from_utf8_lossy(&payload[9..at]);
+            format!("ref {}, content type {ct:?}, body {}", number(0), cbor(at))
+        }
+        Kind::Raise => format!("ref {}, {}", number(0), cbor(8)),
+        Kind::Announced => "nothing".to_owned(),
+        Kind::Rpc => {
+            let module = text(&payload[8..]);
+            let function = text(&payload[10 + module.len()..]);
+            let event = line(&payload[12 + module.len() + function.len()..]);
+            format!("ref {}, {function:?} of {module:?}, the event {event}", number(0))
+        }
+        Kind::State => {
+            let key = usize::from(payload[2]);
+            let (key, value) = payload[3..].split_at(key);
+            format!("class {}, key {}, value {}", payload[0], hex(key), hex(value))
+        }
+        Kind::Cancel => format!("ref {}", number(0)),
+        Kind::Took => format!("ref {}, {} bytes", number(0), number(8)),
         Kind::Demonitor => format!("ref {}", number(0)),
         Kind::Down => format!("ref {}, reason {}", number(0), cbor(8)),
         Kind::Fragment => format!("{} bytes", payload.len()),
@@ -127,6 +161,7 @@ fn of_the_connection() -> Vec<Record> {
         record("probe", &bare_frame(Kind::Probe)),
         record("peers", &cbor_frame(Kind::Peers, 0, &peers)),
         record("goodbye", &cbor_frame(Kind::Goodbye, 0, &goodbye)),
+        record("announced", &bare_frame(Kind::Announced)),
     ];
     // What is read is what was written.
     let read = |at: usize| {
@@ -189,6 +224,23 @@ fn of_the_router() -> Vec<Record> {
             r#"{"op":"info","id":1,"to":"FAR","keys":["messages"]}"#,
             &["ask, for what is not given", "tell, of an error"],
         ),
+        (r#"{"op":"register","name":"stock","scope":"global"}"#, &["state, of a global name"]),
+        (r#"{"op":"join","group":"tills"}"#, &["state, of a member of a group"]),
+        (r#"{"op":"leave","group":"tills"}"#, &["state, taken back"]),
+        (
+            r#"{"op":"serve","module":"stock","functions":["count","take"]}"#,
+            &["state, of a module"],
+        ),
+        (
+            r#"{"op":"rpc","id":1,"node":"store@io","module":"node","function":"ping"}"#,
+            &["rpc", "reply, to it"],
+        ),
+        (r#"{"op":"cast","to":"FAR","body":"count"}"#, &["send, of a cast"]),
+        (r#"{"op":"call","id":1,"to":"FAR","timeout_ms":100,"body":"how many?"}"#, &["call"]),
+        (
+            r#"{"op":"call","id":1,"to":"nobody@store@io","body":"how many?"}"#,
+            &["call, of a name that nobody has", "raise, for it"],
+        ),
     ];
     b.say(other, r#"{"op":"flag","trap_exit":true}"#);
     for (command, titles) in steps {
@@ -197,6 +249,34 @@ fn of_the_router() -> Vec<Record> {
         assert_eq!(frames.len(), titles.len(), "{command}");
         records.extend(titles.iter().zip(&frames).map(|(title, frame)| record(title, frame)));
     }
+
+    let reference = |b: &mut Paper| {
+        let heard = b.heard(other);
+        let text = line(heard.last().expect("a call"));
+        let event: serde_json::Value = serde_json::from_str(&text).expect("an event");
+        event["ref"].as_u64().expect("a ref")
+    };
+    let number = reference(&mut b);
+    let large = "x".repeat(140_000);
+    b.say(other, &format!(r#"{{"op":"reply","ref":{number},"more":true,"body":"a part"}}"#));
+    records.push(record("reply, a part", carry(&mut a, &mut b).last().expect("a part")));
+    b.say(other, &format!(r#"{{"op":"reply","ref":{number},"more":true,"body":"{large}"}}"#));
+    while !carry(&mut a, &mut b).is_empty() {}
+    a.heard(app);
+    records.push(record("took", carry(&mut a, &mut b).last().expect("it was read")));
+    b.say(other, &format!(r#"{{"op":"reply","ref":{number},"body":7}}"#));
+    records.push(record("reply", carry(&mut a, &mut b).last().expect("a reply")));
+    a.say(app, &format!(r#"{{"op":"call","id":1,"to":"{far}","timeout_ms":100}}"#));
+    carry(&mut a, &mut b);
+    let number = reference(&mut b);
+    let raise = r#""class":"KeyError","reason":"no pears","stack":"stock.py:7""#;
+    b.say(other, &format!(r#"{{"op":"raise","ref":{number},{raise}}}"#));
+    records.push(record("raise", carry(&mut a, &mut b).last().expect("an exception")));
+    a.say(app, &format!(r#"{{"op":"call","id":1,"to":"{far}","timeout_ms":100}}"#));
+    carry(&mut a, &mut b);
+    a.pass(std::time::Duration::from_millis(100));
+    records.push(record("cancel", carry(&mut a, &mut b).last().expect("a cancel")));
+    b.heard(other);
 
     b.say(other, r#"{"op":"flag","delivery":"pull","mailbox":{"entries":1,"policy":"wait"}}"#);
     let _ = b.say(other, r#"{"op":"flush","id":1}"#);

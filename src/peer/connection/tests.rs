@@ -43,6 +43,7 @@ async fn rig(room: usize) -> Rig {
         labels: BTreeMap::new(),
         hidden: false,
         profile: Profile::Lan,
+        pulse: Pulse::new(Instant::now()),
         listens: Vec::new(),
         held: Mutex::default(),
         events: events_in,
@@ -63,7 +64,9 @@ async fn rig(room: usize) -> Rig {
     });
     let (read, write) = split(far);
     let mut rig = Rig { read, write, orders, events, running };
+    rig.say(&bare_frame(Kind::Announced)).await;
     assert!(matches!(rig.events.recv().await, Some(Event::Up(ConnId(1)))));
+    assert_eq!(rig.hear().await, Some(Kind::Announced));
     rig
 }
 

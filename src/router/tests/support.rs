@@ -154,6 +154,19 @@ impl Router {
         self.refs.len()
     }
 
+    pub(super) fn calls_kept(&self) -> [usize; 4] {
+        let process = |process: &crate::router::processes::Process| {
+            process.calling.len() + process.serving.len()
+        };
+        let peer = |peer: &crate::router::peers::Peer| peer.calls.len() + peer.serving.len();
+        [
+            self.calls.len() + self.gathers.len(),
+            self.served.len(),
+            self.processes.values().map(process).sum(),
+            self.peers.values().map(peer).sum(),
+        ]
+    }
+
     pub(super) fn mailbox_memory(&self, pid: &str) -> usize {
         let pid: crate::wire::id::Pid = pid.parse().expect("a pid");
         self.processes.get(&pid.serial).map_or(0, |process| process.mailbox.memory())
@@ -184,18 +197,23 @@ impl Pair {
     }
 
     pub(super) fn of(a: Paper, b: Paper) -> Self {
-        let mut pair = Self { a, b, connection: 1_000 };
+        let mut pair = Self::apart(a, b);
         pair.join();
         pair
+    }
+
+    pub(super) fn apart(a: Paper, b: Paper) -> Self {
+        Self { a, b, connection: 1_000 }
     }
 
     pub(super) fn join(&mut self) {
         self.join_without_work();
         self.a.work();
         self.b.work();
+        self.carry();
     }
 
-    /// What is put off waits.
+    /// The connection is accepted; what both announce is still to be told, a first slice aside.
     pub(super) fn join_without_work(&mut self) {
         self.connection += 1;
         let hello = |paper: &Paper| PeerHello {
@@ -211,8 +229,24 @@ impl Pair {
         self.b.hold(|router, now, out| router.on_peer_up(now, connection, a, out));
     }
 
+    /// The first hears that the second has announced all that it has.
+    pub(super) fn announced(&mut self) {
+        let frame = crate::wire::message::bare_frame(crate::wire::message::Kind::Announced);
+        let connection = self.connection;
+        self.a.hold(|router, now, out| {
+            let frame = Frame::read(&frame[4..]).expect("a frame");
+            router.on_message(now, connection, frame, out).expect("a good frame");
+        });
+    }
+
     pub(super) fn connection(&self) -> PeerId {
         self.connection
+    }
+
+    /// Nothing is kept of any call.
+    pub(super) fn assert_no_calls(&self) {
+        assert_eq!(self.a.router.calls_kept(), [0; 4]);
+        assert_eq!(self.b.router.calls_kept(), [0; 4]);
     }
 
     /// Cuts the connection; what is under way is lost.
