@@ -77,7 +77,7 @@ pub struct Config {
     pub trust: Trust,
     /// How patient the failure detector is.
     pub profile: Profile,
-    /// How long a shutdown waits for sessions and calls.
+    /// How long a shutdown waits for sessions.
     pub grace: Duration,
     /// Largest body of a message.
     pub body_bytes_max: usize,
@@ -95,7 +95,7 @@ pub struct Config {
     pub log_level: LogLevel,
     /// How it is logged.
     pub log_format: LogFormat,
-    /// Each key as TOML, and where it comes from; for [`print`].
+    /// Each key as TOML, and where it comes from; for [`print()`].
     pub shown: BTreeMap<Key, Shown>,
 }
 
@@ -261,7 +261,7 @@ impl Named for LogFormat {
     }
 }
 
-/// One key as [`print`] shows it.
+/// One key as [`print()`] shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// The value as TOML; of `labels` the lines of the table.

@@ -4,8 +4,8 @@
 //! TCP, TLS -> hello both ways -> [mesh decides] -> accept, ready -> [hub] -> frames, beats ... -> end
 //! ```
 //!
-//! A peer task decides nothing about other connections: it tells [`Event`]s and follows [`Order`]s. Whatever happens
-//! it ends in exactly one [`Event::Ended`], and if the hub was told of the connection, then after the hub was told
+//! A peer task decides nothing about other connections: it tells `Event`s and follows `Order`s. Whatever happens
+//! it ends in exactly one `Event::Ended`, and if the hub was told of the connection, then after the hub was told
 //! of its end.
 
 mod ahead;

@@ -285,6 +285,8 @@ impl Reading {
                 let text = format!(
                     "a frame of {length} bytes: this is not the CBOR dialect; the connection is closed"
                 );
+                // Answers may go unread; a connection that we close is told to the operator too.
+                tracing::warn!("an app is cut off: {text}");
                 handle.refused(None, Refused { code: "too_large", message: text });
                 return Progress::Over;
             }

@@ -205,6 +205,15 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
     }
 }
 
+/// Says whether [`build`] would take `url`, without having anything to build it with.
+///
+/// # Errors
+/// Those of [`build`].
+pub fn check(url: &str) -> Result<(), StrategyError> {
+    let nowhere = Surroundings { registry: PathBuf::new(), interval: Duration::ZERO };
+    build(url, &nowhere).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@
 //! ```text
 //! --join hal                                 # hal:4470
 //! --join hal:5000 --join 10.0.0.7 --join [fd00::7]:4470
-//! --discover 'list://hal,ida:5000?file=/etc/pillion/nodes&interval=30s'
+//! --strategy 'list://hal,ida:5000?file=/etc/pillion/nodes&interval=30s'
 //! ```
 //!
 //! | option | default | |

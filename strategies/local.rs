@@ -5,7 +5,7 @@
 //! laptop find each other on a plane, behind a corporate filter and in a container without multicast.
 //!
 //! ```text
-//! --discover local            # on by default; it has no options
+//! --strategy local            # on by default; it has no options
 //! /tmp/pillion-1000/default/nodes/stock@hal.19b3f0c2a4e5f3c9.json
 //! /tmp/pillion-1000/default/nodes/stock@hal.19b3f0c2a4e5f3c9.lock
 //! ```

@@ -6,8 +6,8 @@
 //! cookie recognise each other. It proves nothing; the TLS hello does.
 //!
 //! ```text
-//! --discover mdns                         # every interface but loopback
-//! --discover 'mdns://?interface=eth0'     # only this one, or several: eth0,wlan0
+//! --strategy mdns                         # every interface but loopback
+//! --strategy 'mdns://?interface=eth0'     # only this one, or several: eth0,wlan0
 //!
 //! $ avahi-browse -rt _pillion._tcp
 //! = eth0 IPv4 stock-19b3f0c2a4e5f3c9   _pillion._tcp   local

@@ -26,7 +26,7 @@ pub(super) struct ConfigArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum ConfigCommand {
-    /// Says whether a file is good, or the flags, environment and file of `up` together
+    /// Says whether a file is good, or all that `up` without flags would use
     Check(CheckArgs),
     /// Prints what `up` with the same flags would use, as TOML, each value with its source
     #[command(long_about = None)]

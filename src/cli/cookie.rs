@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueHint};
 use super::exit::{Exit, Failure};
 use super::{Globals, Output};
 use crate::config::{Config, Key, Machine, Trust};
-use crate::tls::cookie::{Cookie, CookieError, read};
+use crate::tls::cookie::{Cookie, CookieError, hex, read};
 
 const EXAMPLES: &str = "\
 Whoever has the cookie can be any node of the mesh: pass the file on as you would a private key.
@@ -95,13 +95,6 @@ fn file(args: &CookieArgs) -> Result<(PathBuf, String), Failure> {
 pub(super) fn here() -> Result<Machine, Failure> {
     Machine::here().map_err(|error| {
         Failure::new(Exit::Internal, format!("cannot look at the working directory: {error}"))
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
     })
 }
 

@@ -14,7 +14,7 @@ use crate::client::{Event, Op, WINDOW};
 use crate::dialect::json::json_to_cbor;
 use crate::wire::command::Delivery;
 
-/// Longest body read from standard input: the largest that any node accepts.
+/// Most bytes read from standard input: more than any node accepts for a body, which it says itself.
 const STDIN_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What bytes are called that nobody has described.

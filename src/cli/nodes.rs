@@ -104,7 +104,12 @@ pub(super) async fn connect(globals: &Globals, args: &ConnectArgs) -> Result<(),
     let answer = connection.request(Op::new("connect").text("to", &args.to)).await?;
     let connected = answer.bool("result") == Some(true);
     connection.output.tell(&answer, || {
-        if connected { "connected" } else { "not connected; `pillion nodes` says why" }.to_owned()
+        if connected {
+            "connected"
+        } else {
+            "not connected; `pillion nodes` says why, if it lists such a node"
+        }
+        .to_owned()
     })?;
     if connected { Ok(()) } else { Err(Failure::no()) }
 }

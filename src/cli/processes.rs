@@ -20,7 +20,7 @@ Examples:
   pillion ps --json | jq '.processes[] | select(.message_queue_len > 100)'";
 
 const INFO_EXAMPLES: &str = "\
-Keys: pid, registered_name, label, status, message_queue_len, messages, links, monitors, monitored_by, trap_exit, parent,
+Keys: pid, registered_name, label, status, message_queue_len, messages, links, monitors, monitored_by, trap_exit, parent, \
 delivery, mailbox, dropped, memory, sensitive, client, session. Without any, all but the messages and a few rare ones.
 
 Examples:

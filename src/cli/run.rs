@@ -38,8 +38,8 @@ const NOT_FOUND: u8 = 127;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 const EXAMPLES: &str = "\
-The app finds the node by PILLION_SOCKET, and its name in PILLION_NODE. SIGTERM and SIGHUP are passed on to it, SIGINT
-and SIGQUIT too unless the terminal has sent it them already. The exit code is the app's, 128 and the signal when a
+The app finds the node by PILLION_SOCKET, and its name in PILLION_NODE. SIGTERM and SIGHUP are passed on to it, SIGINT \
+and SIGQUIT too unless the terminal has sent it them already. The exit code is the app's, 128 and the signal when a \
 signal has ended it, 127 when there is no such command, 126 when it cannot be executed.
 
 Examples:

@@ -101,7 +101,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "PROFILE")]
     pub profile: Option<String>,
 
-    /// How long a shutdown waits for apps and calls [default: 10s]
+    /// How long a shutdown waits for apps [default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub grace: Option<String>,
 

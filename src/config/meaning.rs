@@ -20,7 +20,7 @@ use crate::wire::id::NodeName;
 const MESH: &str = "default";
 /// The app socket is for its owner: whoever may open it can be the app. `--socket-mode` widens it.
 const SOCKET_MODE: u32 = 0o600;
-/// Ten seconds lets apps finish their calls and still leaves Kubernetes two thirds of its default 30 s.
+/// Ten seconds lets apps finish what they do and still leaves Kubernetes two thirds of its default 30 s.
 const GRACE: Duration = Duration::from_secs(10);
 /// A shutdown that takes a day is one that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -281,7 +281,13 @@ impl Reader<'_> {
         let joins: Vec<String> =
             self.several(Key::Join, value::parse_join).into_iter().map(|(join, _)| join).collect();
         self.show_list(Key::Join, &joins, "nobody by address");
-        let given = self.several(Key::Strategy, value::parse_strategy);
+        let given = self.several(Key::Strategy, |text| {
+            let url = value::parse_strategy(text)?;
+            if url != "none://" {
+                pillion_strategies::check(&url).map_err(|wrong| wrong.to_string())?;
+            }
+            Ok(url)
+        });
         let mut strategies: Vec<String> = if given.is_empty() {
             let found: &[&str] =
                 if cfg!(feature = "mdns") { &["local://", "mdns://"] } else { &["local://"] };

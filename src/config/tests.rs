@@ -127,6 +127,14 @@ fn a_node_may_look_for_nobody() {
 }
 
 #[test]
+fn a_strategy_that_cannot_be_meant_is_told_with_all_else_that_is_wrong() {
+    for wrong in ["mnds", "list://", "list://hal?intervall=5s", "local://hal"] {
+        let told = words(load(&[(Key::Strategy, wrong), (Key::Mesh, "a b")]));
+        assert_eq!(told.len(), 2, "{wrong}: {told:#?}");
+    }
+}
+
+#[test]
 fn a_cookie_and_certificates_together_are_refused() {
     let told = words(load(&[
         (Key::CookieFile, "/c"),

@@ -228,7 +228,7 @@ pub(crate) fn parse_duration(text: &str, min: Duration, max: Duration) -> Result
         .ok_or_else(|| format!("must be from {} to {}", show_duration(min), show_duration(max)))
 }
 
-/// Prints a duration as [`parse_duration`] reads it.
+/// Prints a duration as `parse_duration` reads it.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -263,7 +263,7 @@ pub(crate) fn parse_size(text: &str, min: usize, max: usize) -> Result<usize, St
         .ok_or_else(|| format!("must be from {} to {}", show_size(min), show_size(max)))
 }
 
-/// Prints a size as [`parse_size`] reads it.
+/// Prints a size as `parse_size` reads it.
 #[must_use]
 pub fn show_size(bytes: usize) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {

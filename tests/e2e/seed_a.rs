@@ -2,8 +2,12 @@
 //!
 //! A7 and A8 (rpc) and A24's calls wait for calls; here a reference in the message stands in for them.
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
 use crate::support::{
-    App, DIALECTS, Daemon, Dialect, Language, Place, Stock, Value, bytes, json, languages, unbytes,
+    App, DIALECTS, Daemon, Dialect, Language, Place, Stock, Value, bytes, eventually, json,
+    languages, unbytes,
 };
 
 fn product(name: &str, qty: u64) -> Value {
@@ -521,4 +525,93 @@ fn a25_a_server_node_that_is_killed_in_the_middle_of_an_ask_leaves_nobody_waitin
     assert_eq!(customer.body(), json!(["print", "The server is gone"]));
     customer.send(&pid, json!("stop"));
     assert_eq!(running.join().unwrap(), 1);
+}
+
+/// Runs `pillion` with these words and this input as an app of `daemon`; what it printed.
+fn typed(daemon: &Daemon, words: &[&str], input: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    command.args(words).env("PILLION_SOCKET", &daemon.socket);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a13_a14_a15_the_stock_is_driven_from_another_node_with_the_command_line_and_with_socat() {
+    let (a, b) = two_nodes();
+    if Socat::start(&b).is_none() {
+        return;
+    }
+    for language in languages() {
+        let stock = Stock::start(&a, language, "product_stock");
+        let to = "product_stock@a@t";
+        let said = typed(
+            &b,
+            &["shell"],
+            &format!(
+                "self\nsend {to} \"status\"\nsend {to} [\"add\",{{\"name\":\"nike\",\"qty\":30}}]\nsend {to} \"status\"\n"
+            ),
+        );
+        assert!(said.starts_with("<b@t.") && said.ends_with("\nok\nok\nok\n"), "{said}");
+
+        // Nobody orders what one program and the next one send: ask until the first is through.
+        eventually("the stock has what the command line added", || {
+            let mut socat = Socat::start(&b).expect("it started before");
+            let pid = socat.ask(r#"{"op":"self","id":1}"#)["pid"].clone();
+            let ask = json!({"op": "send", "to": to, "body": ["status", pid]});
+            socat.ask(&ask.to_string())["body"] == json!(["show", [product("nike", 30)]])
+        });
+        let mut socat = Socat::start(&b).expect("it started before");
+        let pid = socat.ask(r#"{"op":"self","id":1}"#)["pid"].clone();
+        let add = json!({"op": "send", "to": to, "body": ["add", pid, product("adidas", 35)]});
+        let told = socat.ask(&add.to_string());
+        assert_eq!(told["ev"], "message");
+        assert_eq!(told["body"], json!([product("adidas", 35), product("nike", 30)]));
+        assert_eq!(typed(&b, &["send", to, "\"stop\""], ""), "");
+        let printed = stock.printed();
+        let (asked, shown): (Vec<_>, Vec<_>) =
+            printed.into_iter().partition(|line| line.starts_with("<b@t."));
+        assert!(asked.len() >= 2, "{asked:?}");
+        assert_eq!(shown, ["[]", r#"["nike"]"#], "{language:?}");
+    }
+}
+
+/// An app that is nothing but `socat` and what is typed into it.
+struct Socat(Child, BufReader<ChildStdout>);
+
+impl Socat {
+    /// `None`, and why, where there is no `socat`.
+    fn start(daemon: &Daemon) -> Option<Self> {
+        let address = format!("UNIX-CONNECT:{}", daemon.socket.display());
+        let mut command = Command::new("socat");
+        command.args(["-T", "60", "-", &address]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        match command.spawn() {
+            Ok(mut child) => {
+                let lines = BufReader::new(child.stdout.take().unwrap());
+                Some(Self(child, lines))
+            }
+            Err(error) => {
+                eprintln!("SKIPPED with socat: it does not start here: {error}");
+                None
+            }
+        }
+    }
+
+    /// Types a line and reads one.
+    fn ask(&mut self, line: &str) -> Value {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        let mut answer = String::new();
+        self.1.read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{answer:?}: {error}"))
+    }
+}
+
+impl Drop for Socat {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

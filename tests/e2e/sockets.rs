@@ -363,6 +363,7 @@ fn a_huge_announced_length_is_refused_in_words_and_reserves_nothing() {
     let answer = strange(&a, &[4, 0xff, 0xff, 0xff, 0, 0]);
     let text = String::from_utf8_lossy(&answer).into_owned();
     assert!(text.contains("too_large") || answer.is_empty(), "{text}");
+    assert_eq!(a.logged().matches("an app is cut off").count(), 1, "{}", a.logged());
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl Command {
             "cancel_timer" => Self::CancelTimer { timer: w.number("timer")? },
             "register" => Self::Register { name: w.next()?.into() },
             "unregister" => Self::Unregister { name: w.next()?.into() },
-            "whereis" => Self::Whereis { name: w.next()?.into(), node: w.maybe().map(owned) },
+            "whereis" => whereis(w)?,
             "names" | "registered" => Self::Names,
             "flush" => Self::Flush,
             "receive" => receive(w)?,
@@ -234,6 +234,16 @@ fn receive(w: &mut Words<'_>) -> Result<Command, Failure> {
     Ok(Command::Receive { max, timeout })
 }
 
+/// The node as a word of its own, or behind the name, where `send` has it.
+fn whereis(w: &mut Words<'_>) -> Result<Command, Failure> {
+    let word = w.next()?;
+    let (name, node) = match (w.maybe(), word.split_once('@')) {
+        (None, Some((name, node))) => (name, Some(node)),
+        (node, _) => (word, node),
+    };
+    Ok(Command::Whereis { name: name.to_owned(), node: node.map(str::to_owned) })
+}
+
 fn info(w: &mut Words<'_>) -> Command {
     let (mut to, mut keys) = (None, Vec::new());
     while let Some(word) = w.maybe() {
@@ -306,6 +316,17 @@ mod tests {
         assert_eq!(parse("info messages"), info(None, &["messages"]));
         assert_eq!(parse("info stock"), info(Some("stock"), &[]));
         assert_eq!(parse("info stock links pid"), info(Some("stock"), &["links", "pid"]));
+    }
+
+    #[test]
+    fn a_name_on_another_node_is_asked_for_in_two_words_or_in_one() {
+        let whereis = |node: Option<&str>| Command::Whereis {
+            name: "stock".into(),
+            node: node.map(str::to_owned),
+        };
+        assert_eq!(parse("whereis stock"), whereis(None));
+        assert_eq!(parse("whereis stock b@hal"), whereis(Some("b@hal")));
+        assert_eq!(parse("whereis stock@b@hal"), whereis(Some("b@hal")));
     }
 
     #[test]

@@ -112,7 +112,12 @@ pub(super) const MANUAL: [Entry; 26] = [
     ),
     entry("register", "NAME", "gives this shell's process a name", ""),
     entry("unregister", "NAME", "frees a name", ""),
-    entry("whereis", "NAME [NODE]", "the pid behind a name, or none", ""),
+    entry(
+        "whereis",
+        "NAME [NODE]",
+        "the pid behind a name, or none",
+        "`whereis stock b@hal` may be written as `whereis stock@b@hal`.",
+    ),
     entry("names", "", "the registered names of this node", ""),
     entry(
         "flush",
