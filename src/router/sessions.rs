@@ -139,7 +139,12 @@ impl Router {
                 &[],
             );
         }
-        out.close_session(session);
+        if state.attached {
+            out.close_session(session);
+        } else {
+            // Nobody is there to read its end, and to be gone after it.
+            out.forget_session(session);
+        }
         self.work.push_back(Work::SessionEnd { processes: state.processes, reason: reason.into() });
     }
 

@@ -304,3 +304,17 @@ fn a_kill_on_another_node_is_answered_ok_whatever_becomes_of_it() {
     assert!(pair.b.router.has_session(other));
     assert_eq!(pair.a.events(app), [] as [Value; 0]);
 }
+
+#[test]
+fn a_session_that_is_killed_in_its_grace_leaves_nothing_behind() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.ask(app, json!({"op": "hello", "grace_ms": 60_000}));
+    let pid = node.self_pid(app);
+    node.close(app);
+    node.out.gone.clear();
+    node.ask(other, json!({"op": "kill", "to": pid}));
+    assert!(!node.router.has_session(app));
+    assert_eq!(node.out.gone, [app], "who waits for the last session to go waits for ever");
+    assert_eq!(node.router.queued(&node.out), 0);
+}
