@@ -155,16 +155,17 @@ impl Router {
             state.held == 0
                 && state.paused == 0
                 && state.listings == 0
-                && out.session_len(session) < UNREAD_BYTES_MAX
+                && out.session_len(session) < self.limits.lane_bytes(out, UNREAD_BYTES_MAX)
         })
     }
 
     /// Whether another command of a session may be answered: it reads its answers, and no long one is being made.
     #[must_use]
     pub fn may_answer(&self, session: SessionId, out: &Outbox) -> bool {
-        self.sessions
-            .get(&session)
-            .is_none_or(|state| state.listings == 0 && out.session_len(session) < UNREAD_BYTES_MAX)
+        self.sessions.get(&session).is_none_or(|state| {
+            state.listings == 0
+                && out.session_len(session) < self.limits.lane_bytes(out, UNREAD_BYTES_MAX)
+        })
     }
 
     /// How many sessions there are.
