@@ -30,6 +30,8 @@ pub struct SessionLane {
     pub frames: u64,
     /// Nothing more will come: close once this is written.
     pub closing: bool,
+    /// There is no connection: what is written is counted and lost, as the next connection will be told.
+    pub detached: bool,
 }
 
 /// One sender's messages that are too long to travel in one piece, and what it said after them.
@@ -202,7 +204,15 @@ impl Outbox {
 
     /// Opens the lane of a session.
     pub fn open_session(&mut self, session: SessionId) {
-        self.sessions.entry(session).or_default();
+        self.sessions.entry(session).or_default().detached = false;
+    }
+
+    /// The connection of a session is gone, and the session waits for another one.
+    pub fn detach_session(&mut self, session: SessionId) {
+        self.reset_session(session);
+        if let Some(lane) = self.sessions.get_mut(&session) {
+            lane.detached = true;
+        }
     }
 
     /// Forgets the lane of a session.
@@ -261,6 +271,10 @@ impl Outbox {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let Some(lane) = self.sessions.get_mut(&session) else { return };
+        if lane.detached {
+            lane.frames += frames;
+            return;
+        }
         let before = lane.bytes.len();
         if lane.bytes.capacity() == 0 {
             lane.bytes = self.shelf.take();

@@ -102,7 +102,7 @@ impl Router {
             state.epoch += 1;
             let deadline = Deadline::Grace { session, epoch: state.epoch };
             self.agenda.add(now + state.grace, deadline);
-            out.reset_session(session);
+            out.detach_session(session);
             return;
         }
         self.end_session(session, "disconnected", out);
