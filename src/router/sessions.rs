@@ -285,6 +285,9 @@ impl Router {
             session.operator &= operator;
             session.commands += 1;
         }
+        if !operator {
+            self.mourners.remove(&resume.session);
+        }
         let frames = out.session_frames(resume.session);
         out.reset_session(resume.session);
         out.open_session(resume.session);
