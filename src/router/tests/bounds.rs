@@ -496,7 +496,7 @@ fn apps_that_do_not_read_are_bounded_together_and_take_no_message_from_others() 
     }
     assert!(node.router.queued(&node.out) <= 1_400_000, "{}", node.router.queued(&node.out));
     let told = node.ask(reader, json!({"op": "flush"}));
-    let kept = told["messages"].as_array().map_or(0, |m| m.len());
+    let kept = told["messages"].as_array().map_or(0, Vec::len);
     assert_eq!(kept, 5, "the app with a small mailbox has lost messages");
 }
 
