@@ -46,6 +46,7 @@ mod work;
 use agenda::{Agenda, Deadline};
 use nodes::KnownNode;
 pub use outbox::Outbox;
+use outbox::{LANE_BYTES, UNREAD_BYTES_MAX};
 use peers::{Peer, PeerId};
 use processes::Process;
 use sessions::{Session, SessionId};
@@ -98,6 +99,18 @@ pub struct Limits {
     pub send_timeout: Duration,
     /// What other nodes may ask.
     pub remote: Remote,
+}
+
+impl Limits {
+    /// Whether the apps of the node leave more unread than half of what may wait in it.
+    fn is_unread(&self, out: &Outbox) -> bool {
+        out.unread() > self.queue_bytes / 2
+    }
+
+    /// How much may wait for an app before it is given no more: little once the apps together leave much unread.
+    fn lane_bytes(&self, out: &Outbox, usual: usize) -> usize {
+        if self.is_unread(out) { outbox::LANE_BYTES_UNREAD } else { usual }
+    }
 }
 
 impl Default for Limits {
@@ -531,6 +544,22 @@ impl Router {
     #[must_use]
     pub fn queued(&self, out: &Outbox) -> usize {
         self.mailbox_bytes + self.partial_bytes + self.timer_bytes + self.retry_bytes + out.queued()
+    }
+
+    /// The same, as far as mailboxes give way for it: what apps leave unread beyond their half is no reason to take
+    /// messages from others.
+    fn pressing(&self, out: &Outbox) -> usize {
+        self.queued(out) - out.lanes().saturating_sub(self.limits.queue_bytes / 2)
+    }
+
+    /// Whether a long answer may be made: each waits in memory until its app reads it.
+    fn may_be_long(&self, session: SessionId, length: usize, out: &Outbox) -> Result<(), Failure> {
+        let unread = out.session_len(session) >= UNREAD_BYTES_MAX || self.limits.is_unread(out);
+        if length <= LANE_BYTES || !unread {
+            return Ok(());
+        }
+        let text = "the apps of this node leave so much unread that there is no room for an answer this long; read, and ask again";
+        Err(Failure::new("overloaded", text))
     }
 }
 

@@ -30,8 +30,10 @@ const BATCH_BYTES: usize = 128 * 1024;
 /// What may be between the lane of a peer and this mailbox while a busy node does not come to read: what that peer is
 /// writing, what the systems at both ends hold (`transport` bounds it), and what has been read here.
 const PIPE_BYTES: usize = 4 * 1024 * 1024;
-/// Mailboxes are weighed in steps of this many bytes.
+/// Mailboxes are weighed in steps of this many bytes,
 const WEIGHT_STEP_BITS: u32 = 16;
+/// and below the first of them in powers of two from this one on.
+const WEIGHT_FIRST_BITS: u32 = 10;
 
 /// Whom a full mailbox holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,9 +111,18 @@ impl Window {
 }
 
 impl Process {
-    /// Whether `heavy` has it under another weight.
-    fn is_heavier(&self) -> bool {
-        self.mailbox.bytes() >> WEIGHT_STEP_BITS != self.weight
+    /// What its mailbox weighs, in steps: what it could give, which signals only are where they are many.
+    fn weight_now(&self) -> usize {
+        let signals = self.mailbox.signal_bytes();
+        let kept = if signals < SIGNAL_BYTES_HEAVY { signals } else { 0 };
+        let bytes = self.mailbox.bytes() - kept;
+        if bytes >> WEIGHT_FIRST_BITS == 0 {
+            0
+        } else if bytes >> WEIGHT_STEP_BITS == 0 {
+            (bytes.ilog2() - WEIGHT_FIRST_BITS) as usize + 1
+        } else {
+            (bytes >> WEIGHT_STEP_BITS) + (WEIGHT_STEP_BITS - WEIGHT_FIRST_BITS) as usize
+        }
     }
 
     /// Whether an event of this kind may go to the app now, room in the lane aside.
@@ -155,7 +166,8 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
             let own = session.own == serial;
-            let written = out.write_session_within(process.session, LANE_BYTES, |bytes| {
+            let room = self.limits.lane_bytes(out, LANE_BYTES);
+            let written = out.write_session_within(process.session, room, |bytes| {
                 put(bytes, head, body, own, &self.prefix, serial);
             });
             if written {
@@ -223,7 +235,7 @@ impl Router {
             .push(tag, size, &mut out.shelf, |bytes| event::put_frame(bytes, head, body));
         self.mailbox_bytes += size;
         let (heavier, served, queued) =
-            (process.is_heavier(), !process.receivers.is_empty(), process.queued);
+            (process.weight_now() != process.weight, !process.receivers.is_empty(), process.queued);
         if process.bounds.policy == Overflow::Wait
             && !process.lapsed
             && !process.mailbox.has_room(&process.bounds, size)
@@ -236,8 +248,15 @@ impl Router {
         if let (true, Origin::Process(holder), Some(now)) = (hold, origin, now) {
             self.hold(now, serial, holder, out);
         }
-        if self.queued(out) > self.limits.queue_bytes {
+        if self.pressing(out) > self.limits.queue_bytes {
             self.shed_heaviest(out);
+            if tag == Tag::Message
+                && self.heavy.is_empty()
+                && self.pressing(out) > self.limits.queue_bytes
+            {
+                // All are light: the one that has grown gives back what it grew by.
+                self.shed_one(serial);
+            }
         }
         if served {
             self.serve_receivers(serial, out);
@@ -272,7 +291,7 @@ impl Router {
     /// Notes how heavy a mailbox has become.
     pub(super) fn weigh(&mut self, serial: u64) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        let weight = process.mailbox.bytes() >> WEIGHT_STEP_BITS;
+        let weight = process.weight_now();
         if weight != process.weight {
             self.heavy.remove(&(process.weight, serial));
             process.weight = weight;
@@ -284,33 +303,42 @@ impl Router {
 
     /// The node's queues are full together: the mailbox that holds most sheds.
     fn shed_heaviest(&mut self, out: &mut Outbox) {
-        while self.queued(out) > self.limits.queue_bytes {
+        while self.pressing(out) > self.limits.queue_bytes {
             if !out.may_go_on() {
                 self.shed_later();
                 return;
             }
             out.count(1);
             let Some(&(_, serial)) = self.heavy.last() else { return };
-            let Some(process) = self.processes.get_mut(&serial) else { return };
-            let before = process.mailbox.bytes();
-            let shed = if process.bounds.policy == Overflow::DropOldest {
-                process.mailbox.shed_oldest()
-            } else {
-                process.mailbox.shed_newest()
-            };
-            if !shed {
-                if process.mailbox.signal_bytes() < SIGNAL_BYTES_HEAVY {
+            if !self.shed_one(serial) {
+                let signals =
+                    self.processes.get(&serial).map_or(0, |process| process.mailbox.signal_bytes());
+                if signals < SIGNAL_BYTES_HEAVY {
                     return;
                 }
                 self.overloaded(serial, out);
                 self.shed_later();
                 return;
             }
+        }
+    }
+
+    /// A mailbox loses one message, as its policy says. False when it has none.
+    fn shed_one(&mut self, serial: u64) -> bool {
+        let Some(process) = self.processes.get_mut(&serial) else { return false };
+        let before = process.mailbox.bytes();
+        let shed = if process.bounds.policy == Overflow::DropOldest {
+            process.mailbox.shed_oldest()
+        } else {
+            process.mailbox.shed_newest()
+        };
+        if shed {
             process.shed += 1;
             self.counters.shed += 1;
             self.mailbox_bytes -= before - process.mailbox.bytes();
             self.weigh(serial);
         }
+        shed
     }
 
     fn shed_later(&mut self) {
@@ -337,7 +365,8 @@ impl Router {
         }
         process.queued = true;
         session.wanting.push_back(serial);
-        if session.attached && out.session_len(process.session) < LANE_BYTES {
+        let room = self.limits.lane_bytes(out, LANE_BYTES);
+        if session.attached && out.session_len(process.session) < room {
             let session = process.session;
             self.fill(session, out);
         }
@@ -366,7 +395,11 @@ impl Router {
 
     /// Counts the processes that it looks at; how many events they give is bounded by the bytes of the lane.
     fn fill(&mut self, session: u64, out: &mut Outbox) {
-        while out.session_len(session) < LANE_BYTES {
+        loop {
+            let room = self.limits.lane_bytes(out, LANE_BYTES);
+            if out.session_len(session) >= room {
+                return;
+            }
             let Some(state) = self.sessions.get_mut(&session) else { return };
             if !out.may_go_on() {
                 if !state.wanting.is_empty() && !std::mem::replace(&mut state.filling, true) {
@@ -398,9 +431,9 @@ impl Router {
                     if !process.may_push(tag) {
                         return;
                     }
-                    full = bytes.len() >= LANE_BYTES
+                    full = bytes.len() >= room
                         || (whole
-                            && bytes.len() >= LANE_BYTES / 2
+                            && bytes.len() >= room / 2
                             && process.mailbox.is_between_chunks());
                     if full {
                         more = true;
@@ -690,10 +723,11 @@ impl Router {
     /// Takes a slice of events out of a mailbox; what is left to take comes back.
     pub(super) fn take_on(&mut self, mut taking: Taking, out: &mut Outbox) -> Option<Taking> {
         let serial = taking.serial;
+        let most = if self.limits.is_unread(out) { LANE_BYTES } else { LIST_BYTES_MAX };
         let mut done = true;
         if let Some(process) = self.processes.get_mut(&serial) {
             let before = process.mailbox.bytes();
-            while taking.left > 0 && (taking.count == 0 || taking.items.len() < LIST_BYTES_MAX) {
+            while taking.left > 0 && (taking.count == 0 || taking.items.len() < most) {
                 if !out.may_go_on() {
                     done = false;
                     break;

@@ -179,7 +179,13 @@ impl Router {
         };
         match listing.to {
             ListingFor::App { session, id } => {
-                answer(out, session, &Head::ok(id.id()).carries(noun), &body);
+                match self.may_be_long(session, body.len(), out) {
+                    Ok(()) => answer(out, session, &Head::ok(id.id()).carries(noun), &body),
+                    Err(full) => {
+                        let head = Head::error(id.id(), full.code, &full.message, false);
+                        answer(out, session, &head, &[]);
+                    }
+                }
                 if let Some(state) = self.sessions.get_mut(&session) {
                     state.listings -= 1;
                     out.resumed.push(session);
@@ -287,6 +293,7 @@ impl Router {
         }
         out.count(process.weight_of(&keys));
         let body = self.info_of(serial, &keys)?;
+        self.may_be_long(asker.session, body.len(), out)?;
         answer(out, asker.session, &Head::ok(id).carries("info"), &body);
         Ok(())
     }

@@ -334,6 +334,12 @@ impl Mailbox {
                 self.chunks.pop_back();
             }
             self.push_gap();
+            if self.bytes == 0 && self.dead == 0 {
+                // Nothing but gaps is left, which may stand here for ever.
+                self.chunks = VecDeque::new();
+                self.spare = Vec::new();
+                self.head = 0;
+            }
         } else {
             self.gap_at(at, 0);
             self.tidy();

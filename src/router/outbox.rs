@@ -14,6 +14,8 @@ use crate::wire::message::{self, FRAGMENT_BYTES, Kind, PARTIALS_MAX};
 
 /// A lane that holds this much takes no more from mailboxes, in bytes.
 pub const LANE_BYTES: usize = 64 * 1024;
+/// The same while the apps of the node together leave too much unread.
+pub const LANE_BYTES_UNREAD: usize = 4 * 1024;
 /// A session with this many bytes unread is not read, in bytes.
 pub const UNREAD_BYTES_MAX: usize = 1024 * 1024;
 
@@ -22,10 +24,14 @@ pub const UNREAD_BYTES_MAX: usize = 1024 * 1024;
 pub struct SessionLane {
     /// Finished CBOR event frames.
     pub bytes: Vec<u8>,
+    /// How many bytes of them were taken last, and are being written for as long as nothing else is taken.
+    pub writing: usize,
     /// How many frames were ever put here: what `resume` counts.
     pub frames: u64,
     /// Nothing more will come: close once this is written.
     pub closing: bool,
+    /// There is no connection: what is written is counted and lost, as the next connection will be told.
+    pub detached: bool,
 }
 
 /// One sender's messages that are too long to travel in one piece, and what it said after them.
@@ -142,6 +148,10 @@ pub struct Outbox {
     /// Where lanes and mailboxes that are empty leave their buffers.
     pub shelf: Shelf,
     queued: usize,
+    /// Of them, bytes in the lanes of sessions.
+    lanes: usize,
+    /// Bytes that sessions have taken and not yet written.
+    writing: usize,
     /// Entries that this hold of the lock has handled.
     handled: usize,
     /// What they wrote and delivered, to check that they were counted.
@@ -182,15 +192,37 @@ impl Outbox {
         self.queued
     }
 
+    /// Bytes that wait for apps, in all lanes of sessions.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Bytes that apps have not read: those that wait for them, and those that are being written.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.lanes + self.writing
+    }
+
     /// Opens the lane of a session.
     pub fn open_session(&mut self, session: SessionId) {
-        self.sessions.entry(session).or_default();
+        self.sessions.entry(session).or_default().detached = false;
+    }
+
+    /// The connection of a session is gone, and the session waits for another one.
+    pub fn detach_session(&mut self, session: SessionId) {
+        self.reset_session(session);
+        if let Some(lane) = self.sessions.get_mut(&session) {
+            lane.detached = true;
+        }
     }
 
     /// Forgets the lane of a session.
     pub fn forget_session(&mut self, session: SessionId) {
         if let Some(lane) = self.sessions.remove(&session) {
             self.queued -= lane.bytes.len();
+            self.lanes -= lane.bytes.len();
+            self.writing -= lane.writing;
             self.gone.push(session);
         }
     }
@@ -199,6 +231,8 @@ impl Outbox {
     pub fn reset_session(&mut self, session: SessionId) {
         if let Some(lane) = self.sessions.get_mut(&session) {
             self.queued -= lane.bytes.len();
+            self.lanes -= lane.bytes.len();
+            self.writing -= std::mem::take(&mut lane.writing);
             lane.bytes = Vec::new();
             lane.closing = false;
         }
@@ -239,6 +273,10 @@ impl Outbox {
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let Some(lane) = self.sessions.get_mut(&session) else { return };
+        if lane.detached {
+            lane.frames += frames;
+            return;
+        }
         let before = lane.bytes.len();
         if lane.bytes.capacity() == 0 {
             lane.bytes = self.shelf.take();
@@ -246,6 +284,7 @@ impl Outbox {
         write(&mut lane.bytes);
         lane.frames += frames;
         self.queued += lane.bytes.len() - before;
+        self.lanes += lane.bytes.len() - before;
         if before == 0 {
             self.dirty_sessions.push(session);
         }
@@ -256,6 +295,7 @@ impl Outbox {
         let Some(lane) = self.sessions.get_mut(&session) else { return Vec::new() };
         debug_assert!(lane.bytes.is_empty());
         self.queued += frames.len();
+        self.lanes += frames.len();
         self.dirty_sessions.push(session);
         std::mem::replace(&mut lane.bytes, frames)
     }
@@ -278,6 +318,7 @@ impl Outbox {
         write(&mut lane.bytes);
         lane.frames += 1;
         self.queued += lane.bytes.len() - before;
+        self.lanes += lane.bytes.len() - before;
         if before == 0 {
             self.dirty_sessions.push(session);
         }
@@ -290,6 +331,7 @@ impl Outbox {
     pub fn take_session(&mut self, session: SessionId, out: &mut Vec<u8>) -> bool {
         debug_assert!(out.is_empty());
         let Some(lane) = self.sessions.get_mut(&session) else { return true };
+        self.writing -= std::mem::take(&mut lane.writing);
         if lane.bytes.is_empty() {
             self.shelf.put(&mut lane.bytes);
             self.shelf.put(out);
@@ -297,6 +339,9 @@ impl Outbox {
         }
         std::mem::swap(&mut lane.bytes, out);
         self.queued -= out.len();
+        self.lanes -= out.len();
+        lane.writing = out.len();
+        self.writing += out.len();
         lane.closing
     }
 

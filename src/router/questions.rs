@@ -180,6 +180,12 @@ impl Router {
         self.agenda.remove(asked.ends, Deadline::Ask(number));
         self.peer_mut(peer, |state| state.asks.remove(&number));
         let id = asked.id.id();
+        let length = if let Told::Ok(item) = told { item.len() } else { 0 };
+        if let Err(full) = self.may_be_long(asked.session, length, out) {
+            let head = Head::error(id, full.code, &full.message, false);
+            answer(out, asked.session, &head, &[]);
+            return;
+        }
         match told {
             Told::Ok(item) => match asked.question {
                 Question::Ping => {

@@ -116,7 +116,7 @@ impl Router {
             state.epoch += 1;
             let deadline = Deadline::Grace { session, epoch: state.epoch };
             self.agenda.add(now + state.grace, deadline);
-            out.reset_session(session);
+            out.detach_session(session);
             return;
         }
         self.end_session(session, "disconnected", out);
@@ -153,7 +153,12 @@ impl Router {
                 &[],
             );
         }
-        out.close_session(session);
+        if state.attached {
+            out.close_session(session);
+        } else {
+            // Nobody is there to read its end, and to be gone after it.
+            out.forget_session(session);
+        }
         self.work.push_back(Work::SessionEnd { processes: state.processes, reason: reason.into() });
     }
 
@@ -164,16 +169,17 @@ impl Router {
             state.held == 0
                 && state.paused == 0
                 && state.listings == 0
-                && out.session_len(session) < UNREAD_BYTES_MAX
+                && out.session_len(session) < self.limits.lane_bytes(out, UNREAD_BYTES_MAX)
         })
     }
 
     /// Whether another command of a session may be answered: it reads its answers, and no long one is being made.
     #[must_use]
     pub fn may_answer(&self, session: SessionId, out: &Outbox) -> bool {
-        self.sessions
-            .get(&session)
-            .is_none_or(|state| state.listings == 0 && out.session_len(session) < UNREAD_BYTES_MAX)
+        self.sessions.get(&session).is_none_or(|state| {
+            state.listings == 0
+                && out.session_len(session) < self.limits.lane_bytes(out, UNREAD_BYTES_MAX)
+        })
     }
 
     /// How many sessions there are.
@@ -293,6 +299,9 @@ impl Router {
             session.epoch += 1;
             session.operator &= operator;
             session.commands += 1;
+        }
+        if !operator {
+            self.mourners.remove(&resume.session);
         }
         let frames = out.session_frames(resume.session);
         out.reset_session(resume.session);

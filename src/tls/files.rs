@@ -132,6 +132,10 @@ fn check_leaf(
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |source| TlsError::File { path: owned(path), source };
+    // Opening a fifo for reading would wait for a writer, and the node with it.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("it is not a regular file")));
+    }
     let mut bytes = Vec::new();
     File::open(path)
         .map_err(failed)?

@@ -519,6 +519,23 @@ async fn changed_certificates_are_used_by_the_next_connection() {
     assert_eq!(hal.ids(), bob.ids());
 }
 
+#[test]
+fn a_certificate_that_becomes_a_fifo_is_told_of_and_stops_nobody() {
+    let ca = Authority::new("ca");
+    let files = Files::new(&ca.pem(), &ca.issue(&leaf(&["pillion://default/hal"])));
+    let hal = Arc::new(files.tls("hal").unwrap());
+    let path = files.scratch.path.join("cert.pem");
+    std::fs::remove_file(&path).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success());
+    let (told, heard) = std::sync::mpsc::channel();
+    let reloading = Arc::clone(&hal);
+    std::thread::spawn(move || told.send(reloading.reload().map_err(|error| error.to_string())));
+    let error =
+        heard.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for a writer");
+    assert!(error.as_ref().is_err_and(|error| error.contains("not a regular file")), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_connection_outlives_a_reload() {
     let scratch = Scratch::new();

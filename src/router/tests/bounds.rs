@@ -429,3 +429,91 @@ fn a_node_shows_what_waits_and_what_it_lost() {
     let lost = json!({"overflow": 0, "congested": 0, "too_large": 1});
     assert_eq!(of(&mut pair.b, other), (json!(0), lost));
 }
+
+#[test]
+fn many_small_mailboxes_are_bounded_together_as_one_large_one_is() {
+    let limits = Limits { queue_bytes: 500_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let (app, sender) = (node.open(), node.open());
+    let mut pids = Vec::new();
+    // Of every size from one that weighs something to one that weighs nothing.
+    for (body, count) in [(40_000, 40), (4_000, 400), (300, 4_000)] {
+        for _ in 0..count {
+            let pid = node.ask(app, json!({"op": "spawn", "delivery": "pull"}))["pid"].clone();
+            node.tell(sender, &json!({"op": "send", "to": pid, "body": "x".repeat(body)}));
+            node.work();
+            let queued = node.router.queued(&node.out);
+            assert!(queued <= 500_000 + 50_000, "{queued} bytes wait after {body}");
+            pids.push(pid.as_str().expect("a pid").to_owned());
+        }
+    }
+    let memory: usize = pids.iter().map(|pid| node.router.mailbox_memory(pid)).sum();
+    assert!(memory < 3_000_000, "{memory} bytes are kept for what was lost");
+    assert!(node.router.counters().shed > 3_000);
+}
+
+#[test]
+fn signals_that_nobody_takes_do_not_keep_messages_of_others_from_being_shed() {
+    let limits = Limits { queue_bytes: 500_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let (app, other, sender) = (node.open(), node.open(), node.open());
+    for app in [app, other] {
+        node.ask(app, json!({"op": "flag", "delivery": "pull", "trap_exit": true}));
+    }
+    let (full, own) = (node.self_pid(app), node.self_pid(other));
+    for _ in 0..400 {
+        node.tell(sender, &json!({"op": "kill", "to": full, "reason": "r".repeat(1_000)}));
+    }
+    for _ in 0..100 {
+        node.tell(sender, &json!({"op": "send", "to": own, "body": "x".repeat(2_000)}));
+        node.work();
+    }
+    assert!(node.router.queued(&node.out) <= 500_000, "{}", node.router.queued(&node.out));
+}
+
+#[test]
+fn apps_that_do_not_read_are_bounded_together_and_take_no_message_from_others() {
+    let limits = Limits { queue_bytes: 1_000_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let (reader, sender) = (node.open(), node.open());
+    node.ask(reader, json!({"op": "flag", "delivery": "pull"}));
+    let own = node.self_pid(reader);
+    for n in 0..5 {
+        node.tell(sender, &json!({"op": "send", "to": own, "body": [n, "x".repeat(1_000)]}));
+    }
+    for _ in 0..40 {
+        let idle = node.open();
+        let pid = node.self_pid(idle);
+        for _ in 0..100 {
+            node.tell(sender, &json!({"op": "send", "to": pid, "body": "x".repeat(1_000)}));
+        }
+        for _ in 0..500 {
+            if node.router.may_answer(idle, &node.out) {
+                node.tell(idle, &json!({"op": "info", "id": 1, "to": own, "keys": ["messages"]}));
+            }
+        }
+        node.work();
+    }
+    assert!(node.router.queued(&node.out) <= 1_400_000, "{}", node.router.queued(&node.out));
+    let told = node.ask(reader, json!({"op": "flush"}));
+    let kept = told["messages"].as_array().map_or(0, Vec::len);
+    assert_eq!(kept, 5, "the app with a small mailbox has lost messages");
+}
+
+#[test]
+fn answers_of_another_node_that_nobody_reads_are_bounded() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    for _ in 0..2_000 {
+        pair.b.tell(other, &json!({"op": "spawn", "label": "l".repeat(200)}));
+    }
+    for id in 0..20 {
+        pair.a.tell(app, &json!({"op": "processes", "node": "b@paper", "id": id}));
+    }
+    pair.carry();
+    assert!(pair.a.router.queued(&pair.a.out) < 3_000_000, "{}", pair.a.router.queued(&pair.a.out));
+    let events = pair.a.events(app);
+    assert_eq!(events.len(), 20, "each question has its answer");
+    let refused = events.iter().filter(|event| event["code"] == "overloaded").count();
+    assert!((1..20).contains(&refused), "{refused} were refused");
+}

@@ -304,3 +304,39 @@ fn a_kill_on_another_node_is_answered_ok_whatever_becomes_of_it() {
     assert!(pair.b.router.has_session(other));
     assert_eq!(pair.a.events(app), [] as [Value; 0]);
 }
+
+#[test]
+fn what_nobody_is_there_to_hear_is_counted_in_the_grace_and_not_kept() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.tell(app, &json!({"op": "hello", "grace_ms": 60_000}));
+    node.ask(app, json!({"op": "monitor_deaths"}));
+    let welcome = node.events(app).remove(0);
+    node.close(app);
+    for _ in 0..1_000 {
+        let pid = spawn(&mut node, other);
+        node.ask(other, json!({"op": "exit", "pid": pid, "reason": "r".repeat(500)}));
+    }
+    assert_eq!(node.router.queued(&node.out), 0);
+    let again = node.open();
+    let resume = json!({"session": welcome["session"], "secret": "secret", "seen": 2});
+    node.tell(again, &json!({"op": "hello", "resume": resume}));
+    let told = node.events(app);
+    assert_eq!((&told[0]["ev"], told.len()), (&json!("welcome"), 2), "{told:?}");
+    // The end of the connection's own process is one of them.
+    assert_eq!(told[1], json!({"ev": "gap", "lost": 1_001, "reason": "resumed"}));
+}
+
+#[test]
+fn a_session_that_is_killed_in_its_grace_leaves_nothing_behind() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.ask(app, json!({"op": "hello", "grace_ms": 60_000}));
+    let pid = node.self_pid(app);
+    node.close(app);
+    node.out.gone.clear();
+    node.ask(other, json!({"op": "kill", "to": pid}));
+    assert!(!node.router.has_session(app));
+    assert_eq!(node.out.gone, [app], "who waits for the last session to go waits for ever");
+    assert_eq!(node.router.queued(&node.out), 0);
+}

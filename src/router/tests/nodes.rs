@@ -120,6 +120,23 @@ fn a_session_with_a_grace_is_taken_up_again_and_told_what_was_lost() {
 }
 
 #[test]
+fn a_session_that_is_taken_up_by_no_operator_hears_no_deaths_any_more() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    node.tell(app, &json!({"op": "hello", "grace_ms": 60_000}));
+    node.ask(app, json!({"op": "monitor_deaths"}));
+    node.close(app);
+    let again = node.open_as(false);
+    let resume = json!({"session": app, "secret": "secret", "seen": 2});
+    node.tell(again, &json!({"op": "hello", "resume": resume}));
+    assert_eq!(node.ask(app, json!({"op": "monitor_deaths"}))["code"], "denied");
+    node.events(app);
+    let pid = node.ask(other, json!({"op": "spawn"}))["pid"].clone();
+    node.ask(other, json!({"op": "exit", "pid": pid}));
+    assert_eq!(node.events(app), Vec::<serde_json::Value>::new());
+}
+
+#[test]
 fn a_session_is_not_taken_up_with_a_wrong_secret_or_after_its_grace() {
     let mut node = Paper::new("a");
     let app = node.open();
