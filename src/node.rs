@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_strategies::{Announcement, Reporter, Strategy, StrategyError, Surroundings};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -104,19 +104,60 @@ pub struct Running {
     _claim: Option<Claim>,
 }
 
-/// Runs a node until it is told to stop by SIGTERM or ctrl-c. A second signal ends it at once.
+/// What asks a node to stop.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+    /// The terminal is gone; none where whoever started the node had it ignored, as `nohup` does.
+    hangup: Option<Signal>,
+}
+
+impl Stops {
+    fn new() -> io::Result<Self> {
+        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup,
+        })
+    }
+
+    /// Completes at the next one. Cancel safe.
+    async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            () = hangup => {}
+        }
+    }
+}
+
+/// As the system tells, where it tells that: a handler of our own would undo it.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|m| m & 1 == 1)
+}
+
+/// Runs a node until it is told to stop by SIGTERM, by ctrl-c or by the end of its terminal. A second signal ends it at
+/// once.
 ///
 /// # Errors
 /// [`NodeError`] when it cannot start.
 pub async fn run(config: Config, machine: &Machine) -> Result<(), NodeError> {
     let failed = |source| NodeError::Io { what: "listen for signals", source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut stops = Stops::new().map_err(failed)?;
     let mut node = start(config, machine).await?;
     tokio::select! {
         biased;
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stops.next() => {}
         () = node.ended() => {}
     }
     tracing::info!(
@@ -125,8 +166,7 @@ pub async fn run(config: Config, machine: &Machine) -> Result<(), NodeError> {
     );
     tokio::select! {
         biased;
-        _ = terminate.recv() => tracing::warn!("stopped at once, without a goodbye"),
-        _ = interrupt.recv() => tracing::warn!("stopped at once, without a goodbye"),
+        () = stops.next() => tracing::warn!("stopped at once, without a goodbye"),
         () = node.stop() => tracing::info!("gone"),
     }
     Ok(())

@@ -23,7 +23,8 @@ Examples:
   pillion up --name b --join 10.0.0.5
   PILLION_LOG_LEVEL=debug pillion up
 
-It stays until ctrl-c or SIGTERM; a second one ends it at once. `pillion config print` shows what it would use.";
+It stays until ctrl-c, SIGTERM or the end of its terminal; a second one ends it at
+once. `pillion config print` shows what it would use.";
 
 /// Starts a node beside an app.
 ///

@@ -253,6 +253,20 @@ fn a_node_that_is_killed_is_down_and_up_again_when_it_is_started_again() {
 }
 
 #[test]
+fn a_node_whose_terminal_is_closed_says_goodbye_and_leaves_no_socket() {
+    let place = Place::new();
+    let (a, mut b) = (place.start("a", &[]), place.start("b", &[]));
+    let mut app = a.json();
+    app.meets(&[&b]);
+    app.ok(json!({"op": "monitor_nodes", "on": true}));
+    b.signal(Signal::HUP);
+    let down = app.event();
+    assert_eq!((&down["ev"], &down["reason"]), (&json!("nodedown"), &json!("shutdown")));
+    assert!(b.ended().success());
+    assert!(!b.socket.exists());
+}
+
+#[test]
 fn a_node_that_is_stopped_is_found_silent_and_joins_again_when_it_goes_on() {
     let place = Place::new();
     let args = ["--profile", "local"];

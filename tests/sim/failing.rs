@@ -115,6 +115,25 @@ fn a_cut_between_two_does_not_cascade() {
 }
 
 #[test]
+fn a_one_way_cut_between_two_parts_these_two_and_nobody_else() {
+    let nodes = ["a", "b", "c"];
+    let mut world = World::of(&nodes);
+    for node in ["a", "b"] {
+        world.list(node, &["c"]);
+    }
+    world.until("full mesh", SOON, |w| w.is_full(&nodes));
+    // What a says does not reach b; what b says reaches a.
+    world.cut("a", "b");
+    world.until("nodedown", HEALED, |w| w.peers("a") == ["c"] && w.peers("b") == ["c"]);
+    world.throughout("the rest", Duration::from_secs(60), |w| {
+        w.is_full(&["a", "c"]) && w.is_full(&["b", "c"])
+    });
+    assert_eq!(world.events("c").len(), 2, "{:?}", world.events("c"));
+    world.heal("a", "b");
+    world.until("full mesh", HEALED, |w| w.is_full(&nodes));
+}
+
+#[test]
 fn a_strategy_that_sees_nobody_any_more_cuts_nothing() {
     let mut world = World::of(&["a", "b"]);
     world.list("b", &["a"]);
