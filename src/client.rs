@@ -150,7 +150,6 @@ struct State {
     consumed_events: u64,
     window: Option<u32>,
     welcome: Option<Event>,
-    draining: bool,
     /// Why there will be no more.
     ended: Option<String>,
 }
@@ -302,12 +301,6 @@ impl Client {
         }
     }
 
-    /// Whether the node has said that it is about to leave.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.shared.state().draining
-    }
-
     /// Why the connection is over, once it is.
     #[must_use]
     pub fn ended(&self) -> Option<String> {
@@ -397,8 +390,7 @@ impl State {
                 }
             }
             "welcome" => self.welcome = Some(frame),
-            name => {
-                self.draining |= name == "draining";
+            _ => {
                 self.events_bytes += frame.len();
                 self.events.push_back(frame);
             }

@@ -26,14 +26,21 @@ const SALT: &[u8] = b"pillion cookie 1";
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cookie([u8; COOKIE_BYTES]);
 
+/// Only where there is no file a new one may take its place.
+fn advice(path: &str, source: &io::Error) -> String {
+    if source.kind() == io::ErrorKind::NotFound {
+        format!("`(umask 077; pillion cookie new > {path})` makes one")
+    } else {
+        "let this user read it, or name another with --cookie-file".to_owned()
+    }
+}
+
 /// Why there is no cookie to be had. No variant carries any of the secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CookieError {
     /// The file cannot be read.
-    #[error(
-        "cannot read the cookie file `{path}`: {source}; `(umask 077; pillion cookie new > {path})` makes one"
-    )]
+    #[error("cannot read the cookie file `{path}`: {source}; {}", advice(path, source))]
     Read {
         /// Which file.
         path: String,

@@ -146,6 +146,12 @@ fn a_file_that_is_not_there_is_named_with_the_command_that_makes_it() {
     let scratch = Scratch::new();
     let error = read(&scratch.path.join("none")).unwrap_err().to_string();
     assert!(error.contains("(umask 077; pillion cookie new > "), "{error}");
+    // What is there and cannot be read is not to be written over.
+    let denied = CookieError::Read {
+        path: "cookie".to_owned(),
+        source: std::io::ErrorKind::PermissionDenied.into(),
+    };
+    assert!(!denied.to_string().contains("cookie new"), "{denied}");
     assert!(matches!(read(&scratch.path), Err(CookieError::NotAFile(_))));
     assert!(matches!(read(Path::new("/dev/zero")), Err(CookieError::NotAFile(_))));
 }
