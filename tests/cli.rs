@@ -63,12 +63,12 @@ impl Place {
 }
 
 impl Running {
-    /// Reads what it says on standard error up to a line with this.
-    fn reads(&mut self, words: &str) {
+    /// Reads what it says on standard error up to a line with this, and gives it all.
+    fn reads(&mut self, words: &str) -> String {
         let mut said = String::new();
         while self.notes.read_line(&mut said).expect("text") > 0 {
             if said.contains(words) {
-                return;
+                return said;
             }
         }
         panic!("it never said {words:?}, but: {said}");
@@ -370,11 +370,11 @@ fn a_wide_socket_lets_everybody_send_and_nobody_operate() {
 
 /// Two nodes that know each other, and the arguments by which a command finds the second one.
 fn two_nodes(place: &Place) -> (Running, Running, [String; 4]) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().unwrap();
-    let address = port.to_string();
-    let flags = ["up", "--strategy", "none", "--name"];
-    let mut a = place.start(&[&flags[..], &["a", "--listen", &address]].concat());
-    a.reads("is up");
+    let flags = ["up", "--name", "a", "--strategy", "none", "--listen", "127.0.0.1:0"];
+    let mut a = place.start(&flags);
+    let said = a.reads("is up");
+    let port = said.split_once("port ").and_then(|(_, rest)| rest.split_once(',')).expect("a port");
+    let address = format!("127.0.0.1:{}", port.0);
     let b = place.up("b", &[]);
     let socket = |name: &str| {
         let path = place.path().join(format!("dir/default/{name}.sock"));
@@ -548,6 +548,31 @@ fn a_job_that_nobody_waits_for_is_ended_with_all_that_it_started() {
     assert_eq!(ended.ended(0).out.matches("slow.job <a@").count(), 2, "{}", ended.out);
     assert_eq!(ended.out.matches("cancelled").count(), 2, "{}", ended.out);
     second.ends().ended(1).says("may have been carried out");
+}
+
+#[test]
+fn what_waits_when_a_server_ends_is_answered_by_another_one() {
+    let place = Place::new();
+    let _node = place.up("a", &[]);
+    let script = "echo began >&2; read word; test $word = 1 || exec echo $word; exec sleep 1000";
+    let job = ["--jobs", "1", "--", "sh", "-c", script];
+    let mut server = place.start(&[&["serve", "slow"], &job[..]].concat());
+    server.reads("serving slow");
+    let _first = place.start(&["rpc", "any", "slow.job", "1", "--timeout", "1h"]);
+    server.reads("began");
+    let mut app = App::new(&place.path().join("dir/default/a.sock"));
+    let call = json!({
+        "op": "rpc", "id": 7, "node": "any", "module": "slow", "function": "job",
+        "timeout_ms": 3_600_000, "body": 2,
+    });
+    app.tells(&call);
+    // Commands are carried out in order: after this answer the call is the first server's, which is all there is.
+    app.asks(&json!({"op": "self", "id": 8}));
+    let mut other = place.start(&[&["serve", "slow"], &job[..]].concat());
+    other.reads("serving slow");
+    server.signal("INT");
+    server.reads("waited for");
+    assert_eq!(app.hears("ok")["body"], 2);
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Connection {
                     return Ok(event);
                 }
                 Some(_) => {}
-                None => return Ok(within(Duration::ZERO, answering).await?),
+                None => return within(Duration::ZERO, answering).await,
             }
         }
     }

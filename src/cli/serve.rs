@@ -86,7 +86,9 @@ pub(super) async fn serve(globals: &Globals, args: &ServeArgs) -> Result<(), Fai
             Failure::new(Exit::Internal, format!("cannot listen for signals: {error}"))
         })
     };
-    let signals = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [interrupt, terminate, hangup] = signals.map(listen);
+    let signals = [interrupt?, terminate?, hangup?];
     // Found once, for the command too.
     let socket = client::find(globals.socket.as_ref().map(PathBuf::from))?;
     let found = Globals { socket: Some(socket.to_string_lossy().into_owned()), ..globals.clone() };
@@ -157,7 +159,7 @@ impl Server {
     async fn run(
         mut self,
         module: &str,
-        (mut interrupt, mut terminate): (Signal, Signal),
+        [mut interrupt, mut terminate, mut hangup]: [Signal; 3],
     ) -> Result<(), Failure> {
         let mut state = State::Serving;
         let mut why = None;
@@ -175,6 +177,7 @@ impl Server {
                 biased;
                 _ = interrupt.recv() => None,
                 _ = terminate.recv() => None,
+                _ = hangup.recv() => None,
                 Some(ended) = self.running.join_next() => {
                     if let Ok((call, ended)) = ended {
                         self.cancels.remove(&call);
@@ -315,8 +318,17 @@ impl Server {
         self.running.spawn(async move { (call, job.run(&place, cancelled).await) });
     }
 
-    /// Tells the caller what came of a job, and who watches.
+    /// Tells the caller what came of a job, and then who watches.
     async fn tell(&self, call: Call, ended: Ended) -> Result<(), Failure> {
+        let line = self.line(&ended);
+        if let Call::Answered(reference) = call {
+            self.answer(reference, ended).await?;
+        }
+        self.connection.output.say(&line)
+    }
+
+    /// `stock.count <b@hal...> ok 12 ms`
+    fn line(&self, ended: &Ended) -> String {
         let (result, reason) = match &ended.answer {
             Answer::Reply(_) => ("ok", None),
             Answer::Cancelled => ("cancelled", None),
@@ -324,7 +336,7 @@ impl Server {
         };
         let Job { module, function, caller, .. } = &ended.job;
         let ms = ended.took.as_millis();
-        let line = if self.connection.output.json {
+        if self.connection.output.json {
             json!({
                 "ev": "served", "module": module, "function": function, "from": caller,
                 "result": result, "reason": reason, "ms": u64::try_from(ms).unwrap_or(u64::MAX),
@@ -333,9 +345,11 @@ impl Server {
         } else {
             let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             clean(&format!("{module}.{function} {caller} {result} {ms} ms{reason}"))
-        };
-        self.connection.output.say(&line)?;
-        let Call::Answered(reference) = call else { return Ok(()) };
+        }
+    }
+
+    async fn answer(&self, reference: u64, ended: Ended) -> Result<(), Failure> {
+        let Job { module, function, .. } = &ended.job;
         match ended.answer {
             Answer::Cancelled => Ok(()),
             Answer::Failed { class, reason, stack } => {

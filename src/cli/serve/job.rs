@@ -141,10 +141,10 @@ impl Job {
         };
         match status {
             Err(error) => Answer::failed(format!("cannot wait for it: {error}")),
+            Ok(_) if too_much => Answer::failed("it printed more than a body may have"),
             Ok(status) if !status.success() => {
                 Answer::Failed { class: "exit", reason: how(status), stack: errors.text() }
             }
-            Ok(_) if too_much => Answer::failed("it printed more than a body may have"),
             Ok(_) => Answer::Reply(printed),
         }
     }
