@@ -42,13 +42,14 @@ exception of the class `exit`, with the end of what it wrote to standard error. 
 more, the command and all that it started are ended.
 
 The command finds in its environment PILLION_MODULE, PILLION_FUNCTION, PILLION_CALLER (a pid), PILLION_NODE and
-PILLION_SOCKET. Without FUNCTIONs it is called for every name that does not begin with `-`.
+PILLION_SOCKET. Every app of the mesh may call it. Without FUNCTIONs it is
+called for every name that does not begin with `-`.
 
 Ctrl-c ends: what waits is given back, what runs is waited for; a second ctrl-c ends that too.
 
 Examples:
   pillion serve stock.count,take -- ./stock.py
-  pillion serve files -- sh -c 'case $PILLION_FUNCTION in read) jq -r . | xargs cat;; *) exit 64;; esac'
+  pillion serve host -- sh -c 'case $PILLION_FUNCTION in load) uptime;; disk) df -h;; *) exit 64;; esac'
   pillion serve resize --jobs 2 -- ./resize.sh";
 
 #[derive(Args, Clone, Debug)]
