@@ -5,6 +5,7 @@
 //! JSON dialect of the socket has it, one object per line where more follow.
 
 mod bench;
+mod calls;
 mod completion;
 mod config;
 mod connection;
@@ -18,6 +19,7 @@ mod nodes;
 mod output;
 mod processes;
 mod run;
+mod serve;
 mod shell;
 pub mod up;
 mod version;
@@ -40,6 +42,7 @@ Examples:
   pillion receive inbox               in one terminal
   pillion send inbox '\"hello\"'        in another, on this machine
   pillion send inbox@b@hal '[1, 2]'   or from another node
+  pillion rpc any stock.count         calls a function, wherever it is served
   pillion completion zsh > ~/.zfunc/_pillion
 
 ";
@@ -99,14 +102,28 @@ enum Command {
     Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
     Receive(Later<messages::ReceiveArgs>),
+    /// Calls a process and prints its reply
+    Call(Later<calls::CallArgs>),
+    /// Sends a request that wants no answer
+    Cast(Later<messages::CastArgs>),
+    /// Calls a function of a module, on one node, on any or on several
+    Rpc(Later<calls::RpcArgs>),
+    /// Answers calls of functions, each by a command
+    Serve(Later<serve::ServeArgs>),
+    /// Lists the modules, and which nodes serve them
+    Modules,
+    /// Lists the groups, or the members of one
+    Groups(Later<calls::GroupsArgs>),
+    /// Waits for the end of a process and prints why
+    Monitor(Later<processes::MonitorArgs>),
     /// Keeps values by keys, in a process of a node
-    Kv(kv::KvArgs),
+    Kv(Later<kv::KvArgs>),
     /// Lists the processes of a node
     Ps(Later<processes::PsArgs>),
     /// Shows what is known of a process
     Info(Later<processes::InfoArgs>),
     /// Lists the registered names
-    Names,
+    Names(Later<processes::NamesArgs>),
     /// Types commands one by one, as in iex
     Shell(Later<shell::ShellArgs>),
     /// Prints nodes that come and go and processes that die, as it happens
@@ -173,10 +190,17 @@ impl Command {
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
-            Self::Kv(args) => wait(kv::kv(globals, &args)),
+            Self::Kv(args) => wait(kv::kv(globals, &args.0)),
             Self::Ps(args) => wait(processes::ps(globals, &args.0)),
             Self::Info(args) => wait(processes::info(globals, &args.0)),
-            Self::Names => wait(processes::names(globals)),
+            Self::Names(args) => wait(processes::names(globals, &args.0)),
+            Self::Call(args) => wait(calls::call(globals, &args.0)),
+            Self::Cast(args) => wait(messages::cast(globals, &args.0)),
+            Self::Rpc(args) => wait(calls::rpc(globals, &args.0)),
+            Self::Serve(args) => wait(serve::serve(globals, &args.0)),
+            Self::Modules => wait(calls::modules(globals)),
+            Self::Groups(args) => wait(calls::groups(globals, &args.0)),
+            Self::Monitor(args) => wait(processes::monitor(globals, &args.0)),
             Self::Shell(args) => wait(shell::shell(globals, &args.0)),
             Self::Events => wait(events::events(globals)),
             Self::Bench(args) => bench::run(globals, &args.0),

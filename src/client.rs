@@ -301,6 +301,18 @@ impl Client {
         }
     }
 
+    /// The next event if it is there already and a part of the answer to this command.
+    ///
+    /// Parts are events: an answer may be heard while parts that came before it still wait here.
+    #[must_use]
+    pub fn take_part(&self, of: u64) -> Option<Event> {
+        let mut state = self.shared.state();
+        state.events.front().filter(|event| event.is_part(of))?;
+        let event = state.take_event();
+        self.shared.taken.notify_one();
+        event
+    }
+
     /// Why the connection is over, once it is.
     #[must_use]
     pub fn ended(&self) -> Option<String> {
@@ -345,21 +357,36 @@ impl Pending {
         self.id
     }
 
+    /// Waits for the answer as it comes, an error too.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`] when it will never come.
+    pub async fn frame(self) -> Result<Answer, ClientError> {
+        self.answer.await.map_err(|_| self.shared.lost())
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is an error, [`ClientError::Lost`] when it will never come.
     pub async fn answer(self) -> Result<Answer, ClientError> {
-        let answer = self.answer.await.map_err(|_| self.shared.lost())?;
+        let answer = self.frame().await?;
         if answer.name() == "error" {
-            let text = |key| answer.text(key).unwrap_or_default().to_owned();
-            return Err(ClientError::Refused {
-                code: text("code"),
-                message: text("message"),
-                maybe_applied: answer.bool("maybe_applied").unwrap_or(false),
-            });
+            return Err((&answer).into());
         }
         Ok(answer)
+    }
+}
+
+impl From<&Answer> for ClientError {
+    /// What an error answer says.
+    fn from(answer: &Answer) -> Self {
+        let text = |key| answer.text(key).unwrap_or_default().to_owned();
+        Self::Refused {
+            code: text("code"),
+            message: text("message"),
+            maybe_applied: answer.bool("maybe_applied").unwrap_or(false),
+        }
     }
 }
 
@@ -367,7 +394,8 @@ impl State {
     fn take_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.events_bytes -= event.len();
-        if self.window.is_some() && event.name() == "message" {
+        let counted = matches!(event.name(), "message" | "cast" | "call" | "rpc");
+        if self.window.is_some() && counted {
             *self.consumed.entry(event.text("pid").unwrap_or("").to_owned()).or_default() += 1;
             self.consumed_events += 1;
         }

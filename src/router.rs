@@ -459,7 +459,8 @@ impl Router {
                 let what = rpc::Function { module, function };
                 self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
             }
-            Command::Registered => self.registered(asker, out),
+            Command::Registered { global: true } => self.registered_globally(asker, out),
+            Command::Registered { global: false } => self.registered(asker, out),
             Command::SendAfter { pid, to, after_ms } => {
                 self.send_after(asker, pid, to, after_ms, ct, body, out)
             }

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 /// A place on this machine where nobody else's nodes are.
 struct Place(tempfile::TempDir);
@@ -63,12 +63,12 @@ impl Place {
 }
 
 impl Running {
-    /// Reads what it says on standard error up to a line with this.
-    fn reads(&mut self, words: &str) {
+    /// Reads what it says on standard error up to a line with this, and gives it all.
+    fn reads(&mut self, words: &str) -> String {
         let mut said = String::new();
         while self.notes.read_line(&mut said).expect("text") > 0 {
             if said.contains(words) {
-                return;
+                return said;
             }
         }
         panic!("it never said {words:?}, but: {said}");
@@ -127,7 +127,9 @@ fn help_is_an_answer_and_tells_the_exit_codes() {
     let place = Place::new();
     let help = place.run(&["--help"]);
     assert!(help.ended(0).out.contains("Exit codes:") && help.out.contains("Examples:"));
-    for command in ["up", "nodes", "send", "receive", "info", "cookie", "config"] {
+    let commands = ["up", "nodes", "send", "receive", "info", "cookie", "config", "call", "cast"];
+    let more = ["rpc", "serve", "groups", "monitor", "names"];
+    for command in commands.into_iter().chain(more) {
         let help = place.run(&[command, "--help"]);
         assert!(help.ended(0).out.contains("Example"), "{command}");
     }
@@ -145,7 +147,9 @@ fn a_line_that_cannot_be_meant_ends_with_64_and_says_so_in_the_manner_of_all_err
 #[test]
 fn without_a_node_every_command_says_how_to_start_one() {
     let place = Place::new();
-    for line in ["nodes", "ping b", "send a 1", "receive a", "ps", "info a", "names", "events"] {
+    let lines = ["nodes", "ping b", "send a 1", "receive a", "ps", "info a", "names", "events"];
+    let calls = ["call a 1", "cast a 1", "rpc any a.b", "serve a -- cat", "modules", "groups"];
+    for line in lines.into_iter().chain(calls).chain(["monitor a"]) {
         let ended = place.run(&line.split(' ').collect::<Vec<_>>());
         ended.ended(69).says("pillion up");
     }
@@ -386,4 +390,249 @@ fn a_store_keeps_values_and_shows_what_changes() {
     run("kv get store greeting").ended(1);
     run("kv stop store").ended(0);
     run("kv keys store").ended(1);
+}
+
+/// Two nodes that know each other, and the arguments by which a command finds the second one.
+fn two_nodes(place: &Place) -> (Running, Running, [String; 4]) {
+    let flags = ["up", "--name", "a", "--strategy", "none", "--listen", "127.0.0.1:0"];
+    let mut a = place.start(&flags);
+    let said = a.reads("is up");
+    let port = said.split_once("port ").and_then(|(_, rest)| rest.split_once(',')).expect("a port");
+    let address = format!("127.0.0.1:{}", port.0);
+    let b = place.up("b", &[]);
+    let socket = |name: &str| {
+        let path = place.path().join(format!("dir/default/{name}.sock"));
+        path.to_str().expect("text").to_owned()
+    };
+    let at = ["--socket".to_owned(), socket("a"), "--socket".to_owned(), socket("b")];
+    place.run(&["connect", &address, &at[2], &at[3]]).ended(0);
+    (a, b, at)
+}
+
+/// An app of the socket, played by hand in JSON lines.
+struct App(BufReader<std::os::unix::net::UnixStream>);
+
+impl App {
+    fn new(socket: &Path) -> Self {
+        Self(BufReader::new(std::os::unix::net::UnixStream::connect(socket).expect("a node")))
+    }
+
+    fn tells(&mut self, command: &Json) {
+        self.0.get_mut().write_all(format!("{command}\n").as_bytes()).expect("written");
+    }
+
+    fn asks(&mut self, command: &Json) {
+        self.tells(command);
+        assert_eq!(self.hears("ok")["ev"], "ok");
+    }
+
+    /// The next event of this name.
+    fn hears(&mut self, name: &str) -> Json {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).expect("a line"), 0, "no {name}");
+            let event: Json = serde_json::from_str(&line).expect("JSON");
+            if event["ev"] == name {
+                return event;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_prints_the_reply_and_its_parts_as_they_come() {
+    let place = Place::new();
+    let _node = place.up("a", &[]);
+    let mut app = App::new(&place.path().join("dir/default/a.sock"));
+    app.asks(&json!({"op": "register", "id": 1, "name": "stock"}));
+
+    let call = place.start(&["call", "stock", "[\"get\", 1]"]);
+    let heard = app.hears("call");
+    assert_eq!(heard["body"], json!(["get", 1]));
+    app.tells(&json!({"op": "reply", "ref": heard["ref"], "more": true, "body": {"n": 1}}));
+    app.tells(&json!({"op": "reply", "ref": heard["ref"], "body": "\u{1b}[2J"}));
+    // What strangers write does not steer the terminal: here JSON has escaped it.
+    assert_eq!(call.ends().ended(0).out, "{\"n\":1}\n\"\\u001b[2J\"\n");
+
+    let call = place.start(&["call", "stock", "--text", "hi", "--json"]);
+    let heard = app.hears("call");
+    assert_eq!(heard["body"], "hi");
+    app.tells(&json!({"op": "reply", "ref": heard["ref"], "body": 3}));
+    assert_eq!(call.ends().ended(0).json()["body"], 3);
+
+    let mut call = place.start(&["call", "stock", "--raw"]);
+    let heard = app.hears("call");
+    assert_eq!(heard["body"], Json::Null);
+    let mut part = |more: bool, body: Json| {
+        app.tells(&json!({"op": "reply", "ref": heard["ref"], "more": more, "body": body}));
+    };
+    part(true, json!({"$bytes": "/wA="}));
+    part(true, json!("text"));
+    part(false, json!({"$bytes": "Cg=="}));
+    let mut bytes = Vec::new();
+    call.child.stdout.take().expect("piped").read_to_end(&mut bytes).expect("read");
+    assert_eq!(bytes, b"\xff\0text\n");
+
+    let cast = place.start(&["cast", "stock", "[7]"]);
+    assert_eq!(app.hears("cast")["body"], json!([7]));
+    cast.ends().ended(0);
+}
+
+#[test]
+fn a_call_without_a_reply_says_why_and_whether_it_may_have_been_carried_out() {
+    let place = Place::new();
+    let _node = place.up("a", &[]);
+    let mut app = App::new(&place.path().join("dir/default/a.sock"));
+    app.asks(&json!({"op": "register", "id": 1, "name": "stock"}));
+    place.run(&["call", "nobody"]).ended(69).says("noproc").says("was not carried out");
+    place.run(&["rpc", "any", "stock.count"]).ended(69).says("undef").says("was not carried out");
+    let gone = place.run(&["call", "stock@nowhere@else"]);
+    gone.ended(75).says("noconnection").says("was not carried out");
+    let late = place.run(&["call", "stock", "--timeout", "20ms"]);
+    late.ended(75).says("timeout").says("may have been carried out");
+    app.hears("call");
+
+    let call = place.start(&["call", "stock", "--json"]);
+    let heard = app.hears("call");
+    let raise = json!({
+        "op": "raise", "ref": heard["ref"], "class": "KeyError", "reason": "no pears",
+        "stack": "stock.py:7\n\u{1b}[2J",
+    });
+    app.tells(&raise);
+    let ended = call.ends();
+    ended.ended(1).says("KeyError: no pears (exception)").says("may have been carried out");
+    assert!(ended.says("stock.py:7").err.contains("\u{fffd}[2J"), "{}", ended.err);
+    assert_eq!(ended.json()["class"], "KeyError");
+}
+
+#[test]
+fn a_served_module_is_called_on_other_nodes_by_name_by_any_and_by_all() {
+    let place = Place::new();
+    let (_a, _b, at) = two_nodes(&place);
+    let script = "case $PILLION_FUNCTION in \
+        double) read n; echo $((n * 2));; \
+        who) echo \"$1 for $PILLION_CALLER on $PILLION_NODE\";; \
+        *) echo not today >&2; exit 3;; esac";
+    let served = "stock.double,fail,who";
+    let mut server =
+        place.start(&["serve", served, &at[0], &at[1], "--", "sh", "-c", script, "job"]);
+    server.reads("serving stock.double");
+    let on_b = |arguments: &[&str]| place.run(&[arguments, &[&at[2], &at[3]]].concat());
+    // Which node serves what is announced: once anybody knows it, so does everybody who is asked.
+    let known = || on_b(&["modules"]).ended(0).out.contains("stock");
+    while !known() {}
+    let table = on_b(&["modules"]);
+    assert!(table.out.lines().any(|line| line.ends_with("double fail who")), "{}", table.out);
+
+    assert_eq!(on_b(&["rpc", "any", "stock.double", "21"]).ended(0).out, "42\n");
+    assert_eq!(on_b(&["rpc", "a", "stock.double", "-4"]).ended(0).out, "-8\n");
+    let who = on_b(&["rpc", "any", "stock.who", "--raw"]);
+    assert!(who.ended(0).out.starts_with("who for <b@"), "{}", who.out);
+    on_b(&["rpc", "--cast", "any", "stock.who"]).ended(0);
+
+    let failed = on_b(&["rpc", "any", "stock.fail"]);
+    failed.ended(1).says("exit: exit status 3 (exception)").says("not today");
+    on_b(&["rpc", "any", "stock.other"]).ended(69).says("double, fail, who");
+    on_b(&["rpc", "any", "stock"]).ended(64).says("MODULE.FUNCTION");
+    on_b(&["rpc", "any"]).ended(64).says("missing");
+
+    let all = on_b(&["rpc", "--all", "stock.double", "3"]);
+    assert_eq!(all.ended(1).out.lines().count(), 2, "{}", all.out);
+    assert!(all.out.lines().any(|line| line.starts_with("a@") && line.ends_with(" 6")));
+    assert!(all.out.lines().any(|line| line.starts_with("b@") && line.contains("(undef)")));
+    let two = on_b(&["rpc", "--nodes", "a,b", "node.ping", "--json"]);
+    assert_eq!(two.ended(0).json()["results"].as_array().map(Vec::len), Some(2));
+
+    server.signal("INT");
+    let server = server.ends();
+    assert!(server.ended(0).out.contains("stock.double <b@"), "{}", server.out);
+    assert!(server.out.contains("exception") && server.out.contains("exit status 3"));
+}
+
+#[test]
+fn a_job_that_nobody_waits_for_is_ended_with_all_that_it_started() {
+    let place = Place::new();
+    let _node = place.up("a", &[]);
+    let script = "trap 'echo was told >&2; exit' TERM; echo began >&2; sleep 1000 & wait";
+    let mut server = place.start(&["serve", "slow", "--jobs", "1", "--", "sh", "-c", script]);
+    server.reads("serving slow");
+    let mut first = place.start(&["rpc", "any", "slow.job", "--timeout", "1h"]);
+    server.reads("began");
+    // One at a time: the second begins when the first one is over.
+    let second = place.start(&["rpc", "any", "slow.job", "--timeout", "1h"]);
+    first.child.kill().expect("killed");
+    first.child.wait().expect("gone");
+    server.reads("was told");
+    server.reads("began");
+    server.signal("INT");
+    server.reads("waited for");
+    server.signal("INT");
+    server.reads("was told");
+    let ended = server.ends();
+    assert_eq!(ended.ended(0).out.matches("slow.job <a@").count(), 2, "{}", ended.out);
+    assert_eq!(ended.out.matches("cancelled").count(), 2, "{}", ended.out);
+    second.ends().ended(1).says("may have been carried out");
+}
+
+#[test]
+fn what_waits_when_a_server_ends_is_answered_by_another_one() {
+    let place = Place::new();
+    let _node = place.up("a", &[]);
+    let script = "echo began >&2; read word; test $word = 1 || exec echo $word; exec sleep 1000";
+    let job = ["--jobs", "1", "--", "sh", "-c", script];
+    let mut server = place.start(&[&["serve", "slow"], &job[..]].concat());
+    server.reads("serving slow");
+    let _first = place.start(&["rpc", "any", "slow.job", "1", "--timeout", "1h"]);
+    server.reads("began");
+    let mut app = App::new(&place.path().join("dir/default/a.sock"));
+    let call = json!({
+        "op": "rpc", "id": 7, "node": "any", "module": "slow", "function": "job",
+        "timeout_ms": 3_600_000, "body": 2,
+    });
+    app.tells(&call);
+    // Commands are carried out in order: after this answer the call is the first server's, which is all there is.
+    app.asks(&json!({"op": "self", "id": 8}));
+    let mut other = place.start(&[&["serve", "slow"], &job[..]].concat());
+    other.reads("serving slow");
+    server.signal("INT");
+    server.reads("waited for");
+    assert_eq!(app.hears("ok")["body"], 2);
+}
+
+#[test]
+fn who_is_in_a_group_and_who_has_a_global_name_can_be_listed() {
+    let place = Place::new();
+    let (_a, _b, at) = two_nodes(&place);
+    let mut app = App::new(Path::new(&at[1]));
+    app.asks(&json!({"op": "register", "id": 1, "name": "stock", "scope": "global"}));
+    app.asks(&json!({"op": "join", "id": 2, "group": "tills"}));
+    let on_b = |arguments: &[&str]| place.run(&[arguments, &[&at[2], &at[3]]].concat());
+    while on_b(&["groups"]).ended(0).out != "tills\n" {}
+    while !on_b(&["names", "--global"]).ended(0).out.contains("stock  <a@") {}
+    assert!(on_b(&["groups", "tills"]).ended(0).out.starts_with("<a@"));
+    assert_eq!(on_b(&["groups", "tills", "--local"]).ended(0).out, "");
+    assert_eq!(on_b(&["names", "--json"]).ended(0).json()["registered"], json!([]));
+    on_b(&["send", "global:stock", "1"]).ended(0);
+    assert_eq!(app.hears("message")["body"], 1);
+    on_b(&["send", "group:tills", "2"]).ended(0);
+    assert_eq!(app.hears("message")["body"], 2);
+}
+
+#[test]
+fn a_monitor_prints_the_end_of_a_process_and_its_exit_code_says_how_it_was() {
+    let place = Place::new();
+    let _node = place.up("a", &[]);
+    place.run(&["monitor", "nobody"]).ended(1);
+    let mut app = App::new(&place.path().join("dir/default/a.sock"));
+    for (reason, code) in [("normal", 0), ("sold out", 1)] {
+        app.asks(&json!({"op": "spawn", "id": 1, "name": "till"}));
+        place.run(&["monitor", "till", "--timeout", "1ms"]).ended(75).says("has not ended");
+        app.tells(&json!({"op": "whereis", "id": 2, "name": "till"}));
+        let pid = app.hears("ok")["pid"].clone();
+        let mut monitor = place.start(&["monitor", "till"]);
+        monitor.reads("watching till");
+        app.asks(&json!({"op": "exit", "id": 3, "pid": pid, "reason": reason}));
+        let ended = monitor.ends();
+        assert!(ended.ended(code).out.ends_with(&format!(": {reason}\n")), "{}", ended.out);
+    }
 }

@@ -221,3 +221,130 @@ fn without_a_node_there_is_no_shell() {
         .expect("it ends");
     assert_eq!(output.status.code(), Some(69));
 }
+
+/// An app on the daemon's socket that answers the calls of `stock.count` and of the process `stock`.
+fn answering(daemon: &Daemon) -> std::thread::JoinHandle<()> {
+    let socket = daemon.directory.join("d/default/stock.sock");
+    let app = std::os::unix::net::UnixStream::connect(socket).expect("a node");
+    let mut app = BufReader::new(app);
+    let mut lines = [
+        r#"{"op":"register","name":"stock"}"#.to_owned(),
+        r#"{"op":"serve","module":"stock","functions":["count"]}"#.to_owned(),
+        r#"{"op":"self","id":1}"#.to_owned(),
+    ]
+    .join("\n");
+    lines.push('\n');
+    app.get_mut().write_all(lines.as_bytes()).expect("written");
+    let mut line = String::new();
+    app.read_line(&mut line).expect("the answer: what was asked before has been done");
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while app.read_line(&mut line).is_ok_and(|length| length > 0) {
+            let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            let (reference, body) = (&event["ref"], &event["body"]);
+            let answer = match (event["ev"].as_str(), body.as_str()) {
+                (Some("call"), Some("fail")) => {
+                    format!(
+                        "{{\"op\":\"raise\",\"ref\":{reference},\"class\":\"KeyError\",\"reason\":\"no\"}}\n"
+                    )
+                }
+                (Some("call"), _) => format!(
+                    "{{\"op\":\"reply\",\"ref\":{reference},\"more\":true,\"body\":\"part\"}}\n\
+                     {{\"op\":\"reply\",\"ref\":{reference},\"body\":{body}}}\n"
+                ),
+                (Some("rpc"), _) => {
+                    format!("{{\"op\":\"reply\",\"ref\":{reference},\"body\":[{body}]}}\n")
+                }
+                _ => String::new(),
+            };
+            app.get_mut().write_all(answer.as_bytes()).expect("written");
+            line.clear();
+        }
+    })
+}
+
+#[test]
+fn calls_are_answered_part_by_part_and_functions_called_where_they_are_served() {
+    let daemon = Daemon::start("calls");
+    let app = answering(&daemon);
+    let output = daemon.script(
+        &["-k"],
+        "call stock [1]\n\
+         rpc any stock.count\n\
+         rpc stock stock.count {\"a\": 1}\n\
+         cast stock anything at all\n\
+         modules\n\
+         call stock fail\n\
+         call nobody 1\n\
+         rpc any stock\n",
+    );
+    assert_eq!(
+        told(&output.stdout),
+        "\"part\"\n\
+         [1]\n\
+         [null]\n\
+         [{\"a\":1}]\n\
+         ok\n\
+         MODULE  NODE       FUNCTIONS\n\
+         stock   stock@hal  count\n"
+    );
+    let errors = told(&output.stderr);
+    let errors: Vec<&str> = errors.lines().collect();
+    assert!(
+        errors[0].ends_with("KeyError: no (exception): it may have been carried out all the same")
+    );
+    assert!(errors[1].ends_with("(noproc): it was not carried out"), "{errors:?}");
+    assert!(errors[2].contains("MODULE.FUNCTION"), "{errors:?}");
+    assert_eq!(output.status.code(), Some(1));
+    drop(daemon);
+    app.join().expect("it ends with the node");
+}
+
+#[test]
+fn groups_and_names_of_the_mesh_are_for_the_shell_as_for_any_process() {
+    let daemon = Daemon::start("groups");
+    let output = daemon.script(
+        &["-k"],
+        "members tills\n\
+         join tills\n\
+         join tills\n\
+         members tills\n\
+         groups\n\
+         leave tills\n\
+         leave tills\n\
+         groups\n\
+         leave tills\n\
+         register global:stock\n\
+         whereis global:stock\n\
+         whereis stock\n\
+         names\n\
+         names global\n\
+         send global:stock 1\n\
+         receive\n\
+         unregister global:stock\n\
+         whereis global:stock\n",
+    );
+    assert_eq!(
+        told(&output.stdout),
+        "none\n\
+         ok\n\
+         ok\n\
+         <stock@hal.I.100>\n\
+         <stock@hal.I.100>\n\
+         tills\n\
+         ok\n\
+         ok\n\
+         none\n\
+         ok\n\
+         <stock@hal.I.100>\n\
+         none\n\
+         NAME  PID\n\
+         NAME   PID\n\
+         stock  <stock@hal.I.100>\n\
+         ok\n\
+         message from=<stock@hal.I.100> 1\n\
+         ok\n\
+         none\n"
+    );
+    assert!(told(&output.stderr).contains("tills"), "{}", told(&output.stderr));
+}

@@ -73,6 +73,46 @@ impl Connection {
         within(extra, self.client.request(op)).await
     }
 
+    /// Calls, and tells of each part of the answer as it comes. The answer may be an error.
+    ///
+    /// # Errors
+    /// [`Failure`], when there is no answer or a part could not be told.
+    pub(super) async fn call(
+        &self,
+        op: Op,
+        extra: Duration,
+        mut part: impl FnMut(&Event) -> Result<(), Failure>,
+    ) -> Result<Answer, Failure> {
+        let pending = self.client.start(op).await?;
+        let id = pending.id();
+        let mut answering = Box::pin(pending.frame());
+        loop {
+            // Each part starts the deadline anew.
+            let heard = within(extra, async {
+                tokio::select! {
+                    biased;
+                    answer = &mut answering => answer.map(Some),
+                    event = self.client.next_event() => match event {
+                        Some(event) => Ok(Some(event)),
+                        // The answer has been heard, or never will be.
+                        None => Ok(None),
+                    },
+                }
+            });
+            match heard.await? {
+                Some(event) if event.is_part(id) => part(&event)?,
+                Some(event) if matches!(event.name(), "ok" | "error") => {
+                    while let Some(event) = self.client.take_part(id) {
+                        part(&event)?;
+                    }
+                    return Ok(event);
+                }
+                Some(_) => {}
+                None => return within(Duration::ZERO, answering).await,
+            }
+        }
+    }
+
     /// Asks and prints the answer's list or map, as `words` puts it.
     pub(super) async fn show(
         &self,

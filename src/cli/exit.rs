@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use super::clean;
 use crate::client::{ClientError, FindError};
 use crate::config::Problems;
 
@@ -10,10 +11,10 @@ use crate::config::Problems;
 pub(super) const HELP: &str = "\
 Exit codes:
   0   done; the answer is yes
-  1   the answer is no: pang, not connected, no such process, nothing came
+  1   the answer is no: pang, not connected, no such process, nothing came, what was called failed
   64  the command line is wrong
   65  what was given to it is wrong, such as a body that is not JSON
-  69  no node answers
+  69  no node answers, or nobody who could answer the call
   70  a bug of ours, or the system refused something
   73  something cannot be made, because the name, socket or port is taken
   75  not now: too busy, timed out, leaving, or the connection is lost; try again
@@ -30,7 +31,7 @@ pub enum Exit {
     Usage = 64,
     /// `EX_DATAERR`.
     Data = 65,
-    /// `EX_UNAVAILABLE`: no daemon.
+    /// `EX_UNAVAILABLE`: no daemon, or nobody who answers calls.
     NoDaemon = 69,
     /// `EX_SOFTWARE`.
     Internal = 70,
@@ -121,13 +122,31 @@ impl From<ClientError> for Failure {
 /// The exit that fits an error answer.
 fn of_code(code: &str) -> Exit {
     match code {
-        "noproc" | "not_found" => Exit::No,
-        "badarg" | "unsupported" => Exit::Usage,
+        "noproc" | "not_found" | "exception" | "exit" => Exit::No,
+        "undef" => Exit::NoDaemon,
+        "badarg" | "unsupported" | "calling_self" => Exit::Usage,
         "too_large" => Exit::Data,
         "taken" => Exit::CannotCreate,
         "denied" => Exit::Denied,
         "overloaded" | "timeout" | "noconnection" | "nodedown" | "draining" => Exit::Temporary,
         _ => Exit::Internal,
+    }
+}
+
+impl Failure {
+    /// Why a call had no reply: whether it was carried out matters more than that it failed.
+    pub(super) fn of_call(error: ClientError) -> Self {
+        let ClientError::Refused { code, maybe_applied, .. } = &error else { return error.into() };
+        let exit = match code.as_str() {
+            "noproc" | "undef" => Exit::NoDaemon,
+            code => of_code(code),
+        };
+        let done = if *maybe_applied {
+            "it may have been carried out all the same"
+        } else {
+            "it was not carried out"
+        };
+        Self::new(exit, clean(&format!("{error}: {done}")))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `pillion send` and `pillion receive`: two terminals that talk.
+//! `pillion send`, `cast` and `receive`: two terminals that talk.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use crate::wire::command::Delivery;
 const STDIN_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// What bytes are called that nobody has described.
-const OPAQUE: &str = "application/octet-stream";
+pub(super) const OPAQUE: &str = "application/octet-stream";
 
 /// Longest time that anything here waits: a day.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 const SEND_EXAMPLES: &str = "\
-TO is a name (stock), a name on another node (stock@b@hal), or a pid in quotes.
+TO is a name (stock), a name on another node (stock@b@hal), a name of the whole mesh (global:stock), all members of a
+group (group:tills), or a pid in quotes.
 
 Examples:
   pillion send stock '{\"sku\": 7, \"n\": 2}'
@@ -32,6 +33,13 @@ Examples:
   date | pillion send clock --text -
   pillion send camera --raw - < photo.jpg
   pillion send stock '\"late\"' --after 5s";
+
+const CAST_EXAMPLES: &str = "\
+The receiver hears a `cast`, GenServer's request without an answer, instead of a message.
+
+Examples:
+  pillion cast stock '[\"put\", \"apples\", 3]'
+  pillion cast group:tills '\"close\"'";
 
 const RECEIVE_EXAMPLES: &str = "\
 A line is the sender's pid and the body as JSON. Ends with 1 when less came than --count.
@@ -73,6 +81,35 @@ enum Mode {
     Lossy,
 }
 
+impl Mode {
+    fn of(self, op: Op) -> Op {
+        match self {
+            Self::Wait => op,
+            Self::Try => op.text("mode", "try"),
+            Self::Lossy => op.text("mode", "lossy"),
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = CAST_EXAMPLES)]
+pub(super) struct CastArgs {
+    /// Whom: a name, a name on another node, group:NAME, global:NAME, or a pid
+    to: String,
+    /// The request, as JSON; `-` reads it from standard input
+    #[arg(allow_hyphen_values = true)]
+    body: String,
+    /// Sends BODY as a text, whatever is in it
+    #[arg(long, conflicts_with = "raw")]
+    text: bool,
+    /// Sends BODY as bytes of the content type application/octet-stream, whatever is in it
+    #[arg(long)]
+    raw: bool,
+    /// What to do when a queue on the way is full
+    #[arg(long, value_enum, default_value_t = Mode::Wait)]
+    mode: Mode,
+}
+
 #[derive(Args, Clone, Debug)]
 #[command(after_help = RECEIVE_EXAMPLES)]
 pub(super) struct ReceiveArgs {
@@ -86,14 +123,20 @@ pub(super) struct ReceiveArgs {
     timeout: Option<Duration>,
 }
 
+pub(super) async fn cast(globals: &Globals, args: &CastArgs) -> Result<(), Failure> {
+    let op = args.mode.of(Op::new("cast").text("to", &args.to));
+    let op = with_body(op, &args.body, Form::of(args.text, args.raw))?;
+    let connection = Connection::open(globals, "cast", Delivery::Pull).await?;
+    let answer = connection.request(op).await?;
+    if globals.json {
+        connection.output.say(&answer.to_json())?;
+    }
+    connection.close().await
+}
+
 pub(super) async fn send(globals: &Globals, args: &SendArgs) -> Result<(), Failure> {
-    let op = Op::new("send").text("to", &args.to);
-    let op = match args.mode {
-        Mode::Wait => op,
-        Mode::Try => op.text("mode", "try"),
-        Mode::Lossy => op.text("mode", "lossy"),
-    };
-    let op = with_body(op, args)?;
+    let op = args.mode.of(Op::new("send").text("to", &args.to));
+    let op = with_body(op, &args.body, Form::of(args.text, args.raw))?;
     let connection = Connection::open(globals, "send", Delivery::Pull).await?;
     if let Some(after) = args.after {
         // Waiting here instead of `send_after`: that ends with the process that asked for it, which is this one.
@@ -112,13 +155,32 @@ pub(super) async fn send(globals: &Globals, args: &SendArgs) -> Result<(), Failu
     connection.close().await
 }
 
-fn with_body(op: Op, args: &SendArgs) -> Result<Op, Failure> {
-    let piped = args.body == "-";
-    let body = if piped { read_stdin()? } else { args.body.clone().into_bytes() };
-    if args.raw {
+/// What a body was typed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Text,
+    Raw,
+}
+
+impl Form {
+    const fn of(text: bool, raw: bool) -> Self {
+        match (raw, text) {
+            (true, _) => Self::Raw,
+            (_, true) => Self::Text,
+            _ => Self::Json,
+        }
+    }
+}
+
+/// Adds a body that was typed, or that stands in standard input.
+pub(super) fn with_body(op: Op, body: &str, form: Form) -> Result<Op, Failure> {
+    let piped = body == "-";
+    let body = if piped { read_stdin()? } else { body.to_owned().into_bytes() };
+    if form == Form::Raw {
         return Ok(op.text("ct", OPAQUE).body(&body));
     }
-    if args.text {
+    if form == Form::Text {
         let text = String::from_utf8(body).map_err(|_| {
             Failure::new(Exit::Data, "the body is not UTF-8: give --raw to send it as bytes")
         })?;

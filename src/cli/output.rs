@@ -27,6 +27,16 @@ impl Output {
         Ok(out.flush()?)
     }
 
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// As [`Output::say`].
+    pub fn put(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        Ok(out.flush()?)
+    }
+
     /// Writes an answer or an event: as JSON when asked for it, else in these words.
     ///
     /// # Errors

@@ -1,14 +1,18 @@
-//! `pillion ps`, `info`, `names`: looking at processes.
+//! `pillion ps`, `info`, `names`, `monitor`: looking at processes.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value as Json;
+use tokio::time::Instant;
 
-use super::connection::Connection;
-use super::exit::Failure;
+use super::connection::{Connection, Heard};
+use super::exit::{Exit, Failure};
+use super::messages::duration;
+use super::output::note;
 use super::{Globals, clean, table};
-use crate::client::Op;
+use crate::client::{Op, WINDOW};
 use crate::wire::command::Delivery;
 
 const PS_EXAMPLES: &str = "\
@@ -28,12 +32,38 @@ Examples:
   pillion info stock@b@hal message_queue_len links
   pillion info '<stock@hal.19b3f0c2a4e5f3c9.112>' messages";
 
+const MONITOR_EXAMPLES: &str = "\
+Prints why it ended. The exit code is 0 when the reason is normal, 75 when its node is not connected (it may live on),
+and 1 for every other reason, noproc (it was not there) among them.
+
+Examples:
+  pillion monitor stock && echo 'it ended well'
+  pillion monitor stock@b@hal --timeout 1h";
+
 #[derive(Args, Clone, Debug)]
 #[command(after_help = PS_EXAMPLES)]
 pub(super) struct PsArgs {
     /// Of another node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  pillion names\n  pillion names --global")]
+pub(super) struct NamesArgs {
+    /// The names of the whole mesh, of those nodes that are connected
+    #[arg(long)]
+    global: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = MONITOR_EXAMPLES)]
+pub(super) struct MonitorArgs {
+    /// Whom: a name, a name on another node, global:NAME, or a pid
+    to: String,
+    /// Ends when the process has not ended within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -61,9 +91,47 @@ pub(super) async fn info(globals: &Globals, args: &InfoArgs) -> Result<(), Failu
     connection.show(op, "info", info_lines).await
 }
 
-pub(super) async fn names(globals: &Globals) -> Result<(), Failure> {
+pub(super) async fn names(globals: &Globals, args: &NamesArgs) -> Result<(), Failure> {
     let connection = Connection::open(globals, "names", Delivery::Pull).await?;
-    connection.show(Op::new("registered"), "registered", names_table).await
+    let scope = args.global.then_some("global");
+    let op = Op::new("registered").maybe_text("scope", scope);
+    connection.show(op, "registered", names_table).await
+}
+
+pub(super) async fn monitor(globals: &Globals, args: &MonitorArgs) -> Result<(), Failure> {
+    let mut connection = Connection::open(globals, "monitor", WINDOW).await?;
+    let answer = connection.request(Op::new("monitor").text("to", &args.to)).await?;
+    let reference = answer.uint("ref");
+    note(&format!("watching {}; ctrl-c ends", clean(&args.to)));
+    let began = Instant::now();
+    loop {
+        let left = args.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+        let down = match connection.hear(left).await? {
+            Heard::Event(event) if event.name() == "down" && event.uint("ref") == reference => {
+                event
+            }
+            Heard::Event(_) => continue,
+            Heard::Nothing => {
+                return Err(Failure::new(Exit::Temporary, "it has not ended in that time"));
+            }
+            Heard::Enough => {
+                return Err(Failure::new(Exit::Temporary, "stopped before it has ended"));
+            }
+        };
+        let reason = down.text("reason").unwrap_or_default();
+        connection.output.tell(&down, || {
+            let whom = down.text("pid").unwrap_or(&args.to);
+            clean(&format!("down {whom}: {reason}"))
+        })?;
+        return match reason {
+            "normal" => connection.close().await,
+            "noconnection" => Err(Failure::new(
+                Exit::Temporary,
+                "its node is not connected: the process may live on",
+            )),
+            _ => Err(Failure::no()),
+        };
+    }
 }
 
 pub(super) fn names_table(names: &Json) -> String {

@@ -36,7 +36,7 @@ use super::Globals;
 use super::connection::Connection;
 use super::exit::{Exit, Failure};
 use super::output::note;
-use crate::client::{self, Answer, Client, ClientError, Op};
+use crate::client::{self, Answer, Client, ClientError, Event, Op};
 use crate::wire::command::Delivery;
 
 /// How long an answer may take that does not wait for a message.
@@ -227,7 +227,8 @@ impl Shell {
                     ClientError::Refused { code, message, .. } => (code.clone(), message.clone()),
                     _ => ("too_large".to_owned(), error.to_string()),
                 };
-                let mut failure = Failure::from(error);
+                let mut failure =
+                    if command.is_call() { Failure::of_call(error) } else { Failure::from(error) };
                 if self.globals.json {
                     // The code has a member of its own there.
                     failure.words = message;
@@ -280,41 +281,57 @@ impl Shell {
         };
         let id = pending.id();
         let mut answering = Box::pin(pending.answer());
-        let interrupted = async {
+        let interactive = self.interactive;
+        let mut interrupted = Box::pin(async move {
             // A script has no handler: ctrl-c ends it as it ends any program.
-            if !self.interactive || tokio::signal::ctrl_c().await.is_err() {
+            if !interactive || tokio::signal::ctrl_c().await.is_err() {
                 std::future::pending::<()>().await;
             }
+        });
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut answering => break answer,
+                heard = heard(&self.connection.client, &mut self.died) => match heard {
+                    Heard::Over(over) => return Ok(Asked::Over(over)),
+                    // Each part starts the wait anew.
+                    Heard::Part(part) if part.is_part(id) => self.part(&part)?,
+                    Heard::Part(_) => {}
+                },
+                () = &mut interrupted => {
+                    if !matches!(command, Command::Receive { .. }) {
+                        return Ok(Asked::Interrupted);
+                    }
+                    // What it has taken by now is shown; from then on it takes nothing.
+                    let answered = async {
+                        self.connection.client.tell(Op::new("cancel").uint("of", id)).await?;
+                        answering.await
+                    };
+                    match tokio::time::timeout(ANSWER_WITHIN, answered).await {
+                        Ok(Ok(answer)) => return Ok(Asked::Answered(answer)),
+                        Ok(Err(error @ ClientError::Lost(_))) => break Err(error),
+                        Ok(Err(_)) => return Ok(Asked::Interrupted),
+                        Err(_) => return Err(self.no_answer()),
+                    }
+                }
+                () = tokio::time::sleep(ANSWER_WITHIN + extra), if !waits => {
+                    return Err(self.no_answer());
+                }
+            }
         };
-        tokio::select! {
-            biased;
-            answer = &mut answering => match answer {
-                Ok(answer) => return Ok(Asked::Answered(answer)),
-                Err(ClientError::Lost(_)) => {}
-                Err(error) => return Ok(Asked::Refused(error)),
-            },
-            over = over(&self.connection.client, &mut self.died) => return Ok(Asked::Over(over)),
-            () = interrupted => {
-                if !matches!(command, Command::Receive { .. }) {
-                    return Ok(Asked::Interrupted);
-                }
-                // What it has taken by now is shown; from then on it takes nothing.
-                let answered = async {
-                    self.connection.client.tell(Op::new("cancel").uint("of", id)).await?;
-                    answering.await
-                };
-                match tokio::time::timeout(ANSWER_WITHIN, answered).await {
-                    Ok(Ok(answer)) => return Ok(Asked::Answered(answer)),
-                    Ok(Err(ClientError::Lost(_))) => {}
-                    Ok(Err(_)) => return Ok(Asked::Interrupted),
-                    Err(_) => return Err(self.no_answer()),
-                }
-            }
-            () = tokio::time::sleep(ANSWER_WITHIN + extra), if !waits => {
-                return Err(self.no_answer());
-            }
+        while let Some(part) = self.connection.client.take_part(id) {
+            self.part(&part)?;
         }
-        Ok(Asked::Over(self.over().await))
+        match answer {
+            Ok(answer) => Ok(Asked::Answered(answer)),
+            Err(ClientError::Lost(_)) => Ok(Asked::Over(self.over().await)),
+            Err(error) => Ok(Asked::Refused(error)),
+        }
+    }
+
+    /// Says a part of an answer.
+    fn part(&self, part: &Event) -> Result<(), Failure> {
+        self.connection.output.tell(part, || show::part(part))
     }
 
     fn no_answer(&self) -> Failure {
@@ -383,15 +400,33 @@ impl Shell {
     }
 }
 
+/// What comes beside answers.
+#[derive(Debug)]
+enum Heard {
+    Over(Over),
+    /// A part of the answer to a call, perhaps to one that is not waited for any more.
+    Part(Event),
+}
+
 /// Waits for the end of a session. Cancel safe.
 async fn over(client: &Client, died: &mut Option<String>) -> Over {
+    loop {
+        if let Heard::Over(over) = heard(client, died).await {
+            return over;
+        }
+    }
+}
+
+/// Waits for the end of a session or for a part. Cancel safe.
+async fn heard(client: &Client, died: &mut Option<String>) -> Heard {
     while let Some(event) = client.next_event().await {
         match event.name() {
             "died" => *died = Some(event.text("reason").unwrap_or("unknown").to_owned()),
             // Whoever stays holds the node up.
-            "draining" => return Over::Gone,
+            "draining" => return Heard::Over(Over::Gone),
+            "part" => return Heard::Part(event),
             _ => {}
         }
     }
-    died.take().map_or(Over::Gone, Over::Died)
+    Heard::Over(died.take().map_or(Over::Gone, Over::Died))
 }

@@ -41,6 +41,12 @@ impl Event {
         self.text("ev").unwrap_or("")
     }
 
+    /// Whether it is a part of the answer to this command.
+    #[must_use]
+    pub fn is_part(&self, of: u64) -> bool {
+        self.name() == "part" && self.uint("id") == Some(of)
+    }
+
     /// A field of the header; `None` when it is not there or is no good.
     #[must_use]
     pub fn field(&self, key: &str) -> Option<Value<'_>> {

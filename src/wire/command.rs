@@ -288,8 +288,11 @@ pub enum Command<'a> {
         /// Where; here when left out.
         node: Option<&'a str>,
     },
-    /// `registered`
-    Registered,
+    /// `registered {scope?}`
+    Registered {
+        /// Those of the whole mesh.
+        global: bool,
+    },
     /// `send {to, body, mode?, pid?}`
     Send {
         /// Who sends.

@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 83] = [
+const COMMANDS: [(&str, &str); 84] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -121,6 +121,7 @@ const COMMANDS: [(&str, &str); 83] = [
         r#"{"op":"unregister","id":18,"name":"stock","scope":"global"}"#,
     ),
     ("whereis, in the whole mesh", r#"{"op":"whereis","id":19,"name":"stock","scope":"global"}"#),
+    ("registered, in the whole mesh", r#"{"op":"registered","id":20,"scope":"global"}"#),
     ("send, to a global name", r#"{"op":"send","to":"global:stock","body":"count"}"#),
     ("send, to every member of a group", r#"{"op":"send","to":"group:tills","body":"close"}"#),
     ("join", r#"{"op":"join","id":36,"group":"tills","pid":"PID"}"#),

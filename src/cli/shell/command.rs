@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::manual::{self, INFO_KEYS};
+use crate::cli::calls::function;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::messages::duration;
 use crate::cli::nodes::milliseconds;
@@ -24,7 +25,15 @@ pub(super) enum Command {
     Register { name: String },
     Unregister { name: String },
     Whereis { name: String, node: Option<String> },
-    Names,
+    Call { to: String, body: Body },
+    Cast { to: String, body: Body },
+    Rpc { node: String, module: String, function: String, body: Option<Body> },
+    Modules,
+    Names { global: bool },
+    Join { group: String },
+    Leave { group: String },
+    Members { group: String },
+    Groups,
     Flush,
     Receive { max: u64, timeout: Option<Duration> },
     Info { to: Option<String>, keys: Vec<String> },
@@ -156,7 +165,24 @@ impl Command {
             "register" => Self::Register { name: w.next()?.into() },
             "unregister" => Self::Unregister { name: w.next()?.into() },
             "whereis" => whereis(w)?,
-            "names" | "registered" => Self::Names,
+            "call" => Self::Call { to: w.next()?.into(), body: w.body()? },
+            "cast" => Self::Cast { to: w.next()?.into(), body: w.body()? },
+            "rpc" => {
+                let node = w.next()?.into();
+                let (module, function) = function(w.next()?)?;
+                let body = w.tail().map(Body::parse).transpose()?;
+                Self::Rpc { node, module: module.into(), function: function.into(), body }
+            }
+            "modules" => Self::Modules,
+            "names" | "registered" => match w.maybe() {
+                None | Some("local") => Self::Names { global: false },
+                Some("global") => Self::Names { global: true },
+                Some(word) => return Err(w.wrong(&format!("`{word}` is neither local nor global"))),
+            },
+            "join" => Self::Join { group: w.next()?.into() },
+            "leave" => Self::Leave { group: w.next()?.into() },
+            "members" => Self::Members { group: w.next()?.into() },
+            "groups" => Self::Groups,
             "flush" => Self::Flush,
             "receive" => receive(w)?,
             "info" => info(w),
@@ -177,6 +203,11 @@ impl Command {
         Ok(Some(command))
     }
 
+    /// Whether it may have been carried out when it failed.
+    pub(super) fn is_call(&self) -> bool {
+        matches!(self, Self::Call { .. } | Self::Rpc { .. })
+    }
+
     /// What is asked of the node. `None` for what the shell does by itself.
     pub(super) fn op(&self) -> Option<Op> {
         Some(match self {
@@ -191,12 +222,26 @@ impl Command {
                 .uint("after_ms", milliseconds(*after))
                 .body(&body.0),
             Self::CancelTimer { timer } => Op::new("cancel_timer").uint("timer", *timer),
-            Self::Register { name } => Op::new("register").text("name", name),
-            Self::Unregister { name } => Op::new("unregister").text("name", name),
+            Self::Register { name } => scoped(Op::new("register"), name),
+            Self::Unregister { name } => scoped(Op::new("unregister"), name),
             Self::Whereis { name, node } => {
-                Op::new("whereis").text("name", name).maybe_text("node", node.as_deref())
+                scoped(Op::new("whereis"), name).maybe_text("node", node.as_deref())
             }
-            Self::Names => Op::new("registered"),
+            Self::Call { to, body } => Op::new("call").text("to", to).body(&body.0),
+            Self::Cast { to, body } => Op::new("cast").text("to", to).body(&body.0),
+            Self::Rpc { node, module, function, body } => Op::new("rpc")
+                .text("node", node)
+                .text("module", module)
+                .text("function", function)
+                .body(body.as_ref().map_or(&[0xf6], |body| &body.0)),
+            Self::Modules => Op::new("modules"),
+            Self::Names { global } => {
+                Op::new("registered").maybe_text("scope", global.then_some("global"))
+            }
+            Self::Join { group } => Op::new("join").text("group", group),
+            Self::Leave { group } => Op::new("leave").text("group", group),
+            Self::Members { group } => Op::new("members").text("group", group),
+            Self::Groups => Op::new("groups"),
             Self::Flush => Op::new("flush"),
             Self::Receive { max, timeout } => {
                 let timeout = timeout.unwrap_or(FOR_EVER);
@@ -219,6 +264,14 @@ impl Command {
             Self::MonitorNodes { on } => Op::new("monitor_nodes").bool("on", *on),
             Self::Help { .. } | Self::Quit => return None,
         })
+    }
+}
+
+/// A name of this node, or `global:` and one of the whole mesh, as in addresses.
+fn scoped(op: Op, name: &str) -> Op {
+    match name.strip_prefix("global:") {
+        Some(name) => op.text("name", name).text("scope", "global"),
+        None => op.text("name", name),
     }
 }
 
@@ -341,6 +394,19 @@ mod tests {
     }
 
     #[test]
+    fn a_function_is_what_follows_the_last_dot_and_its_body_may_be_left_out() {
+        let rpc = |body: Option<&[u8]>| Command::Rpc {
+            node: "any".into(),
+            module: "my.stock".into(),
+            function: "count".into(),
+            body: body.map(|body| Body(body.to_vec())),
+        };
+        assert_eq!(parse("rpc any my.stock.count"), rpc(None));
+        assert_eq!(parse("rpc any my.stock.count 7"), rpc(Some(&[7])));
+        assert!(wrong("rpc any count").contains("MODULE.FUNCTION"));
+    }
+
+    #[test]
     fn references_may_be_typed_as_they_are_printed() {
         assert_eq!(parse("demonitor 3"), Command::Demonitor { reference: 3 });
         assert_eq!(parse("demonitor ref 3"), Command::Demonitor { reference: 3 });
@@ -371,6 +437,8 @@ mod tests {
             let line = entry
                 .usage()
                 .replace("on|off", "on")
+                .replace("[local|global]", "global")
+                .replace("[BODY]", "1")
                 .replace("MS", "1")
                 .replace("REF", "1")
                 .replace("TIMER", "1")

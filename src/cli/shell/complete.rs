@@ -18,6 +18,12 @@ pub(super) struct Known {
     pub(super) nodes: Vec<String>,
     /// Registered names of this node.
     pub(super) names: Vec<String>,
+    /// Names of the whole mesh.
+    pub(super) globals: Vec<String>,
+    /// Groups that have members.
+    pub(super) groups: Vec<String>,
+    /// Functions that are served, with their modules.
+    pub(super) functions: Vec<String>,
 }
 
 /// The handle by which the session that watches tells the thread that edits.
@@ -65,7 +71,10 @@ fn candidates(known: &Known, words: &[&str], word: &str) -> Vec<String> {
             match entry.kind(arguments.len()) {
                 Kind::To => addresses(known, word),
                 Kind::Node => known.nodes.clone(),
-                Kind::Name => known.names.clone(),
+                Kind::Callee => [&["any".to_owned()], &known.nodes[..]].concat(),
+                Kind::Name => names(known),
+                Kind::Group => known.groups.clone(),
+                Kind::Function => known.functions.clone(),
                 Kind::Key => INFO_KEYS.iter().map(|&key| key.to_owned()).collect(),
                 Kind::Command => MANUAL.iter().map(|entry| entry.word.to_owned()).collect(),
                 Kind::Words(words) => words.split(' ').map(str::to_owned).collect(),
@@ -76,11 +85,20 @@ fn candidates(known: &Known, words: &[&str], word: &str) -> Vec<String> {
     all.into_iter().filter(|candidate| candidate.starts_with(word)).collect()
 }
 
-/// Names of this node; behind an `@`, the nodes on which the name may be.
+/// Names of this node and, with their prefix, those of the whole mesh.
+fn names(known: &Known) -> Vec<String> {
+    let globals = known.globals.iter().map(|name| format!("global:{name}"));
+    known.names.iter().cloned().chain(globals).collect()
+}
+
+/// Names and groups; behind an `@`, the nodes on which the name may be.
 fn addresses(known: &Known, word: &str) -> Vec<String> {
     match word.split_once('@') {
         Some((name, _)) => known.nodes.iter().map(|node| format!("{name}@{node}")).collect(),
-        None => known.names.clone(),
+        None => {
+            let groups = known.groups.iter().map(|group| format!("group:{group}"));
+            names(known).into_iter().chain(groups).collect()
+        }
     }
 }
 
@@ -157,6 +175,9 @@ mod tests {
         let known = Known {
             nodes: vec!["stock@hal".into(), "shop@hal".into()],
             names: vec!["stock".into(), "orders".into()],
+            globals: vec!["till".into()],
+            groups: vec!["tills".into()],
+            functions: vec!["shelf.count".into(), "shelf.take".into()],
         };
         let (words, _, word) = split(line);
         candidates(&known, &words, word)
@@ -181,6 +202,16 @@ mod tests {
     #[test]
     fn behind_an_at_sign_a_name_goes_on_with_a_node() {
         assert_eq!(complete("send cart@sh"), ["cart@shop@hal"]);
+    }
+
+    #[test]
+    fn names_of_the_mesh_groups_and_functions_are_offered_where_they_can_be_meant() {
+        assert_eq!(complete("call g"), ["global:till", "group:tills"]);
+        assert_eq!(complete("whereis g"), ["global:till"]);
+        assert_eq!(complete("members "), ["tills"]);
+        assert_eq!(complete("rpc "), ["any", "stock@hal", "shop@hal"]);
+        assert_eq!(complete("rpc any shelf.t"), ["shelf.take"]);
+        assert_eq!(complete("names g"), ["global"]);
     }
 
     #[test]

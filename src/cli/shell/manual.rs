@@ -47,8 +47,14 @@ pub(super) enum Kind {
     To,
     /// A node's name.
     Node,
+    /// A node's name, or any.
+    Callee,
     /// A registered name.
     Name,
+    /// A group's name.
+    Group,
+    /// A function that is served.
+    Function,
     /// A key of `info`.
     Key,
     /// A command of the shell.
@@ -69,7 +75,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 26] = [
+pub(super) const MANUAL: [Entry; 34] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -94,7 +100,8 @@ pub(super) const MANUAL: [Entry; 26] = [
         "send",
         "TO BODY",
         "sends a message",
-        "TO is a name (stock), a name on another node (stock@b@hal) or a pid (<...>).\n\
+        "TO is a name (stock), a name on another node (stock@b@hal), a name of the whole mesh (global:stock), all members\n\
+         of a group (group:tills) or a pid (<...>).\n\
          BODY is JSON; what is not JSON is sent as a text: `send stock hello there` is `send stock \"hello there\"`.\n\
          What begins with {, [ or \" is meant as JSON and refused when it is not.",
     ),
@@ -110,15 +117,55 @@ pub(super) const MANUAL: [Entry; 26] = [
         "takes a send_after back",
         "Answers the milliseconds that were left, or none when it is too late.",
     ),
-    entry("register", "NAME", "gives this shell's process a name", ""),
-    entry("unregister", "NAME", "frees a name", ""),
+    entry(
+        "call",
+        "TO BODY",
+        "sends a request and waits for its reply",
+        "TO and BODY are as those of send; of a group one member answers. Waits 5 s; each part of an answer in parts is\n\
+         printed as it comes and starts them anew. An error says whether the call may have been carried out.",
+    ),
+    entry(
+        "cast",
+        "TO BODY",
+        "sends a request that wants no answer",
+        "TO and BODY are as those of send.",
+    ),
+    entry(
+        "rpc",
+        "NODE MODULE.FUNCTION [BODY]",
+        "calls a function",
+        "NODE is a node or any: the nearest that has the function. BODY is as that of send, null when left out.",
+    ),
+    entry("modules", "", "the modules, and which nodes serve them", ""),
+    entry(
+        "register",
+        "NAME",
+        "gives this shell's process a name",
+        "`register global:stock` takes a name of the whole mesh; a process may have several of them.",
+    ),
+    entry(
+        "unregister",
+        "NAME",
+        "frees a name",
+        "A name of the whole mesh is written global:stock.",
+    ),
     entry(
         "whereis",
         "NAME [NODE]",
         "the pid behind a name, or none",
-        "`whereis stock b@hal` may be written as `whereis stock@b@hal`.",
+        "`whereis stock b@hal` may be written as `whereis stock@b@hal`. A name of the whole mesh is written\n\
+         global:stock, and is on no NODE.",
     ),
-    entry("names", "", "the registered names of this node", ""),
+    entry("names", "[local|global]", "the registered names of this node, or of the whole mesh", ""),
+    entry(
+        "join",
+        "GROUP",
+        "makes this shell's process a member of a group",
+        "It may join several times and is a member as often. A group is written without `group:` here.",
+    ),
+    entry("leave", "GROUP", "takes one join back", ""),
+    entry("members", "GROUP", "the members of a group, on all nodes", ""),
+    entry("groups", "", "the groups that have members", ""),
     entry(
         "flush",
         "",
@@ -218,12 +265,16 @@ impl Entry {
             // A node may be reached by its name, a process never.
             "TO" if self.word == "connect" => Kind::Node,
             "TO" => Kind::To,
+            "NODE" if self.word == "rpc" => Kind::Callee,
             "NODE" => Kind::Node,
+            "GROUP" => Kind::Group,
+            "MODULE.FUNCTION" => Kind::Function,
             "NAME" => Kind::Name,
             "KEY" => Kind::Key,
             "COMMAND" => Kind::Command,
             "STATE" => Kind::Words(STATES),
             "on|off" => Kind::Words("on off"),
+            "local|global" => Kind::Words("local global"),
             _ => Kind::Free,
         }
     }

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use serde_json::Value as Json;
 
 use super::command::Command;
+use crate::cli::calls::{modules_table, texts_lines};
 use crate::cli::clean;
 use crate::cli::nodes::nodes_table;
 use crate::cli::processes::{cell, info_lines, names_table, processes_table};
-use crate::client::Answer;
+use crate::client::{Answer, Event};
 
 /// Fields that come first, because they say what an event is about.
 const FIRST: [&str; 6] = ["ref", "node", "name", "pid", "from", "topic"];
@@ -23,7 +24,11 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
             cell(&value["result"])
         }
         Command::Nodes { .. } => nodes_table(&value["nodes"]),
-        Command::Names => names_table(&value["registered"]),
+        Command::Names { .. } => names_table(&value["registered"]),
+        Command::Call { .. } | Command::Rpc { .. } => part(answer),
+        Command::Modules => modules_table(&value["modules"]),
+        Command::Members { .. } => lines_or_none(&value["members"]),
+        Command::Groups => lines_or_none(&value["groups"]),
         Command::Ps { .. } => processes_table(&value["processes"]),
         Command::Info { .. } => info(&value["info"]),
         Command::Monitor { .. } => number("ref"),
@@ -35,6 +40,9 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         },
         Command::Flush => messages(&value["messages"]),
         Command::Send { .. }
+        | Command::Cast { .. }
+        | Command::Join { .. }
+        | Command::Leave { .. }
         | Command::Register { .. }
         | Command::Unregister { .. }
         | Command::Demonitor { .. }
@@ -46,6 +54,18 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         | Command::MonitorNodes { .. }
         | Command::Help { .. }
         | Command::Quit => "ok".to_owned(),
+    }
+}
+
+/// A reply, or a part of one.
+pub(super) fn part(event: &Event) -> String {
+    clean(&event.body_json())
+}
+
+fn lines_or_none(list: &Json) -> String {
+    match texts_lines(list) {
+        lines if lines.is_empty() => "none".to_owned(),
+        lines => lines,
     }
 }
 

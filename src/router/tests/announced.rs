@@ -129,6 +129,10 @@ fn a_global_name_is_known_everywhere_and_free_when_its_process_has_died() {
     pair.carry();
     let whereis = json!({"op": "whereis", "name": "stock", "scope": "global"});
     assert_eq!(pair.a.ask(app, whereis.clone())["pid"], json!(pid));
+    let registered = json!({"op": "registered", "scope": "global"});
+    let known = json!([{"name": "stock", "pid": pid}]);
+    assert_eq!(pair.a.ask(app, registered.clone())["registered"], known);
+    assert_eq!(pair.b.ask(stock, registered.clone())["registered"], known);
     assert_eq!(pair.a.ask(app, register.clone())["code"], "taken");
     pair.a.ask(app, json!({"op": "send", "to": "global:stock", "body": "hello"}));
     let monitor = pair.a.ask(app, json!({"op": "monitor", "to": "global:stock"}));
@@ -142,6 +146,7 @@ fn a_global_name_is_known_everywhere_and_free_when_its_process_has_died() {
     let down = json!({"ev": "down", "ref": monitor, "pid": pid, "name": "global:stock", "reason": "disconnected"});
     assert_eq!(pair.a.events(app), [down]);
     assert_eq!(pair.a.ask(app, whereis)["pid"], Value::Null);
+    assert_eq!(pair.a.ask(app, registered)["registered"], json!([]));
     assert_eq!(pair.a.ask(app, register)["ev"], "ok");
     let nobody = pair.a.ask(app, json!({"op": "send", "to": "global:nobody", "body": 1}));
     assert_eq!(nobody["code"], "noproc");

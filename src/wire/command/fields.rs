@@ -310,7 +310,7 @@ impl<'a> Fields<'a> {
                     cast: op == "rpc_cast",
                 }
             }
-            "registered" => Command::Registered,
+            "registered" => Command::Registered { global: self.is_global()? },
             "cast" => {
                 let mode = self.mode()?;
                 Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode }
@@ -394,9 +394,13 @@ impl<'a> Fields<'a> {
     /// The name, and whether it is one of the whole mesh.
     fn scoped(&self, op: &str) -> Result<(&'a str, bool), Refused> {
         let name = need(op, "name", self.name)?;
+        Ok((name, self.is_global()?))
+    }
+
+    fn is_global(&self) -> Result<bool, Refused> {
         match self.scope {
-            None | Some("local") => Ok((name, false)),
-            Some("global") => Ok((name, true)),
+            None | Some("local") => Ok(false),
+            Some("global") => Ok(true),
             Some(_) => Err(Refused::badarg("`scope` is local or global")),
         }
     }
