@@ -55,8 +55,10 @@ pub(super) struct Peer {
     pub(super) hidden: bool,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) address: SocketAddr,
-    /// Its nodeup has been told.
+    /// Its nodeup is being told: it is in the list of nodes.
     pub(super) up: bool,
+    /// Everybody has been told of it.
+    pub(super) heard_of: bool,
     /// (ours, theirs), one pair each.
     pub(super) links: BTreeSet<(u64, u64)>,
     /// Links that ours took back and it has not confirmed.
@@ -182,6 +184,7 @@ impl Router {
                 addresses: hello.addresses,
                 address: hello.address,
                 up: false,
+                heard_of: false,
                 links: BTreeSet::new(),
                 unlinking: BTreeSet::new(),
                 monitors: BTreeMap::new(),
@@ -217,7 +220,7 @@ impl Router {
     /// Whether a peer has said all that it announces and its nodeup is still to be told: what it says next has to wait.
     #[must_use]
     pub fn is_waiting(&self, peer: PeerId) -> bool {
-        self.peers.get(&peer).is_some_and(|state| state.announced && !state.up)
+        self.peers.get(&peer).is_some_and(|state| state.announced && !state.heard_of)
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only

@@ -110,6 +110,7 @@ impl Router {
                 while out.may_go_on() {
                     out.count(1);
                     if !self.tell_news(&mut news, out) {
+                        self.peer_mut(peer, |state| state.heard_of = true);
                         out.peers_up.push(peer);
                         return None;
                     }

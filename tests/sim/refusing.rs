@@ -178,7 +178,9 @@ fn a_later_version_may_say_more_around_its_hello() {
             tell.send(read_frame(&mut stream, HELLO_BYTES_MAX).await?.ok_or("closed")?.kind)?;
         }
         write_frame(&mut stream, &later).await?;
-        write_frame(&mut stream, &pillion::wire::message::bare_frame(Kind::Ready)).await?;
+        for kind in [Kind::Ready, Kind::Announced] {
+            write_frame(&mut stream, &pillion::wire::message::bare_frame(kind)).await?;
+        }
         // Until the world ends: a connection that is up is not closed by its guest.
         std::future::pending().await
     });

@@ -148,6 +148,9 @@ fn a_nodeup_reaches_thousands_in_slices_and_only_those_who_watched_when_it_came(
     pair.join_without_work();
     pair.a.most = (0, 0);
     pair.announced();
+    // What the other node says meanwhile has to wait.
+    let connection = pair.connection();
+    assert!(pair.a.router.is_waiting(connection));
     // The news is on its way. Who begins to watch now finds the node in the list.
     for pid in [&spawned[0], &late] {
         pair.a.tell(app, &json!({"op": "monitor_nodes", "pid": pid, "id": 1}));
@@ -157,6 +160,7 @@ fn a_nodeup_reaches_thousands_in_slices_and_only_those_who_watched_when_it_came(
     let nodes = pair.a.answer(app, 2).expect("an answer");
     assert_eq!(nodes["nodes"][0]["node"], pair.b.name());
     pair.a.work();
+    assert!(!pair.a.router.is_waiting(connection));
     in_slices(&pair.a);
     let mut told = |pid: &Value| {
         let flush = json!({"op": "flush", "pid": pid});
