@@ -10,11 +10,13 @@
     reason = "real time is what is measured, and the threads that sleep are nobody else's"
 )]
 
+mod caller;
 mod certificates;
 mod daemon;
 mod frames;
 mod life;
 mod machine;
+mod many;
 mod process;
 mod publisher;
 mod relay;
@@ -81,6 +83,10 @@ enum Part {
     Send,
     /// One message there and back
     Roundtrip,
+    /// Calls there and back, one and 64 at a time
+    Call,
+    /// 100 000 processes and names, and the end of many
+    Many,
     /// From exec to a socket that takes connections
     Start,
     /// Until three nodes that start together see each other
@@ -145,6 +151,7 @@ impl<'a> Bench<'a> {
             bench.idle();
             bench.join();
             bench.failure();
+            bench.many();
         }
         bench.messages()?;
         bench.say("");
@@ -276,7 +283,8 @@ impl<'a> Bench<'a> {
     /// Everything that goes through a pair of nodes, floor and daemons by turns.
     fn messages(&mut self) -> Result<(), Trouble> {
         let (sends, trips) = (self.args.wants(Part::Send), self.args.wants(Part::Roundtrip));
-        if !sends && !trips {
+        let calls = self.args.wants(Part::Call);
+        if !sends && !trips && !calls {
             return Ok(());
         }
         self.say("starting the pairs");
@@ -315,6 +323,13 @@ impl<'a> Bench<'a> {
             for &size in &self.args.sizes {
                 if trips {
                     self.round_trip(&pairs, nodes, size);
+                }
+            }
+        }
+        for nodes in [Nodes::One, Nodes::Two] {
+            for in_flight in [1, 64] {
+                if calls {
+                    self.call(&pairs, nodes, in_flight);
                 }
             }
         }
@@ -377,6 +392,97 @@ impl<'a> Bench<'a> {
                 target,
             ));
         }
+    }
+}
+
+impl Bench<'_> {
+    fn call(&mut self, pairs: &Pairs, nodes: Nodes, in_flight: usize) {
+        let what = format!("call, {}, {in_flight} in flight", nodes.print());
+        let secs = self.args.seconds_per_cell;
+        let found = pairs.rounds(self.args.rounds, |side, round, pair| {
+            self.say(&format!("{what}, round {}, {side}", round + 1));
+            caller::measure(pair, nodes, in_flight, secs)
+        });
+        let Both { pillion, floor } = match found {
+            Ok(both) => both,
+            Err(trouble) => return self.rows.push(Row::failed(what, &trouble)),
+        };
+        let gated = nodes == Nodes::Two && !self.args.floor;
+        let (one, many) = (gated && in_flight == 1, gated && in_flight > 1);
+        let rate = |cells: &[caller::Cell]| cells.iter().map(|cell| cell.rate).collect();
+        let target = many.then_some(Target::RatioAtLeast(0.6));
+        self.rows.push(Row::beside(what, Unit::PerSecond, rate(&pillion), rate(&floor), target));
+        let quantiles: [(_, Quantile, _); 3] = [
+            ("  p50", |trips| trips.p50_ns, one.then_some(Target::RatioAtMost(1.25))),
+            ("  p99", |trips| trips.p99_ns, None),
+            ("  p99.9", |trips| trips.p999_ns, None),
+        ];
+        for (what, quantile, target) in quantiles {
+            let sample = |cells: &[caller::Cell]| {
+                cells.iter().map(|cell| seconds(quantile(&cell.trips))).collect()
+            };
+            let (pillion, floor) = (sample(&pillion), sample(&floor));
+            self.rows.push(Row::beside(what, Unit::Seconds, pillion, floor, target));
+        }
+        let cpu = |cells: &[caller::Cell]| cells.iter().filter_map(|cell| cell.cpu).collect();
+        let target = many.then_some(Target::RatioAtMost(2.0));
+        let what = "  processor of the nodes per call";
+        self.rows.push(Row::beside(what, Unit::Seconds, cpu(&pillion), cpu(&floor), target));
+    }
+
+    /// What is counted once: it takes long, and differs little.
+    fn many(&mut self) {
+        if !self.args.wants(Part::Many) {
+            return;
+        }
+        let once = |value| Sample(vec![value]);
+        self.say("100 000 processes");
+        for (named, what, bound) in [
+            (false, "100 000 processes", 512.0),
+            // The length of the name comes on top.
+            (true, "100 000 processes with a local name", 512.0 + 10.0),
+        ] {
+            match many::processes(&self.scratch, named) {
+                Ok(cost) => self.cost(what, cost, Some(bound)),
+                Err(trouble) => self.rows.push(Row::failed(what, &trouble)),
+            }
+        }
+        self.say("100 000 global names");
+        match many::global_names(&self.scratch) {
+            Ok((here, there)) => {
+                self.cost("100 000 global names", here, None);
+                self.cost("  until a peer knows them", there, None);
+            }
+            Err(trouble) => self.rows.push(Row::failed("100 000 global names", &trouble)),
+        }
+        self.say("10 000 monitors");
+        let what = "one process dies, 10 000 monitors of it are told";
+        self.rows.push(match many::monitors(&self.scratch) {
+            Ok(took) => Row::plain(what, Unit::Seconds, once(took), None),
+            Err(trouble) => Row::failed(what, &trouble),
+        });
+        self.say("50 000 processes in 10 groups each");
+        let what = "a session of 50 000 processes in 10 groups each dies";
+        match many::end(&self.scratch) {
+            Ok(end) => {
+                let target = Some(Target::AtMost(1.0));
+                self.rows.push(Row::plain(what, Unit::Seconds, once(end.seconds), target));
+                let what = "  the longest wait of another session";
+                self.rows.push(Row::plain(what, Unit::Seconds, once(end.pause), None));
+                let each = end.each.into_iter().collect();
+                let what = "  memory of each membership";
+                self.rows.push(Row::plain(what, Unit::BytesEach, each, None));
+            }
+            Err(trouble) => self.rows.push(Row::failed(what, &trouble)),
+        }
+    }
+
+    fn cost(&mut self, what: &str, cost: many::Cost, bytes: Option<f64>) {
+        let took = Sample(vec![cost.seconds]);
+        self.rows.push(Row::plain(what, Unit::Seconds, took, Some(Target::AtMost(1.0))));
+        let each = cost.each.into_iter().collect();
+        let target = bytes.map(Target::AtMost);
+        self.rows.push(Row::plain("  memory of each", Unit::BytesEach, each, target));
     }
 }
 

@@ -14,6 +14,8 @@
 #![allow(clippy::missing_panics_doc, reason = "a test that fails panics")]
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
+mod calls;
+mod executed;
 mod links;
 mod mailboxes;
 mod mesh;

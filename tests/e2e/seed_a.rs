@@ -1,6 +1,6 @@
 //! "First Steps to Using Distributed Systems in Elixir": every operation it shows, between real nodes.
 //!
-//! A7 and A8 (rpc) and A24's calls wait for calls; here a reference in the message stands in for them.
+//! By messages only; what is asked by calls is in `calls.rs`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};

@@ -1,6 +1,6 @@
 //! "Understanding Elixir OTP Applications, Part 1: Distribution": every operation it shows.
 //!
-//! `get` of the key-value store (B10) is a message with a reference and a `reply`-message until there are calls.
+//! Here `get` of the key-value store (B10) is a message with a reference, and its answer another; by calls it is in `calls.rs`.
 
 use std::collections::BTreeMap;
 

@@ -221,6 +221,14 @@ impl Daemon {
         address.unwrap()
     }
 
+    /// The most memory that was ever resident, in bytes, where the system says.
+    pub fn resident_peak(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    }
+
     /// Resident memory in bytes, where the system says.
     pub fn resident(&self) -> Option<u64> {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).ok()?;
@@ -354,6 +362,24 @@ impl App {
             }
             self.read_one();
         }
+    }
+
+    /// What comes next, be it an event or an answer.
+    pub fn next(&mut self) -> Value {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            if !self.answers.is_empty() {
+                return self.answers.remove(0);
+            }
+            self.read_one();
+        }
+    }
+
+    /// Answers a call, and waits for the sidecar to have taken the answer.
+    pub fn reply(&mut self, to: &Value, body: Value) {
+        self.ok(json!({"op": "reply", "ref": to["ref"], "body": body}));
     }
 
     /// The next event of this kind; others before it are passed over.

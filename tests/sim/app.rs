@@ -29,7 +29,14 @@ pub(crate) struct Seen {
     pub(crate) up: BTreeMap<String, Incarnation>,
     pub(crate) known: Vec<Known>,
     pub(crate) answers: BTreeMap<u64, Answer>,
+    /// Every answer to a question as it was: there must never be two to one.
+    pub(crate) answered: BTreeMap<u64, Value>,
+    /// Who is in each group that is watched, as far as the events tell: how often each pid.
+    pub(crate) watched: BTreeMap<String, BTreeMap<String, u64>>,
 }
+
+/// How often each call was executed, by its body, in all runs of all nodes.
+pub(crate) type Executed = Arc<Mutex<BTreeMap<u64, u64>>>;
 
 /// A node that is known and not connected.
 #[derive(Clone, Debug)]
@@ -53,11 +60,14 @@ pub(crate) struct App {
 
 impl App {
     /// An app of `hub`, and the task that it lives in.
-    pub(crate) fn open(hub: &Arc<Hub>) -> (Self, impl Future<Output = ()> + use<>) {
-        let (questions, asked) = mpsc::channel(64);
+    pub(crate) fn open(
+        hub: &Arc<Hub>,
+        executed: Executed,
+    ) -> (Self, impl Future<Output = ()> + use<>) {
+        let (questions, asked) = mpsc::channel(4096);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let app = Self { seen: Arc::clone(&seen), questions };
-        (app, live(hub.open_session(true), seen, asked))
+        (app, live(hub.open_session(true), seen, asked, executed))
     }
 
     pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -78,6 +88,7 @@ async fn live(
     session: SessionHandle,
     seen: Arc<Mutex<Seen>>,
     mut asked: mpsc::Receiver<(u64, Vec<(&'static str, Value)>)>,
+    executed: Executed,
 ) {
     command(&session, MONITOR, vec![("op", "monitor_nodes".into()), ("on", true.into())]);
     let mut look = interval(LOOK_EVERY);
@@ -100,42 +111,74 @@ async fn live(
         }
         out.clear();
         while session.take(&mut out) == Taken::Some {
-            hear(&out, &mut seen.lock().expect("not poisoned"));
+            let calls = hear(&out, &mut seen.lock().expect("not poisoned"));
             out.clear();
+            for (reference, body) in calls {
+                serve(&session, &executed, &reference, body);
+            }
         }
+    }
+}
+
+/// A call is executed, and answered unless its number says that it never is.
+fn serve(session: &SessionHandle, executed: &Executed, reference: &Value, body: u64) {
+    *executed.lock().expect("not poisoned").entry(body).or_default() += 1;
+    let reference = ("ref", reference.clone());
+    match body % 4 {
+        0 => {}
+        1 => tell(session, vec![("op", "raise".into()), reference]),
+        _ => tell(session, vec![("op", "reply".into()), reference, ("body", body.into())]),
     }
 }
 
 fn command(session: &SessionHandle, id: u64, mut fields: Vec<(&'static str, Value)>) {
     fields.push(("id", id.into()));
+    tell(session, fields);
+}
+
+fn tell(session: &SessionHandle, mut fields: Vec<(&'static str, Value)>) {
+    let mut body = Vec::new();
+    if let Some(at) = fields.iter().position(|(key, _)| *key == "body") {
+        ciborium::into_writer(&fields.remove(at).1, &mut body).expect("memory");
+    }
     let map = fields.into_iter().map(|(key, value)| (key.into(), value)).collect();
     let mut header = Vec::new();
     ciborium::into_writer(&Value::Map(map), &mut header).expect("memory");
     let mut frame = Vec::new();
-    frame.extend_from_slice(&u32::try_from(header.len() + 2).expect("small").to_be_bytes());
+    let length = u32::try_from(2 + header.len() + body.len()).expect("small");
+    frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&u16::try_from(header.len()).expect("small").to_be_bytes());
     frame.extend_from_slice(&header);
+    frame.extend_from_slice(&body);
     let fed = session.commands(&frame, FRAME_BYTES_MAX);
     assert_eq!(fed.consumed, frame.len());
 }
 
-fn hear(mut bytes: &[u8], seen: &mut Seen) {
+/// Takes what was heard in; gives the calls to serve: reference and body.
+fn hear(mut bytes: &[u8], seen: &mut Seen) -> Vec<(Value, u64)> {
+    let mut calls = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
         let (frame, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
         bytes = rest;
         let (length, frame) = frame.split_first_chunk::<2>().expect("a header's length");
         let (header, body) = frame.split_at(usize::from(u16::from_be_bytes(*length)));
         let header: Value = ciborium::from_reader(header).expect("a header");
+        if text(&header, "ev").as_deref() == Some("call") {
+            let body: Value = ciborium::from_reader(body).expect("a number");
+            let number = body.as_integer().and_then(|n| u64::try_from(n).ok());
+            calls.push((field(&header, "ref").expect("a reference").clone(), number.expect("one")));
+        }
         event(&header, body, seen);
     }
+    calls
 }
 
-fn field<'a>(map: &'a Value, key: &str) -> Option<&'a Value> {
+pub(crate) fn field<'a>(map: &'a Value, key: &str) -> Option<&'a Value> {
     let pairs = map.as_map().expect("a map");
     pairs.iter().find(|(k, _)| k.as_text() == Some(key)).map(|(_, value)| value)
 }
 
-fn text(map: &Value, key: &str) -> Option<String> {
+pub(crate) fn text(map: &Value, key: &str) -> Option<String> {
     field(map, key).and_then(Value::as_text).map(ToOwned::to_owned)
 }
 
@@ -162,13 +205,43 @@ fn event(header: &Value, body: &[u8], seen: &mut Seen) {
             seen.known = nodes.iter().map(|node| Known { reason: text(node, "reason") }).collect();
         }
         Some("ok") if id.is_some_and(|id| id < MONITOR) => {
-            let result = field(header, "result").and_then(Value::as_bool).expect("a result");
-            seen.answers.insert(id.expect("checked"), Answer::Result(result));
+            if let Some(result) = field(header, "result").and_then(Value::as_bool) {
+                seen.answers.insert(id.expect("checked"), Answer::Result(result));
+            }
+            answered(id.expect("checked"), header, body, seen);
         }
         Some("error") => {
             let code = text(header, "code").expect("a code");
             seen.answers.insert(id.expect("an id"), Answer::Error(code));
+            answered(id.expect("an id"), header, body, seen);
+        }
+        Some("group") => {
+            let group = seen.watched.entry(text(header, "group").expect("a group")).or_default();
+            let joined = text(header, "as").as_deref() == Some("joined");
+            let pids: Value = ciborium::from_reader(body).expect("a list");
+            for pid in pids.as_array().expect("a list") {
+                let pid = pid.as_text().expect("a pid").to_owned();
+                let times = group.entry(pid.clone()).or_default();
+                if joined {
+                    *times += 1;
+                } else {
+                    *times = times.checked_sub(1).expect("who leaves was there");
+                }
+                if *times == 0 {
+                    group.remove(&pid);
+                }
+            }
         }
         _ => {}
     }
+}
+
+/// Keeps an answer, its body beside it as the member `body`.
+fn answered(id: u64, header: &Value, body: &[u8], seen: &mut Seen) {
+    let mut answer = header.as_map().expect("a map").clone();
+    if !body.is_empty() {
+        answer.push(("body".into(), ciborium::from_reader(body).expect("CBOR")));
+    }
+    let old = seen.answered.insert(id, Value::Map(answer));
+    assert!(old.is_none(), "{id} was answered twice: {header:?} after {old:?}");
 }

@@ -4,7 +4,9 @@
 //! tests that repeat themselves longer.
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
+mod announcing;
 mod app;
+mod calling;
 mod failing;
 mod forming;
 mod leaving;

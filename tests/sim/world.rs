@@ -21,7 +21,7 @@ use pillion_strategies::{Report, Reporter, Sighting};
 use tokio::sync::watch;
 use turmoil::Sim;
 
-use crate::app::{Answer, App, Known};
+use crate::app::{Answer, App, Executed, Known, text};
 use crate::transport::Simulated;
 
 pub(crate) const PORT: u16 = 4470;
@@ -58,6 +58,7 @@ struct Cell {
     run: Mutex<Run>,
     tls: Mutex<Option<Tls>>,
     transport: Simulated,
+    executed: Executed,
     seed: u64,
 }
 
@@ -88,7 +89,7 @@ impl Cell {
             let incarnation = Incarnation::new(ms, u32::try_from(run.starts)?);
             let name = setup.name.parse()?;
             let hub = Hub::new(Node { name, incarnation }, Limits::default());
-            let (app, life) = App::open(&hub);
+            let (app, life) = App::open(&hub, Arc::clone(&self.executed));
             tokio::task::spawn_local(life);
             run.hub = Some(Arc::clone(&hub));
             (run.app, run.trigger) = (Some(app), Some(trigger));
@@ -129,6 +130,7 @@ impl Cell {
 pub(crate) struct World {
     sim: Sim<'static>,
     cells: BTreeMap<String, Arc<Cell>>,
+    pub(crate) executed: Executed,
     pub(crate) seed: u64,
 }
 
@@ -157,7 +159,7 @@ impl World {
             .max_message_latency(Duration::from_millis(20))
             .tcp_capacity(4096)
             .build();
-        Self { sim, cells: BTreeMap::new(), seed }
+        Self { sim, cells: BTreeMap::new(), executed: Executed::default(), seed }
     }
 
     /// A world in which these nodes run and know of nobody.
@@ -183,6 +185,7 @@ impl World {
             run: Mutex::default(),
             tls: Mutex::default(),
             transport: Simulated::default(),
+            executed: Arc::clone(&self.executed),
             seed: self.seed,
         });
         self.cells.insert(host.to_owned(), Arc::clone(&cell));
@@ -287,7 +290,7 @@ impl World {
         self.hub(host).me().clone()
     }
 
-    fn app(&self, host: &str) -> Option<App> {
+    pub(crate) fn app(&self, host: &str) -> Option<App> {
         self.cells[host].run().app.clone()
     }
 
@@ -335,7 +338,7 @@ impl World {
         self.ask(host, vec![("op", "disconnect".into()), ("node", format!("{node}@sim").into())])
     }
 
-    fn ask(&self, host: &str, command: Vec<(&'static str, Value)>) -> u64 {
+    pub(crate) fn ask(&self, host: &str, command: Vec<(&'static str, Value)>) -> u64 {
         let question = {
             let mut run = self.cells[host].run();
             run.questions += 1;
@@ -343,6 +346,25 @@ impl World {
         };
         self.app(host).expect("it has started").ask(question, command);
         question
+    }
+
+    /// The answer to a question, if it has come.
+    pub(crate) fn reply(&self, host: &str, question: u64) -> Option<Value> {
+        self.app(host)?.seen().answered.get(&question).cloned()
+    }
+
+    /// Asks `host` something that it answers by itself, and waits for the answer.
+    pub(crate) fn says(&mut self, host: &str, command: Vec<(&'static str, Value)>) -> Value {
+        let question = self.ask(host, command);
+        self.until("answer", Duration::from_secs(5), |w| w.reply(host, question).is_some());
+        self.reply(host, question).expect("waited for")
+    }
+
+    /// Who has a global name, as `host` sees it.
+    pub(crate) fn holder(&mut self, host: &str, name: &str) -> Option<String> {
+        let whereis =
+            vec![("op", "whereis".into()), ("name", name.into()), ("scope", "global".into())];
+        text(&self.says(host, whereis), "pid")
     }
 
     /// Waits for an answer.
@@ -404,5 +426,21 @@ impl World {
     /// Runs for a while.
     pub(crate) fn pass(&mut self, time: Duration) {
         self.throughout("nothing", time, |_| true);
+    }
+}
+
+/// A small generator of a test's own: what is drawn must not depend on how the code under test draws.
+pub(crate) struct Draw(u64);
+
+impl Draw {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below this.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits") % bound
     }
 }

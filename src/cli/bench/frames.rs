@@ -29,6 +29,16 @@ pub(super) fn header(pairs: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
+/// Adds a number to a header, always in four bytes at the end, so that another one can take its place.
+pub(super) fn put_number(header: &mut Vec<u8>, key: &str, number: u32) {
+    if let Some(first) = header.first_mut() {
+        *first += 1;
+    }
+    text(header, key);
+    header.push(0x1a);
+    header.extend_from_slice(&number.to_be_bytes());
+}
+
 fn text(out: &mut Vec<u8>, text: &str) {
     match u8::try_from(text.len()).expect("texts here are short") {
         length @ 0..=23 => out.push(0x60 | length),
@@ -99,6 +109,37 @@ pub(super) fn is_message(header: &[u8]) -> bool {
     header.get(1..).is_some_and(|rest| rest.starts_with(MESSAGE))
 }
 
+/// Whether a header is that of this event.
+#[inline]
+#[must_use]
+pub(super) fn is(header: &[u8], event: &str) -> bool {
+    let rest = header.get(1..).and_then(|rest| rest.strip_prefix(b"\x62ev"));
+    rest.and_then(item).is_some_and(|(kind, _)| kind == event.as_bytes())
+}
+
+/// The number that belongs to `key`, when only texts, small numbers and booleans come before it.
+#[inline]
+#[must_use]
+pub(super) fn number_of(header: &[u8], key: &[u8]) -> Option<u32> {
+    let mut rest = header.get(1..)?;
+    loop {
+        let (name, after) = item(rest)?;
+        let (_, next) = item(after)?;
+        if name == key {
+            let (first, bytes) = after[..after.len() - next.len()].split_first()?;
+            return match first {
+                0x00..=0x17 => Some(u32::from(*first)),
+                0x18..=0x1b => {
+                    let number = bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+                    u32::try_from(number).ok()
+                }
+                _ => None,
+            };
+        }
+        rest = next;
+    }
+}
+
 /// The text that belongs to `key`, when only texts, small numbers and booleans come before it.
 #[inline]
 #[must_use]
@@ -146,6 +187,17 @@ mod tests {
             let value: ciborium::Value = ciborium::from_reader(&mut rest).unwrap();
             assert!(value.is_bytes() && rest.is_empty(), "{bytes}");
         }
+    }
+
+    #[test]
+    fn numbers_are_written_and_read_back() {
+        let mut header = header(&[("ev", "call"), ("from", "<a@b.1.2>")]);
+        put_number(&mut header, "ref", 70_000);
+        assert_eq!(number_of(&header, b"ref"), Some(70_000));
+        assert_eq!(number_of(&header, b"from"), None);
+        assert!(is(&header, "call") && !is(&header, "cast"));
+        let value: ciborium::Value = ciborium::from_reader(header.as_slice()).unwrap();
+        assert_eq!(value.as_map().map(Vec::len), Some(3));
     }
 
     #[test]

@@ -134,6 +134,13 @@ pub(super) fn echo(spec: &EchoSpec) -> Result<(), Trouble> {
         let mut used = 0;
         while let Some(frame) = frames::cut(&buffer[used..filled]) {
             used += frame.bytes;
+            if frames::is(frame.header, "call") {
+                let number = frames::number_of(frame.header, b"ref");
+                let mut header = frames::header(&[("op", "reply")]);
+                frames::put_number(&mut header, "ref", number.unwrap_or(0));
+                frames::frame(&mut out, &header, frame.body);
+                continue;
+            }
             let from = frames::text_of(frame.header, b"from").map(std::str::from_utf8);
             if let Some(Ok(from)) = from.filter(|_| frames::is_message(frame.header)) {
                 frames::frame(

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::process::Trouble;
-use super::{frames, publisher, relay, responder, subscriber};
+use super::{caller, frames, publisher, relay, responder, subscriber};
 
 /// Longest wait of a client for an answer to its set-up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -35,6 +35,8 @@ pub(super) enum Role {
     Subscriber(subscriber::Spec),
     /// Sends one message, waits for it to come back, and again.
     Pinger(responder::PingerSpec),
+    /// Calls, with some under way at a time.
+    Caller(caller::Spec),
     /// Sends back what comes.
     Echo(responder::EchoSpec),
     /// One half of the floor.
@@ -68,6 +70,7 @@ pub(super) fn play(argument: &str) -> Result<(), Trouble> {
             Role::Publisher(spec) => publisher::run(&spec),
             Role::Subscriber(spec) => subscriber::run(&spec),
             Role::Pinger(spec) => responder::ping(&spec),
+            Role::Caller(spec) => caller::run(&spec),
             Role::Echo(spec) => responder::echo(&spec),
             Role::Relay(spec) => relay::run(spec),
         })

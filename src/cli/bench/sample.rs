@@ -63,6 +63,8 @@ pub(super) enum Unit {
     Seconds,
     /// Bytes.
     Bytes,
+    /// Bytes of one of many.
+    BytesEach,
     /// One over another.
     Ratio,
     /// Seconds of processor per second.
@@ -83,6 +85,7 @@ impl Unit {
             Self::Seconds if value >= 1e-5 => format!("{:.0} us", value * 1e6),
             Self::Seconds => format!("{:.2} us", value * 1e6),
             Self::Bytes => format!("{:.1} MiB", value / f64::from(1u32 << 20)),
+            Self::BytesEach => format!("{value:.0} B"),
             Self::Ratio => format!("{value:.2}x"),
             Self::Load => format!("{:.2} ms/s", value * 1e3),
         }

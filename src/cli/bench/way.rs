@@ -51,11 +51,11 @@ pub(super) struct Pair {
     /// What follows the `@` in an address of a process at the second.
     second: String,
     ids: [u32; 2],
-    _keep: Keep,
+    keep: Keep,
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "kept so that the processes live")]
+#[expect(dead_code, reason = "what is in it is kept so that the processes live")]
 enum Keep {
     Relays(Box<[Worker; 2]>),
     Daemons(Box<[Daemon; 2]>),
@@ -92,7 +92,7 @@ impl Pair {
             b,
             second: names[1].to_owned(),
             ids: [first.process.id(), second.process.id()],
-            _keep: Keep::Relays(Box::new([first, second])),
+            keep: Keep::Relays(Box::new([first, second])),
         })
     }
 
@@ -115,8 +115,14 @@ impl Pair {
             b: b.socket().to_owned(),
             second: second.node().to_owned(),
             ids: [a.id(), b.id()],
-            _keep: Keep::Daemons(Box::new([a, b])),
+            keep: Keep::Daemons(Box::new([a, b])),
         })
+    }
+
+    /// Whether these are daemons, which know calls.
+    #[must_use]
+    pub(super) const fn is_daemons(&self) -> bool {
+        matches!(self.keep, Keep::Daemons(_))
     }
 
     /// Where the app that sends connects.
