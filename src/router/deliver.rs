@@ -115,7 +115,7 @@ impl Process {
     fn weight_now(&self) -> usize {
         let signals = self.mailbox.signal_bytes();
         let kept = if signals < SIGNAL_BYTES_HEAVY { signals } else { 0 };
-        let bytes = self.mailbox.bytes() - kept;
+        let bytes = self.mailbox.bytes() - self.mailbox.call_bytes() - kept;
         if bytes >> WEIGHT_FIRST_BITS == 0 {
             0
         } else if bytes >> WEIGHT_STEP_BITS == 0 {
@@ -249,7 +249,7 @@ impl Router {
             self.hold(now, serial, holder, out);
         }
         if self.pressing(out) > self.limits.queue_bytes {
-            self.shed_heaviest(out);
+            self.shed_heaviest(0, out);
             if tag == Tag::Message
                 && self.heavy.is_empty()
                 && self.pressing(out) > self.limits.queue_bytes
@@ -302,8 +302,9 @@ impl Router {
     }
 
     /// The node's queues are full together: the mailbox that holds most sheds.
-    fn shed_heaviest(&mut self, out: &mut Outbox) {
-        while self.pressing(out) > self.limits.queue_bytes {
+    /// It does so until there is room for so many bytes more.
+    pub(super) fn shed_heaviest(&mut self, room: usize, out: &mut Outbox) {
+        while self.pressing(out) + room > self.limits.queue_bytes {
             if !out.may_go_on() {
                 self.shed_later();
                 return;
@@ -349,7 +350,7 @@ impl Router {
 
     pub(super) fn shed_on(&mut self, out: &mut Outbox) {
         self.shedding = false;
-        self.shed_heaviest(out);
+        self.shed_heaviest(0, out);
     }
 
     /// What the app may have now goes into its lane; the rest queues for room.

@@ -80,6 +80,8 @@ pub struct Mailbox {
     bytes: usize,
     /// Of them, those of signals.
     signal_bytes: usize,
+    /// Bytes of calls, which are counted against the bounds and never shed.
+    call_bytes: usize,
     /// Bytes in the chunks that belong to nothing any more.
     dead: usize,
     /// How many entries have left, and how many had before the one that was shed last.
@@ -125,6 +127,12 @@ impl Mailbox {
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many bytes of calls wait.
+    #[must_use]
+    pub fn call_bytes(&self) -> usize {
+        self.call_bytes
     }
 
     /// Whether nothing waits.
@@ -180,9 +188,7 @@ impl Mailbox {
         write(chunk);
         let bytes = chunk.len() - before;
         self.bytes += bytes;
-        if tag != Tag::Message {
-            self.signal_bytes += bytes;
-        }
+        self.account(tag, bytes.cast_signed());
         self.count(tag, 1);
         self.entries.push_back(Entry { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), tag });
     }
@@ -196,6 +202,16 @@ impl Mailbox {
                 self.signals += 1;
             }
         }
+    }
+
+    /// Keeps the books of what cannot be shed.
+    fn account(&mut self, tag: Tag, bytes: isize) {
+        let kept = match tag {
+            Tag::Message => return,
+            Tag::Call(_) => &mut self.call_bytes,
+            _ => &mut self.signal_bytes,
+        };
+        *kept = kept.saturating_add_signed(bytes);
     }
 
     fn count(&mut self, tag: Tag, by: isize) {
@@ -232,10 +248,9 @@ impl Mailbox {
                 self.dead -= entry.bytes as usize;
                 self.removed -= 1;
             }
-            tag if tag.is_counted() => self.bytes -= entry.bytes as usize,
-            _ => {
+            tag => {
                 self.bytes -= entry.bytes as usize;
-                self.signal_bytes -= entry.bytes as usize;
+                self.account(tag, -(entry.bytes as usize).cast_signed());
             }
         }
         self.leave(entry.bytes as usize);
@@ -445,8 +460,10 @@ impl Mailbox {
                 if !matches!(entry.tag, Tag::Gap(_)) {
                     self.bytes -= bytes;
                     self.dead += bytes;
-                    if entry.tag != Tag::Message {
-                        self.signal_bytes -= bytes;
+                    match entry.tag {
+                        Tag::Message => {}
+                        Tag::Call(_) => self.call_bytes -= bytes,
+                        _ => self.signal_bytes -= bytes,
                     }
                 }
                 entry.tag = Tag::Removed;

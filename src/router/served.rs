@@ -70,8 +70,16 @@ impl Router {
         let many = process.serving.len() >= OWNED_MAX;
         let fits = |router: &Self| router.has_room_for(callee, size);
         let room = fits(self) || (self.drop_unwanted_calls(callee, out) && fits(self));
-        if many || !room {
-            let text = format!("the mailbox of {} is full", self.pid(callee));
+        if self.pressing(out) + size > self.limits.queue_bytes {
+            self.shed_heaviest(size, out);
+        }
+        let full = self.pressing(out) + size > self.limits.queue_bytes;
+        if many || !room || full {
+            let text = if full {
+                format!("the queues of {} are full together", self.me.name)
+            } else {
+                format!("the mailbox of {} is full", self.pid(callee))
+            };
             let ending = Ending::new("overloaded", &text, false);
             return self.end_of(caller, reference, callee, &ending, out);
         }

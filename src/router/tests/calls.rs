@@ -266,6 +266,39 @@ fn calls_that_nobody_waits_for_make_room_in_a_full_mailbox() {
 }
 
 #[test]
+fn calls_fill_the_queues_of_a_node_up_to_their_bound_and_no_further() {
+    let limits = Limits { queue_bytes: 1_000_000, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let (app, stock) = (node.open(), node.open());
+    let mut bodies = 0;
+    for n in 0..20 {
+        let name = format!("s{n}");
+        node.ask(stock, json!({"op": "spawn", "name": name, "delivery": "pull"}));
+        let body = "x".repeat(100_000);
+        node.tell(app, &json!({"op": "call", "to": name, "id": "c", "body": body}));
+        bodies += 100_000;
+        assert!(node.router.queued(&node.out) <= 1_000_000, "{bodies}");
+    }
+    let heard = node.events(app);
+    assert_eq!(heard.len(), 11);
+    assert!(heard.iter().all(|event| event["code"] == "overloaded"));
+    // Messages give way to calls.
+    let mut node = Paper::with("a", 1, limits);
+    let (app, stock) = (node.open(), node.open());
+    node.ask(stock, json!({"op": "spawn", "name": "inbox", "delivery": "pull"}));
+    for _ in 0..9 {
+        node.tell(app, &json!({"op": "send", "to": "inbox", "body": "x".repeat(100_000)}));
+    }
+    node.ask(stock, json!({"op": "spawn", "name": "stock", "delivery": "pull"}));
+    for _ in 0..5 {
+        let body = "x".repeat(100_000);
+        node.tell(app, &json!({"op": "call", "to": "stock", "id": "c", "body": body}));
+    }
+    assert_eq!(node.events(app), Vec::<Value>::new());
+    assert_eq!(node.ask(app, json!({"op": "info", "to": "stock"}))["info"]["message_queue_len"], 5);
+}
+
+#[test]
 fn calls_are_never_shed_and_messages_around_them_are() {
     let mut node = Paper::new("a");
     let (app, stock) = (node.open(), node.open());
