@@ -108,6 +108,10 @@ async fn live(
         .await;
         if let Some((id, question)) = question {
             command(&session, id, question);
+            // What the node puts off goes on between two commands, as it does between two reads of a socket.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
         }
         out.clear();
         while session.take(&mut out) == Taken::Some {
