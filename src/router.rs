@@ -223,6 +223,14 @@ impl Failure {
         Self::new("badarg", message.to_string())
     }
 
+    /// One more of several nodes could not be told: the first failure names them all.
+    fn gather(first: &mut Option<Self>, other: Self) {
+        match first {
+            Some(first) => first.nodes.extend(other.nodes),
+            None => *first = Some(other),
+        }
+    }
+
     /// How a call ends that could not be made.
     fn ending(&self) -> calls::Ending<'_> {
         calls::Ending { code: self.code, message: &self.message, ..Default::default() }
@@ -490,6 +498,21 @@ impl Router {
     fn done(asker: &Asker<'_>, out: &mut Outbox) {
         if let Some(id) = asker.id {
             answer(out, asker.session, &Head::ok(id), &[]);
+        }
+    }
+
+    /// The answer `ok` without anything in it, where nothing went wrong.
+    fn done_unless(
+        asker: &Asker<'_>,
+        failure: Option<Failure>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        match failure {
+            Some(failure) => Err(failure),
+            None => {
+                Self::done(asker, out);
+                Ok(())
+            }
         }
     }
 

@@ -176,19 +176,10 @@ impl Router {
                 body,
             };
             if let Err(failure) = self.pass_on(passing, out) {
-                match &mut full {
-                    Some(first) => first.nodes.extend(failure.nodes),
-                    None => full = Some(failure),
-                }
+                Failure::gather(&mut full, failure);
             }
         }
-        match full {
-            Some(failure) => Err(failure),
-            None => {
-                Self::done(asker, out);
-                Ok(())
-            }
-        }
+        Self::done_unless(asker, full, out)
     }
 }
 

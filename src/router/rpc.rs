@@ -299,6 +299,10 @@ impl Router {
     ) -> Result<(), Failure> {
         let head = self.rpc_head(making.caller, making.ct, what);
         if node == "any" {
+            if built_in(what.module).is_some() {
+                // Every node has it: this one is the nearest.
+                return self.call_built_in_here(making, asked, what, out);
+            }
             let anyone = Anyone::Rpc { module: what.module.into(), function: what.function.into() };
             return self.ask_anyone(making, asked, anyone, &head, out);
         }
@@ -336,38 +340,26 @@ impl Router {
     ) -> Result<(), Failure> {
         let head = self.rpc_head(making.caller, making.ct, what);
         let mut places = Vec::new();
-        match (node, nodes) {
-            (Some("any"), _) => {
-                let anyone =
-                    Anyone::Rpc { module: what.module.into(), function: what.function.into() };
-                places.push(self.find_anyone(&anyone, &[], making.caller)?);
-            }
-            (Some(node), _) => {
-                let node = self.full_name(node)?;
-                if node == self.me.name {
-                    places.extend(self.server_of(what).map(Member::Here));
+        if node == Some("any") {
+            let anyone = Anyone::Rpc { module: what.module.into(), function: what.function.into() };
+            places.push(self.find_anyone(&anyone, &[], making.caller)?);
+        } else {
+            let nodes = match node {
+                Some(node) => vec![self.full_name(node)?],
+                None => self.asked_nodes(nodes)?,
+            };
+            // As with `erpc:cast`: whoever is not there is not there.
+            places.extend(nodes.iter().filter_map(|node| {
+                if *node == self.me.name {
+                    self.server_of(what).ok().map(Member::Here)
                 } else {
-                    places.extend(
-                        self.peer_named(node.as_str()).map(|(peer, _)| Member::There(peer, 0)),
-                    );
+                    self.peer_named(node.as_str()).map(|(peer, _)| Member::There(peer, 0))
                 }
-            }
-            (None, nodes) => {
-                for node in self.asked_nodes(nodes)? {
-                    if node == self.me.name {
-                        places.extend(self.server_of(what).map(Member::Here));
-                    } else {
-                        places.extend(
-                            self.peer_named(node.as_str()).map(|(peer, _)| Member::There(peer, 0)),
-                        );
-                    }
-                }
-            }
+            }));
         }
         let mut full: Option<Failure> = None;
         for place in places {
             match place {
-                // As with `erpc:cast`: whoever is not there is not there.
                 Member::Here(serial) => {
                     let origin =
                         Self::origin(Mode::Wait, super::deliver::Holder::Local(making.caller));
@@ -385,21 +377,12 @@ impl Router {
                     let from = Some((making.session, making.caller));
                     match self.admit(making.now, peer, from, Mode::Wait, out) {
                         Ok(_) => write_rpc(peer, making.caller, 0, what, &head, making.body, out),
-                        Err(failure) => match &mut full {
-                            Some(first) => first.nodes.extend(failure.nodes),
-                            None => full = Some(failure),
-                        },
+                        Err(failure) => Failure::gather(&mut full, failure),
                     }
                 }
             }
         }
-        match full {
-            Some(failure) => Err(failure),
-            None => {
-                Self::done(asker, out);
-                Ok(())
-            }
-        }
+        Self::done_unless(asker, full, out)
     }
 
     /// The process here that is to run a function: of those that have it, the one with fewest calls to answer.

@@ -141,10 +141,7 @@ impl Router {
                 Ok(false) => closed.push(peer),
                 Err(failure) => {
                     closed.push(peer);
-                    match &mut full {
-                        Some(first) => first.nodes.extend(failure.nodes),
-                        None => full = Some(failure),
-                    }
+                    Failure::gather(&mut full, failure);
                 }
             }
         }

@@ -413,6 +413,8 @@ fn every_node_serves_what_it_knows_of_itself() {
         command["body"] = body;
         pair.ask_across(app, command)
     };
+    // The nearest that has them is the node itself.
+    assert_eq!(ask("any", "node", "info", Value::Null)["body"]["node"], "a@paper");
     for node in ["a", "b"] {
         assert_eq!(ask(node, "node", "ping", Value::Null)["body"], "pong");
         assert_eq!(ask(node, "mesh", "nodes", Value::Null)["body"].as_array().unwrap().len(), 2);
