@@ -34,6 +34,7 @@ pub mod outbox;
 pub mod peers;
 mod processes;
 mod questions;
+mod receive;
 mod rpc;
 mod send;
 mod served;

@@ -3,7 +3,7 @@
 //! The results are in the order in which the nodes were asked, one for each, all of them by the deadline.
 
 use super::calls::{Asked, Ending, Making, timeout_of};
-use super::deliver::LIST_BYTES_MAX;
+use super::receive::LIST_BYTES_MAX;
 use super::send::Passing;
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;

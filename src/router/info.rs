@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::deliver::{LIST_BYTES_MAX, put_item};
+use super::deliver::put_item;
 use super::monitors::{Monitored, Watcher};
 use super::peers::PeerId;
 use super::processes::Process;
 use super::questions::write_tell;
+use super::receive::LIST_BYTES_MAX;
 use super::send::Target;
 use super::served::Caller;
 use super::work::Work;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use super::agenda::Deadline;
-use super::deliver::{Holder, Receiver, Window};
+use super::deliver::{Holder, Window};
 use super::mailbox::{Bounds, Mailbox, Tag};
 use super::monitors::{Monitored, Watcher};
+use super::receive::Receiver;
 use super::sessions::SessionId;
 use super::work::Work;
 use super::{Asker, Failure, Outbox, Router, answer};

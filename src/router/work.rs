@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::deliver::{Holder, Taking};
+use super::deliver::Holder;
 use super::info::Listing;
 use super::nodes::News;
 use super::peers::{Peer, PeerId};
 use super::processes::Process;
+use super::receive::Taking;
 use super::send::Spread;
 use super::sessions::SessionId;
 use super::{Outbox, Router};
