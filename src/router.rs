@@ -42,6 +42,7 @@ pub mod sessions;
 pub mod shelf;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod work;
 
 use agenda::{Agenda, Deadline};
@@ -51,6 +52,7 @@ use outbox::{LANE_BYTES, UNREAD_BYTES_MAX};
 use peers::{Peer, PeerId};
 use processes::Process;
 use sessions::{Session, SessionId};
+use topics::publish::Publish;
 use work::Work;
 
 /// A map that is looked up and never iterated.
@@ -138,6 +140,8 @@ pub struct Counters {
     pub congested: u64,
     /// Messages from peers that were longer than allowed here.
     pub too_large: u64,
+    /// Messages for a queue group of which nobody was left here.
+    pub no_member: u64,
 }
 
 /// The state of one node: its processes, names, sessions and peers.
@@ -170,6 +174,7 @@ pub struct Router {
     globals: Map<Box<str>, globals::Claims>,
     groups: BTreeMap<Box<str>, groups::Group>,
     modules: BTreeMap<Box<str>, rpc::Module>,
+    topics: topics::Topics,
     /// The time of what is being done.
     clock: Option<Instant>,
     /// Bytes in all key-value processes.
@@ -303,6 +308,7 @@ impl Router {
             globals: Map::default(),
             groups: BTreeMap::new(),
             modules: BTreeMap::new(),
+            topics: topics::Topics::default(),
             clock: None,
             kv_bytes: 0,
             began: None,
@@ -468,6 +474,19 @@ impl Router {
                 let what = rpc::Function { module, function };
                 self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
             }
+            Command::Subscribe { pid, topic, group, metadata, sync, dedupe } => {
+                let metadata = metadata.map(|metadata| metadata.item());
+                let metadata = metadata.as_deref();
+                let wanted = topics::Subscribe { pid, topic, group, metadata, sync, dedupe };
+                self.subscribe(asker, topic, wanted, out)
+            }
+            Command::Unsubscribe { pid, topic } => self.unsubscribe(asker, pid, topic, out),
+            Command::Publish { pid, topic, reach, exclude, mode, report, retain } => {
+                let wanted = Publish { pid, topic, reach, exclude, mode, report, retain };
+                self.publish(asker, wanted, ct, body, out)
+            }
+            Command::Subscribers { topic, list } => self.subscribers(asker, topic, list, out),
+            Command::Topics => self.list_topics(asker, out),
             Command::Registered { global: true } => self.registered_globally(asker, out),
             Command::Registered { global: false } => self.registered(asker, out),
             Command::SendAfter { pid, to, after_ms } => {
@@ -568,7 +587,12 @@ impl Router {
     /// Bytes in all queues of the node.
     #[must_use]
     pub fn queued(&self, out: &Outbox) -> usize {
-        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + self.retry_bytes + out.queued()
+        self.mailbox_bytes
+            + self.partial_bytes
+            + self.timer_bytes
+            + self.retry_bytes
+            + self.topics.spread_bytes
+            + out.queued()
     }
 
     /// The same, as far as mailboxes give way for it: what apps leave unread beyond their half is no reason to take

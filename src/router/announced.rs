@@ -1,4 +1,4 @@
-//! What each node announces of itself: its global names, its members of groups, its modules.
+//! What each node announces of itself: its global names, its members of groups, its modules, the topics it wants to hear.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -23,8 +23,8 @@ const ENTRIES_MAX: usize = 1_000_000;
 const BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Longest value of an entry, in bytes.
 pub(super) const VALUE_BYTES_MAX: usize = 32 * 1024;
-/// Longest key of an entry: a name and a serial.
-const KEY_BYTES_MAX: usize = 300;
+/// Longest key of an entry: a queue group and a topic.
+const KEY_BYTES_MAX: usize = 600;
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +36,12 @@ pub(super) enum Class {
     Member = 2,
     /// A module: its functions.
     Module = 3,
+    /// A topic or pattern that somebody there has subscribed to.
+    Topic = 4,
+    /// A queue group at one.
+    Queue = 5,
+    /// The last value of a topic.
+    Retained = 6,
 }
 
 impl Class {
@@ -44,6 +50,9 @@ impl Class {
             1 => Self::Name,
             2 => Self::Member,
             3 => Self::Module,
+            4 => Self::Topic,
+            5 => Self::Queue,
+            6 => Self::Retained,
             _ => return None,
         })
     }
@@ -58,6 +67,18 @@ pub(super) struct Announced {
     entries: BTreeMap<Key, Box<[u8]>>,
 }
 
+impl Announced {
+    /// What is announced under a key.
+    pub(super) fn get(&self, class: Class, key: &[u8]) -> Option<&[u8]> {
+        self.entries.get(&(class, Box::from(key))).map(|value| &**value)
+    }
+
+    /// Every key of a class, which must be the last one.
+    pub(super) fn keys(&self, class: Class) -> impl Iterator<Item = &[u8]> {
+        self.entries.range((class, Box::default())..).map(|((_, key), _)| &**key)
+    }
+}
+
 /// How much of it a peer has been told.
 #[derive(Debug, Default)]
 pub(super) enum Told {
@@ -65,6 +86,8 @@ pub(super) enum Told {
     Nothing,
     /// All up to this key.
     Until(Key),
+    /// All of it, and of the topics those up to this place of their table.
+    Points(u32),
     All,
 }
 
@@ -73,8 +96,12 @@ impl Told {
         match self {
             Self::Nothing => false,
             Self::Until(last) => key <= last,
-            Self::All => true,
+            Self::Points(_) | Self::All => true,
         }
+    }
+
+    pub(super) fn is_all(&self) -> bool {
+        matches!(self, Self::All)
     }
 }
 
@@ -106,7 +133,11 @@ impl Router {
         let after = match std::mem::take(&mut state.told) {
             Told::Nothing => Bound::Unbounded,
             Told::Until(key) => Bound::Excluded(key),
-            Told::All => return true,
+            Told::Points(next) => return self.announce_rest(peer, next, out),
+            Told::All => {
+                state.told = Told::All;
+                return true;
+            }
         };
         let mut last = None;
         for (key, value) in
@@ -126,8 +157,17 @@ impl Router {
             };
             return false;
         }
+        self.announce_rest(peer, 0, out)
+    }
+
+    /// Tells a peer of the topics that are wanted here, and that this is all. True when it knows all of it.
+    fn announce_rest(&mut self, peer: PeerId, next: u32, out: &mut Outbox) -> bool {
+        let next = self.announce_points(peer, next, out);
+        self.peer_mut(peer, |state| state.told = next.map_or(Told::All, Told::Points));
+        if next.is_some() {
+            return false;
+        }
         out.count(1);
-        state.told = Told::All;
         out.write_peer(peer, 0, 16, |bytes| {
             bytes.extend_from_slice(&message::bare_frame(Kind::Announced));
         });
@@ -155,6 +195,10 @@ impl Router {
         }
         let value = (flags & STATE_GONE == 0).then_some(value);
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
+        if matches!(class, Class::Topic | Class::Queue) {
+            // Kept in the table of topics, which may be large: not here too.
+            return self.on_interest(peer, class, key, value.is_some()).ok_or_else(wrong);
+        }
         let full: Key = (class, key.into());
         let size = full.1.len() + value.map_or(0, <[u8]>::len);
         match value {
@@ -198,6 +242,8 @@ impl Router {
             Class::Name => self.on_global_name(peer, node, key, value, out),
             Class::Member => self.on_member(peer, node, key, value, out),
             Class::Module => self.on_module(peer, key, value),
+            Class::Topic | Class::Queue => self.on_interest(peer, class, key, value.is_some()),
+            Class::Retained => self.on_retained(peer, key, value, out),
         }
     }
 
@@ -211,7 +257,12 @@ impl Router {
     }
 }
 
-fn write_entry(peer: PeerId, (class, key): &Key, value: Option<&[u8]>, out: &mut Outbox) {
+pub(super) fn write_entry(
+    peer: PeerId,
+    (class, key): &Key,
+    value: Option<&[u8]>,
+    out: &mut Outbox,
+) {
     let flags = if value.is_none() { STATE_GONE } else { 0 };
     let size = 32 + key.len() + value.map_or(0, <[u8]>::len);
     out.write_peer(peer, 0, size, |bytes| {

@@ -32,6 +32,8 @@ enum Question {
     Whereis,
     Processes,
     Info,
+    /// One of several that are answered together.
+    Part(u64),
 }
 
 impl Router {
@@ -80,18 +82,48 @@ impl Router {
         timeout: Option<Duration>,
         out: &mut Outbox,
     ) {
-        let number = self.number();
         let question = match ask {
             Ask::Ping => Question::Ping,
             Ask::Whereis { .. } => Question::Whereis,
             Ask::Processes => Question::Processes,
             Ask::Info { .. } => Question::Info,
+            Ask::Subscribers { .. } => Question::Part(0),
         };
+        self.put_question(now, peer, session, id, question, &ask, timeout, out);
+    }
+
+    /// Asks one of several peers whose answers make one.
+    pub(super) fn ask_part(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        session: u64,
+        survey: u64,
+        ask: &Ask,
+        out: &mut Outbox,
+    ) {
+        let (id, question) = (KeptId::Number(0), Question::Part(survey));
+        self.put_question(now, peer, session, id, question, ask, None, out);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a question and where its answer goes")]
+    fn put_question(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        session: u64,
+        id: KeptId,
+        question: Question,
+        ask: &Ask,
+        timeout: Option<Duration>,
+        out: &mut Outbox,
+    ) {
+        let number = self.number();
         let ends = now + timeout.unwrap_or(ASK_TIMEOUT);
         self.agenda.add(ends, Deadline::Ask(number));
         self.asks.insert(number, Asked { session, id, peer, question, ends });
         self.peer_mut(peer, |state| state.asks.insert(number));
-        write_question(peer, Kind::Ask, number, &ask, out);
+        write_question(peer, Kind::Ask, number, ask, out);
     }
 
     pub(super) fn ask_times_out(&mut self, number: u64, out: &mut Outbox) {
@@ -100,7 +132,10 @@ impl Router {
             return;
         };
         self.peer_mut(asked.peer, |state| state.asks.remove(&number));
-        if asked.question == Question::Ping {
+        if let Question::Part(survey) = asked.question {
+            let node = self.peers.get(&asked.peer).map(|state| state.node.name.to_string());
+            self.survey_told(survey, &node.unwrap_or_default(), None, out);
+        } else if asked.question == Question::Ping {
             pang(&asked, out);
         } else {
             let head = Head::error(
@@ -116,7 +151,9 @@ impl Router {
     pub(super) fn ask_fails(&mut self, number: u64, node: &NodeName, out: &mut Outbox) {
         let Some(asked) = self.asks.remove(&number) else { return };
         self.agenda.remove(asked.ends, Deadline::Ask(number));
-        if asked.question == Question::Ping {
+        if let Question::Part(survey) = asked.question {
+            self.survey_loses(survey, node.as_str(), out);
+        } else if asked.question == Question::Ping {
             pang(&asked, out);
         } else {
             let failure = no_connection(node);
@@ -145,6 +182,12 @@ impl Router {
             write_tell(peer, number, &Ok(vec![0xf5]), out);
             return;
         }
+        if let Ask::Subscribers { topic, list } = ask {
+            let list = list && self.limits.remote != Remote::None;
+            let told = self.subscribers_here(&topic, list, out);
+            write_tell(peer, number, &Ok(told), out);
+            return;
+        }
         if self.limits.remote == Remote::None {
             let failure = Failure::denied(format!(
                 "{} does not let other nodes look at its processes (its setting `remote` is none)",
@@ -154,7 +197,7 @@ impl Router {
             return;
         }
         match ask {
-            Ask::Ping => {}
+            Ask::Ping | Ask::Subscribers { .. } => {}
             Ask::Whereis { name } => {
                 let mut body = Vec::new();
                 match self.named(&name) {
@@ -179,6 +222,11 @@ impl Router {
         let Some(asked) = self.asks.remove(&number) else { return };
         self.agenda.remove(asked.ends, Deadline::Ask(number));
         self.peer_mut(peer, |state| state.asks.remove(&number));
+        if let Question::Part(survey) = asked.question {
+            let node = self.peers.get(&peer).map(|state| state.node.name.to_string());
+            self.survey_told(survey, &node.unwrap_or_default(), Some(told), out);
+            return;
+        }
         let id = asked.id.id();
         let length = if let Told::Ok(item) = told { item.len() } else { 0 };
         if let Err(full) = self.may_be_long(asked.session, length, out) {
@@ -202,6 +250,7 @@ impl Router {
                 Question::Processes => {
                     answer(out, asked.session, &Head::ok(id).carries("processes"), item);
                 }
+                Question::Part(_) => {}
                 Question::Info => {
                     answer(out, asked.session, &Head::ok(id).carries("info"), item);
                 }

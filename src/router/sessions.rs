@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) wanting: VecDeque<u64>,
     /// Parts of answers that wait for the app, and of which their callees have to hear: call, bytes.
     pub(super) parts: Vec<(u64, usize)>,
+    /// How many subscriptions its processes have.
+    pub(super) subscriptions: usize,
     /// A connection is there.
     pub(super) attached: bool,
     secret: Box<str>,
@@ -75,6 +77,7 @@ impl Session {
             paused: 0,
             wanting: VecDeque::new(),
             parts: Vec::new(),
+            subscriptions: 0,
             attached: true,
             secret: secret.into(),
             grace: Duration::ZERO,

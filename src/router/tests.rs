@@ -14,3 +14,4 @@ mod messages;
 mod nodes;
 mod slices;
 mod support;
+mod topics;

@@ -3,7 +3,8 @@
 //! The [`Outbox`] counts what a hold of the lock handles, whoever handles it: a command, a frame, an entry of one of
 //! these. Beyond [`SLICE`](super::SLICE) the rest waits for the next hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::deliver::Holder;
@@ -14,6 +15,9 @@ use super::processes::Process;
 use super::receive::Taking;
 use super::send::Spread;
 use super::sessions::SessionId;
+use super::topics::publish::Fanout;
+use super::topics::retained::Giving;
+use super::topics::survey;
 use super::{Outbox, Router};
 
 /// Something that goes on in slices.
@@ -29,6 +33,14 @@ pub(super) enum Work {
     Announce { peer: PeerId },
     /// A message for more processes than one hold of the lock may handle.
     Spread(Spread),
+    /// A publication for more subscriptions than one hold of the lock may handle.
+    Fanout(Fanout),
+    /// What a member of a queue group has not taken goes to others: group, event.
+    Redeliver { left: Vec<(Arc<str>, Box<[u8]>)> },
+    /// A new subscriber gets the last values of topics.
+    Retained(Giving),
+    /// A listing of topics goes on.
+    Topics(survey::Topics),
     /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId, news: Option<News> },
     /// A listing goes on.
@@ -103,6 +115,18 @@ impl Router {
                 (!self.announce_on(peer, out)).then_some(Work::Announce { peer })
             }
             Work::Spread(spread) => self.spread_on(now, spread, out).map(Work::Spread),
+            Work::Fanout(fanout) => self.fan_out_on(now, fanout, out).map(Work::Fanout),
+            Work::Redeliver { left } => {
+                let mut left = VecDeque::from(left);
+                while out.may_go_on() {
+                    out.count(1);
+                    let (group, frame) = left.pop_front()?;
+                    self.redeliver(&group, &frame, out);
+                }
+                Some(Work::Redeliver { left: left.into() })
+            }
+            Work::Retained(giving) => self.give_on(giving, out).map(Work::Retained),
+            Work::Topics(topics) => self.list_topics_on(topics, out).map(Work::Topics),
             Work::PeerUp { peer, news } => {
                 let mut news = match news {
                     Some(news) => news,

@@ -437,6 +437,54 @@ pub enum Command<'a> {
         /// Nobody waits for what it gives.
         cast: bool,
     },
+    /// `subscribe {topic, group?, metadata?, sync?, dedupe?, pid?}`
+    Subscribe {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The topic or pattern.
+        topic: &'a str,
+        /// The queue group.
+        group: Option<&'a str>,
+        /// What `subscribers` shows of it.
+        metadata: Option<Metadata<'a>>,
+        /// Answered once every connected node knows of it.
+        sync: bool,
+        /// Nothing happens if the process has subscribed in the same way already.
+        dedupe: bool,
+    },
+    /// `unsubscribe {topic, pid?}`
+    Unsubscribe {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The topic or pattern.
+        topic: &'a str,
+    },
+    /// `publish {topic, body, scope?, node?, exclude?, mode?, report?, retain?, pid?}`
+    Publish {
+        /// Who publishes.
+        pid: Option<&'a str>,
+        /// The topic.
+        topic: &'a str,
+        /// Which nodes hear it.
+        reach: Reach<'a>,
+        /// Who does not.
+        exclude: Exclude<'a>,
+        /// What when a queue is full.
+        mode: Mode,
+        /// The answer says whom it has reached.
+        report: bool,
+        /// It is kept for those who subscribe later.
+        retain: bool,
+    },
+    /// `subscribers {topic, list?}`
+    Subscribers {
+        /// The topic.
+        topic: &'a str,
+        /// Who they are, too.
+        list: bool,
+    },
+    /// `topics`
+    Topics,
     /// `receive {pid?, max?, timeout_ms?}`
     Receive {
         /// Which of the session's processes.
@@ -493,6 +541,44 @@ pub enum Command<'a> {
         /// Also take a `down` that is there already.
         flush: bool,
     },
+}
+
+/// Which nodes hear what is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach<'a> {
+    /// This one and every connected one.
+    #[default]
+    All,
+    /// This one only.
+    Local,
+    /// One only.
+    Node(&'a str),
+}
+
+/// Who does not hear what is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exclude<'a> {
+    /// Everybody hears it.
+    #[default]
+    Nobody,
+    /// The process that publishes.
+    Publisher,
+    /// This process.
+    Pid(&'a str),
+}
+
+/// Something that an app wrote and nobody here looks into.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metadata<'a>(Value<'a>);
+
+impl Metadata<'_> {
+    /// It as one item of CBOR.
+    #[must_use]
+    pub fn item(&self) -> Vec<u8> {
+        let mut item = Vec::new();
+        self.0.put(&mut item);
+        item
+    }
 }
 
 /// An array of texts, as the app wrote it.
@@ -568,7 +654,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 47] = [
+pub const OPS: [&str; 52] = [
     "hello",
     "self",
     "bye",
@@ -606,6 +692,11 @@ pub const OPS: [&str; 47] = [
     "modules",
     "rpc",
     "rpc_cast",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "subscribers",
+    "topics",
     "send_after",
     "cancel_timer",
     "receive",

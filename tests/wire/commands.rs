@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 84] = [
+const COMMANDS: [(&str, &str); 93] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -152,6 +152,27 @@ const COMMANDS: [(&str, &str); 84] = [
         "rpc_cast",
         r#"{"op":"rpc_cast","node":"any","module":"stock","function":"count","body":null}"#,
     ),
+    ("subscribe", r#"{"op":"subscribe","id":45,"topic":"shop.*"}"#),
+    (
+        "subscribe, with all that can be said",
+        r#"{"op":"subscribe","id":45,"topic":"shop.>","group":"workers","metadata":{"nick":"ann"},"sync":true,"dedupe":true,"pid":"PID"}"#,
+    ),
+    ("unsubscribe", r#"{"op":"unsubscribe","id":46,"topic":"shop.*","pid":"PID"}"#),
+    ("publish", r#"{"op":"publish","topic":"shop.tea","body":{"left":3}}"#),
+    (
+        "publish, with all that can be said",
+        r#"{"op":"publish","topic":"shop.tea","id":47,"scope":"local","exclude":true,"mode":"try","report":true,"retain":true,"pid":"PID","body":{"left":3}}"#,
+    ),
+    (
+        "publish, on one node, past one process",
+        r#"{"op":"publish","topic":"shop.tea","node":"store@io","exclude":"FAR","body":{"left":3}}"#,
+    ),
+    ("subscribers", r#"{"op":"subscribers","id":48,"topic":"shop.tea"}"#),
+    (
+        "subscribers, with who they are",
+        r#"{"op":"subscribers","id":48,"topic":"shop.tea","list":true}"#,
+    ),
+    ("topics", r#"{"op":"topics","id":49}"#),
     (
         "send_after",
         r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,

@@ -251,6 +251,39 @@ fn announced(told: &mut Told) {
     told.all(&["name_conflict"], &paper.heard(app));
 }
 
+fn topics(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    let subscribe = r#"{"op":"subscribe","id":45,"topic":"shop.*","metadata":{"nick":"ann"}}"#;
+    told.add("ok, of subscribe", &paper.answer(app, subscribe));
+    let publish = r#"{"op":"publish","topic":"shop.tea","id":47,"report":true,"retain":true,"body":{"left":3}}"#;
+    told.add("ok, of publish with a report", &paper.answer(other, publish));
+    told.all(&["message, of a topic"], &paper.heard(app));
+    let count = r#"{"op":"subscribers","id":48,"topic":"shop.tea"}"#;
+    told.add("ok, of subscribers", &paper.answer(app, count));
+    let list = r#"{"op":"subscribers","id":48,"topic":"shop.tea","list":true}"#;
+    told.add("ok, of subscribers with who they are", &paper.answer(app, list));
+    told.add("ok, of topics", &paper.answer(app, r#"{"op":"topics","id":49}"#));
+    let heard = paper.say(other, r#"{"op":"subscribe","topic":"shop.tea"}"#);
+    told.all(&["message, of a topic, kept for who subscribes later"], &heard);
+    paper.say(app, r#"{"op":"unsubscribe","topic":"shop.*"}"#);
+    paper.say(other, r#"{"op":"unsubscribe","topic":"shop.tea"}"#);
+
+    let member = r#"{"op":"subscribe","topic":"job","group":"workers"}"#;
+    paper.say(app, r#"{"op":"flag","delivery":"pull"}"#);
+    paper.say(app, member);
+    paper.say(other, r#"{"op":"publish","topic":"job","body":"sweep"}"#);
+    let helper = paper.open(true);
+    paper.say(helper, member);
+    paper.say(app, r#"{"op":"unsubscribe","topic":"job"}"#);
+    told.all(&["message, that another member of a queue group did not take"], &paper.heard(helper));
+    paper.meet("store@io");
+    let sync = r#"{"op":"subscribe","id":45,"topic":"shop.*","sync":true}"#;
+    assert!(paper.say(app, sync).is_empty());
+    paper.pass(Duration::from_secs(5));
+    told.all(&["error, timeout of subscribe with sync"], &paper.heard(app));
+}
+
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
@@ -334,6 +367,7 @@ fn told() -> Vec<Record> {
     messages(&mut told);
     calls(&mut told);
     announced(&mut told);
+    topics(&mut told);
     nodes(&mut told);
     errors(&mut told);
     told.0
