@@ -18,6 +18,7 @@ mod messages;
 mod nodes;
 mod output;
 mod processes;
+mod pubsub;
 mod run;
 mod serve;
 mod shell;
@@ -42,6 +43,7 @@ Examples:
   pillion receive inbox               in one terminal
   pillion send inbox '\"hello\"'        in another, on this machine
   pillion send inbox@b@hal '[1, 2]'   or from another node
+  pillion sub 'shop.*'                what is published to topics, on any node
   pillion rpc any stock.count         calls a function, wherever it is served
   pillion completion zsh > ~/.zfunc/_pillion
 
@@ -110,6 +112,12 @@ enum Command {
     Rpc(Later<calls::RpcArgs>),
     /// Answers calls of functions, each by a command
     Serve(Later<serve::ServeArgs>),
+    /// Publishes a message to a topic, or one for each line of standard input
+    Pub(Later<pubsub::PubArgs>),
+    /// Subscribes to topics and prints what is published to them
+    Sub(Later<pubsub::SubArgs>),
+    /// Lists the topics that somebody has subscribed to
+    Topics,
     /// Lists the modules, and which nodes serve them
     Modules,
     /// Lists the groups, or the members of one
@@ -198,6 +206,9 @@ impl Command {
             Self::Cast(args) => wait(messages::cast(globals, &args.0)),
             Self::Rpc(args) => wait(calls::rpc(globals, &args.0)),
             Self::Serve(args) => wait(serve::serve(globals, &args.0)),
+            Self::Pub(args) => wait(pubsub::publish(globals, &args.0)),
+            Self::Sub(args) => wait(pubsub::subscribe(globals, &args.0)),
+            Self::Topics => wait(pubsub::topics(globals)),
             Self::Modules => wait(calls::modules(globals)),
             Self::Groups(args) => wait(calls::groups(globals, &args.0)),
             Self::Monitor(args) => wait(processes::monitor(globals, &args.0)),

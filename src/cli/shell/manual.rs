@@ -75,7 +75,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 34] = [
+pub(super) const MANUAL: [Entry; 39] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -166,6 +166,22 @@ pub(super) const MANUAL: [Entry; 34] = [
     entry("leave", "GROUP", "takes one join back", ""),
     entry("members", "GROUP", "the members of a group, on all nodes", ""),
     entry("groups", "", "the groups that have members", ""),
+    entry(
+        "subscribe",
+        "TOPIC [QUEUE]",
+        "hears what is published to a topic, from now on",
+        "`*` stands for one segment, a last `>` for one or more: shop.*, shop.>. Of all members of QUEUE, in the whole mesh,\n\
+         one gets each message. What comes is in this shell's mailbox: `flush` or `receive`.",
+    ),
+    entry("unsubscribe", "TOPIC", "ends all subscriptions to a topic or pattern", ""),
+    entry(
+        "publish",
+        "TOPIC BODY",
+        "sends a message to whoever has subscribed, on all nodes",
+        "BODY is JSON, or a text as it is.",
+    ),
+    entry("subscribers", "TOPIC", "how many subscriptions a message to a topic reaches", ""),
+    entry("topics", "", "what somebody has subscribed to", ""),
     entry(
         "flush",
         "",
