@@ -568,7 +568,7 @@ impl Router {
             out.count(1);
             let Some(due) = self.agenda.due(now) else { break };
             match due {
-                Deadline::Timer(timer) => self.timer_fires(now, timer, out),
+                Deadline::Timer(timer) => self.timer_is_due(now, timer, out),
                 Deadline::Receive { serial, wait } => self.receive_times_out(serial, wait, out),
                 Deadline::Call(call) => self.call_times_out(now, call, out),
                 Deadline::Stream(call) => self.stream_lapses(now, call, out),

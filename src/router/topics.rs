@@ -99,6 +99,11 @@ impl Router {
                 format!("`metadata` of a subscription has at most {METADATA_BYTES_MAX} bytes");
             return Err(Failure::badarg(text));
         }
+        if self.processes.get(&serial).is_some_and(|process| process.kv.is_some()) {
+            return Err(Failure::badarg(
+                "a key-value process hears no messages, so it cannot subscribe",
+            ));
+        }
         if wanted.sync {
             self.may_survey()?;
         }

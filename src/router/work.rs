@@ -35,6 +35,8 @@ pub(super) enum Work {
     Spread(Spread),
     /// A publication for more subscriptions than one hold of the lock may handle.
     Fanout(Fanout),
+    /// A `send_after` that was due while something else of its session was under way.
+    Timer { number: u64 },
     /// What a member of a queue group has not taken goes to others: group, event.
     Redeliver { left: Vec<(Arc<str>, Box<[u8]>)> },
     /// A new subscriber gets the last values of topics.
@@ -116,6 +118,11 @@ impl Router {
             }
             Work::Spread(spread) => self.spread_on(now, spread, out).map(Work::Spread),
             Work::Fanout(fanout) => self.fan_out_on(now, fanout, out).map(Work::Fanout),
+            Work::Timer { number } => {
+                out.count(1);
+                self.timer_fires(now, number, out);
+                None
+            }
             Work::Redeliver { left } => {
                 let mut left = VecDeque::from(left);
                 while out.may_go_on() {

@@ -202,3 +202,35 @@ fn a_publication_for_thousands_on_another_node_keeps_its_place_in_what_its_publi
         assert_eq!(heard, expected, "process {place}");
     }
 }
+
+#[test]
+fn a_publisher_waits_for_subscribers_whose_mailboxes_wait_and_nothing_is_lost() {
+    const COUNT: usize = 10_000;
+    let place = Place::new();
+    let (a, b) = (place.start("a", &[]), place.start("b", &[]));
+    let mut publisher = a.cbor();
+    publisher.meets(&[&b]);
+    let mut apps = vec![a.json(), b.cbor(), b.json()];
+    for app in &mut apps {
+        app.ok(json!({"op": "hello", "delivery": {"window": 10}}));
+        app.ok(json!({"op": "flag", "mailbox": {"entries": 50, "policy": "wait"}}));
+        subscribe(app, "t");
+    }
+    // It writes whatever it is let: far more than the mailboxes hold.
+    let writer = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            publish(&mut publisher, "t", json!(n));
+        }
+        publisher
+    });
+    for n in 0..COUNT {
+        for app in &mut apps {
+            assert_eq!(app.event_of("message")["body"], n);
+            if n % 5 == 4 {
+                app.tell(json!({"op": "more", "n": 5}));
+            }
+        }
+    }
+    let mut publisher = writer.join().expect("it has written all");
+    publisher.nothing();
+}

@@ -378,6 +378,24 @@ fn a_publication_for_thousands_goes_in_slices_and_nothing_of_its_publisher_overt
 }
 
 #[test]
+fn what_a_publisher_sends_later_does_not_overtake_what_is_going_in_slices() {
+    let mut node = Paper::new("a");
+    let (app, one) = (node.open(), node.open());
+    let pids = crowd(&mut node, app, 2_000, &["news".to_owned()]);
+    node.work();
+    for pid in [&pids[0], &pids[1_999]] {
+        let later = json!({"op": "send_after", "to": pid, "after_ms": 10, "body": "later"});
+        node.ask(one, later);
+    }
+    node.now += Duration::from_millis(10);
+    publish(&mut node, one, "news", "first");
+    node.work();
+    for pid in [&pids[0], &pids[1_999]] {
+        assert_eq!(waiting(&mut node, app, pid), ["first", "later"]);
+    }
+}
+
+#[test]
 fn who_unsubscribes_while_a_publication_goes_in_slices_hears_nothing_after_the_answer() {
     let mut node = Paper::new("a");
     let (app, one) = (node.open(), node.open());

@@ -100,7 +100,7 @@ impl Router {
         let state = self.peers.get_mut(&peer)?;
         let table = &mut self.topics.table;
         if !on {
-            let point = table.find(text, kind)?;
+            let Some(point) = table.find(text, kind) else { return Some(()) };
             if let Some(group) = group {
                 if let Some(queue) = table.queue_of(point, group) {
                     forget(&mut queue.there, peer);
