@@ -20,9 +20,11 @@ mod agenda;
 mod announced;
 mod calls;
 mod deliver;
+mod factories;
 mod gather;
 mod globals;
 mod groups;
+pub mod hosting;
 mod info;
 mod kv;
 mod links;
@@ -40,6 +42,7 @@ mod send;
 mod served;
 pub mod sessions;
 pub mod shelf;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -170,6 +173,8 @@ pub struct Router {
     globals: Map<Box<str>, globals::Claims>,
     groups: BTreeMap<Box<str>, groups::Group>,
     modules: BTreeMap<Box<str>, rpc::Module>,
+    /// Programs that run as processes of this node, and who keeps them up.
+    tree: hosting::Tree,
     /// The time of what is being done.
     clock: Option<Instant>,
     /// Bytes in all key-value processes.
@@ -303,6 +308,7 @@ impl Router {
             globals: Map::default(),
             groups: BTreeMap::new(),
             modules: BTreeMap::new(),
+            tree: hosting::Tree::default(),
             clock: None,
             kv_bytes: 0,
             began: None,
@@ -417,8 +423,9 @@ impl Router {
             Command::Raise { reference, class, reason, stack } => {
                 self.raise(asker, reference, class, reason, stack, out)
             }
-            Command::Hello { version, client, delivery, grace_ms, resume } => {
-                self.hello(asker, version, client, delivery, grace_ms, resume, out)
+            Command::Hello { version, client, delivery, grace_ms, resume, process } => {
+                let earlier = sessions::Earlier { resume, process };
+                self.hello(asker, version, client, delivery, grace_ms, earlier, out)
             }
             Command::SelfPid => self.self_pid(asker, out),
             Command::Bye => self.bye(asker, out),
@@ -438,6 +445,16 @@ impl Router {
                     processes::Spawn { name, label, link, monitor, trap_exit, delivery, mailbox };
                 self.spawn(asker, pid, &wanted, out)
             }
+            Command::SpawnFactory { pid, factory, node, args, name, link, monitor, timeout_ms } => {
+                let wanted =
+                    factories::SpawnFrom { factory, node, args, name, link, monitor, timeout_ms };
+                self.spawn_from(asker, pid, &wanted, out)
+            }
+            Command::Host { spec } => self.host(asker, &spec, out),
+            Command::TerminateChild { name } => self.terminate_child(asker, name, out),
+            Command::RestartChild { name } => self.restart_child(asker, name, out),
+            Command::DeleteChild { name } => self.delete_child(asker, name, out),
+            Command::Tree => self.show_tree(asker, out),
             Command::Exit { pid, reason } => self.exit(asker, pid, reason, out),
             Command::Kill { pid, to, reason } => self.kill(asker, pid, to, reason, out),
             Command::Info { to, keys } => self.info(asker, to, keys, out),
@@ -558,6 +575,7 @@ impl Router {
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
                 Deadline::Congestion(peer) => self.peer_congests(now, peer, out),
+                Deadline::Hosted(serial) => self.hosted_lingers(now, serial, out),
                 Deadline::Grace { session, epoch } => self.grace_ends(now, session, epoch, out),
                 Deadline::Failed(session) => self.tell_failed(now, session, out),
             }

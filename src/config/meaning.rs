@@ -139,6 +139,8 @@ impl Reader<'_> {
             remote,
             log_level,
             log_format,
+            hosting_shown: super::hosting::show(&self.typed.hosting),
+            hosting: self.typed.hosting,
             shown: self.shown,
         })
     }

@@ -1,4 +1,4 @@
-//! What each node announces of itself: its global names, its members of groups, its modules.
+//! What each node announces of itself: its global names, its members of groups, its modules, its factories.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -36,6 +36,8 @@ pub(super) enum Class {
     Member = 2,
     /// A module: its functions.
     Module = 3,
+    /// A factory: how many children it has, and how many it may have.
+    Factory = 4,
 }
 
 impl Class {
@@ -44,6 +46,7 @@ impl Class {
             1 => Self::Name,
             2 => Self::Member,
             3 => Self::Module,
+            4 => Self::Factory,
             _ => return None,
         })
     }
@@ -198,6 +201,7 @@ impl Router {
             Class::Name => self.on_global_name(peer, node, key, value, out),
             Class::Member => self.on_member(peer, node, key, value, out),
             Class::Module => self.on_module(peer, key, value),
+            Class::Factory => self.on_factory(peer, key, value),
         }
     }
 

@@ -125,6 +125,9 @@ impl Router {
             self.kv_told(serial, tag, head, body, out);
             return;
         }
+        if process.supervisor {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
             let own = session.own == serial;

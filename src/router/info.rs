@@ -211,7 +211,9 @@ impl Router {
             ("label", process.label.as_deref()),
             ("client", client),
         ];
-        cbor::put_map(items, 4 + texts.iter().filter(|(_, text)| text.is_some()).count());
+        let os_pid = self.tree.runs.get(&serial).and_then(|run| run.os_pid);
+        let some = texts.iter().filter(|(_, text)| text.is_some()).count();
+        cbor::put_map(items, 4 + some + usize::from(os_pid.is_some()));
         cbor::put_text(items, "pid");
         cbor::put_text(items, &self.pid(serial).to_string());
         for (key, text) in texts {
@@ -219,6 +221,10 @@ impl Router {
                 cbor::put_text(items, key);
                 cbor::put_text(items, text);
             }
+        }
+        if let Some(os_pid) = os_pid {
+            cbor::put_text(items, "os_pid");
+            cbor::put_uint(items, os_pid.into());
         }
         cbor::put_text(items, "session");
         cbor::put_uint(items, process.session);
@@ -471,10 +477,14 @@ impl Router {
                 put_maybe(body, client);
             }
             "session" => cbor::put_uint(body, process.session),
+            "os_pid" => match self.tree.runs.get(&serial).and_then(|run| run.os_pid) {
+                Some(os_pid) => cbor::put_uint(body, os_pid.into()),
+                None => cbor::put_null(body),
+            },
             _ => {
                 let shown: String = key.chars().take(40).collect();
                 return Err(Failure::badarg(format!(
-                    "`{shown}` is not a key of info; there are: {}, messages, memory, session, sensitive",
+                    "`{shown}` is not a key of info; there are: {}, messages, memory, os_pid, session, sensitive",
                     USUAL.join(", ")
                 )));
             }

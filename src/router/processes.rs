@@ -25,6 +25,8 @@ pub(super) struct Process {
     pub(super) parent: Option<u64>,
     pub(super) trap_exit: bool,
     pub(super) sensitive: bool,
+    /// It is a supervisor: what it is told is of no interest.
+    pub(super) supervisor: bool,
     pub(super) delivery: Delivery,
     pub(super) bounds: Bounds,
     pub(super) mailbox: Mailbox,
@@ -120,6 +122,7 @@ impl Router {
             parent: None,
             trap_exit: false,
             sensitive: false,
+            supervisor: false,
             delivery,
             bounds: Bounds {
                 entries: self.limits.mailbox_entries,
@@ -363,6 +366,9 @@ impl Router {
         self.serials.remove(&serial);
         if let Some(kv) = process.kv.take() {
             self.kv_dies(serial, &kv);
+        }
+        if process.supervisor {
+            self.supervisor_died(serial, out);
         }
         if let Some(name) = &process.name
             && self.names.get(name) == Some(&serial)

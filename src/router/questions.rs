@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
+use super::factories::Spawning;
 use super::peers::{EVENT_HEAD_BYTES_MAX, PeerId};
 use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
 use crate::wire::cbor;
@@ -32,6 +33,7 @@ enum Question {
     Whereis,
     Processes,
     Info,
+    Spawn(Spawning),
 }
 
 impl Router {
@@ -86,6 +88,9 @@ impl Router {
             Ask::Whereis { .. } => Question::Whereis,
             Ask::Processes => Question::Processes,
             Ask::Info { .. } => Question::Info,
+            Ask::Spawn { from: actor, link, monitor, .. } => {
+                Question::Spawn(Spawning { actor, link, monitor, late: false })
+            }
         };
         let ends = now + timeout.unwrap_or(ASK_TIMEOUT);
         self.agenda.add(ends, Deadline::Ask(number));
@@ -95,10 +100,19 @@ impl Router {
     }
 
     pub(super) fn ask_times_out(&mut self, number: u64, out: &mut Outbox) {
-        let Some(asked) = self.asks.remove(&number) else {
+        let Some(mut asked) = self.asks.remove(&number) else {
             self.mesh_ask_times_out(number, out);
             return;
         };
+        if let Question::Spawn(spawning) = &mut asked.question {
+            // It may be started yet, and is to end again then.
+            spawning.late = true;
+            let text =
+                "the other node did not answer in time; what it starts after all is ended again";
+            answer(out, asked.session, &Head::error(asked.id.id(), "timeout", text, true), &[]);
+            self.asks.insert(number, asked);
+            return;
+        }
         self.peer_mut(asked.peer, |state| state.asks.remove(&number));
         if asked.question == Question::Ping {
             pang(&asked, out);
@@ -118,6 +132,12 @@ impl Router {
         self.agenda.remove(asked.ends, Deadline::Ask(number));
         if asked.question == Question::Ping {
             pang(&asked, out);
+        } else if let Question::Spawn(Spawning { late, .. }) = asked.question {
+            let text = format!("the connection to {node} was lost before it answered");
+            if !late {
+                let head = Head::error(asked.id.id(), "noconnection", &text, true);
+                answer(out, asked.session, &head, &[]);
+            }
         } else {
             let failure = no_connection(node);
             let head = Head::error(asked.id.id(), failure.code, &failure.message, false);
@@ -147,7 +167,7 @@ impl Router {
         }
         if self.limits.remote == Remote::None {
             let failure = Failure::denied(format!(
-                "{} does not let other nodes look at its processes (its setting `remote` is none)",
+                "{} does not let other nodes look at its processes, nor start any (its setting `remote` is none)",
                 self.me.name
             ));
             write_tell(peer, number, &Err(failure), out);
@@ -164,6 +184,7 @@ impl Router {
                 write_tell(peer, number, &Ok(body), out);
             }
             Ask::Processes => self.list_for_peer(now, peer, number, out),
+            Ask::Spawn { .. } => self.on_spawn(peer, number, ask, out),
             Ask::Info { serial, name, keys } => {
                 let told = self.info_for_peer(serial, name.as_deref(), &keys, out);
                 write_tell(peer, number, &told, out);
@@ -179,6 +200,10 @@ impl Router {
         let Some(asked) = self.asks.remove(&number) else { return };
         self.agenda.remove(asked.ends, Deadline::Ask(number));
         self.peer_mut(peer, |state| state.asks.remove(&number));
+        if let Question::Spawn(spawning) = asked.question {
+            self.on_spawned(peer, asked, spawning, told, out);
+            return;
+        }
         let id = asked.id.id();
         let length = if let Told::Ok(item) = told { item.len() } else { 0 };
         if let Err(full) = self.may_be_long(asked.session, length, out) {
@@ -202,17 +227,50 @@ impl Router {
                 Question::Processes => {
                     answer(out, asked.session, &Head::ok(id).carries("processes"), item);
                 }
+                Question::Spawn(_) => {}
                 Question::Info => {
                     answer(out, asked.session, &Head::ok(id).carries("info"), item);
                 }
             },
             Told::Error { code, message } => {
-                let short = |text: &str, most: usize| text.chars().take(most).collect::<String>();
                 let head = Head::error(id, &short(code, 40), &short(message, 1000), false);
                 answer(out, asked.session, &head, &[]);
             }
         }
     }
+}
+
+impl Router {
+    fn on_spawned(
+        &mut self,
+        peer: PeerId,
+        asked: Asked,
+        spawning: Spawning,
+        told: Told<'_>,
+        out: &mut Outbox,
+    ) {
+        let id = asked.id.id();
+        let head = match told {
+            Told::Ok(item) => match self.spawned_there(peer, spawning, item, out) {
+                Ok((pid, reference)) => {
+                    let head =
+                        Head::ok(id).pid("pid", Some(&pid)).text("node", pid.node.name.as_str());
+                    reference.map_or(head.clone(), |reference| head.uint("ref", reference))
+                }
+                Err(failure) => Head::error(id, failure.code, &failure.message, true),
+            },
+            Told::Error { code, message } => {
+                Head::error(id, &short(code, 40), &short(message, 1000), false)
+            }
+        };
+        if !spawning.late {
+            answer(out, asked.session, &head, &[]);
+        }
+    }
+}
+
+fn short(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 pub(super) fn no_connection(node: &NodeName) -> Failure {
@@ -245,9 +303,20 @@ pub(super) fn write_tell(
     told: &Result<Vec<u8>, Failure>,
     out: &mut Outbox,
 ) {
+    write_tell_of(peer, 0, number, told, out);
+}
+
+/// The same, behind all that a process has said.
+pub(super) fn write_tell_of(
+    peer: PeerId,
+    serial: u64,
+    number: u64,
+    told: &Result<Vec<u8>, Failure>,
+    out: &mut Outbox,
+) {
     let size = told.as_ref().map_or(1024, Vec::len) + 64;
-    out.write_peer(peer, 0, size, |bytes| {
-        let at = message::start(bytes, Kind::Tell, 0, 0);
+    out.write_peer(peer, serial, size, |bytes| {
+        let at = message::start(bytes, Kind::Tell, 0, serial);
         bytes.extend_from_slice(&number.to_be_bytes());
         match told {
             Ok(item) => {

@@ -88,10 +88,16 @@ impl Router {
         }
         let served = Served { callee, caller, handed: false, stream: None };
         self.served.insert(reference, served);
-        let mut process_is_kv = false;
+        let (mut process_is_kv, mut supervises) = (false, false);
         if let Some(process) = self.processes.get_mut(&callee) {
             process.serving.insert(reference);
             process_is_kv = process.kv.is_some();
+            supervises = process.supervisor;
+        }
+        if supervises {
+            let text = "a supervisor answers no calls; `tree` shows what it does";
+            self.answer_served(reference, &Err(Failure::badarg(text)), out);
+            return;
         }
         if process_is_kv {
             self.kv_called(callee, reference, head, body, out);

@@ -7,6 +7,7 @@
 //! Reading a command allocates nothing: it borrows from the read buffer.
 
 use super::cbor::{Malformed, Reader, Value};
+use super::host::ProcessSpec;
 use fields::{Fields, name_of_answer};
 
 mod fields;
@@ -124,7 +125,7 @@ pub struct Resume<'a> {
 /// One command of the app protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command<'a> {
-    /// `hello {version, client, delivery?, grace_ms?, resume?}`
+    /// `hello {version, client, delivery?, grace_ms?, resume? | process?}`
     Hello {
         /// Protocol version, 1.
         version: u64,
@@ -136,6 +137,8 @@ pub enum Command<'a> {
         grace_ms: Option<u64>,
         /// The session to take up again.
         resume: Option<Resume<'a>>,
+        /// `PILLION_PROCESS` of the hosted program that the connection is.
+        process: Option<&'a str>,
     },
     /// `self`
     SelfPid,
@@ -220,6 +223,47 @@ pub enum Command<'a> {
         /// Most bytes of what it stores.
         bytes: Option<u64>,
     },
+    /// `spawn {factory, node?, args?, name?, link?, monitor?, timeout_ms?, pid?}`
+    SpawnFactory {
+        /// The process it is linked to or monitored by.
+        pid: Option<&'a str>,
+        /// Which factory.
+        factory: &'a str,
+        /// Where; `any` is here if there is room, else where there are fewest; here when left out.
+        node: Option<&'a str>,
+        /// Put behind the arguments of the template.
+        args: Option<Keys<'a>>,
+        /// Registered there.
+        name: Option<&'a str>,
+        /// Linked to the acting process.
+        link: bool,
+        /// Monitored by the acting process.
+        monitor: bool,
+        /// Milliseconds until it ends as `timeout`, on another node.
+        timeout_ms: Option<u64>,
+    },
+    /// `host {name, command, args?, env?, cwd?, restart?, shutdown?, supervisor?, significant?, register?}`
+    Host {
+        /// All of it.
+        spec: Box<ProcessSpec>,
+    },
+    /// `terminate_child {name}`
+    TerminateChild {
+        /// A hosted process, or a supervisor.
+        name: &'a str,
+    },
+    /// `restart_child {name}`
+    RestartChild {
+        /// A hosted process, or a supervisor.
+        name: &'a str,
+    },
+    /// `delete_child {name}`
+    DeleteChild {
+        /// A hosted process, or a supervisor.
+        name: &'a str,
+    },
+    /// `tree`: what is hosted here
+    Tree,
     /// `exit {pid?, reason?}`
     Exit {
         /// Which of the session's processes.
@@ -568,7 +612,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 47] = [
+pub const OPS: [&str; 52] = [
     "hello",
     "self",
     "bye",
@@ -580,6 +624,11 @@ pub const OPS: [&str; 47] = [
     "monitor_node",
     "monitor_deaths",
     "spawn",
+    "host",
+    "terminate_child",
+    "restart_child",
+    "delete_child",
+    "tree",
     "exit",
     "kill",
     "info",

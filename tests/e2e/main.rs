@@ -16,6 +16,7 @@
 
 mod calls;
 mod executed;
+mod hosting;
 mod links;
 mod mailboxes;
 mod mesh;

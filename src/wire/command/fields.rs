@@ -4,7 +4,10 @@ use super::{
     CT_BYTES_MAX, Command, Delivery, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX, MailboxOptions, Mode,
     NUMBER_MAX, OPS, OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume, WORDS_BYTES_MAX,
 };
+use std::time::Duration;
+
 use crate::wire::cbor::{Reader, Value};
+use crate::wire::host::{ProcessSpec, Program, Restart, SHUTDOWN_MAX, Shutdown};
 
 /// Every field that a header may have, as it stands there.
 #[derive(Default)]
@@ -53,6 +56,17 @@ pub(super) struct Fields<'a> {
     monitor: Option<bool>,
     trap_exit: Option<bool>,
     sensitive: Option<bool>,
+    process: Option<&'a str>,
+    factory: Option<&'a str>,
+    command: Option<&'a str>,
+    args: Option<Value<'a>>,
+    env: Option<Value<'a>>,
+    cwd: Option<&'a str>,
+    restart: Option<&'a str>,
+    shutdown: Option<Value<'a>>,
+    supervisor: Option<&'a str>,
+    significant: Option<bool>,
+    register: Option<bool>,
 }
 
 fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), Refused> {
@@ -176,6 +190,17 @@ impl<'a> Fields<'a> {
             "monitor" => once(&mut self.monitor, key, boolean(key, value)?),
             "trap_exit" => once(&mut self.trap_exit, key, boolean(key, value)?),
             "sensitive" => once(&mut self.sensitive, key, boolean(key, value)?),
+            "process" => once(&mut self.process, key, text(key, value)?),
+            "factory" => once(&mut self.factory, key, text(key, value)?),
+            "command" => once(&mut self.command, key, text(key, value)?),
+            "args" => once(&mut self.args, key, value),
+            "env" => once(&mut self.env, key, value),
+            "cwd" => once(&mut self.cwd, key, text(key, value)?),
+            "restart" => once(&mut self.restart, key, text(key, value)?),
+            "shutdown" => once(&mut self.shutdown, key, value),
+            "supervisor" => once(&mut self.supervisor, key, text(key, value)?),
+            "significant" => once(&mut self.significant, key, boolean(key, value)?),
+            "register" => once(&mut self.register, key, boolean(key, value)?),
             _ => Ok(()),
         }
     }
@@ -196,6 +221,7 @@ impl<'a> Fields<'a> {
                 delivery: self.delivery.map(delivery).transpose()?,
                 grace_ms: self.grace_ms,
                 resume: self.resume.map(resume).transpose()?,
+                process: self.process,
             },
             "self" => Command::SelfPid,
             "bye" => Command::Bye,
@@ -221,6 +247,21 @@ impl<'a> Fields<'a> {
                 detached: self.detached.unwrap_or(false),
                 bytes: self.mailbox.map(mailbox).transpose()?.unwrap_or_default().bytes,
             },
+            "spawn" if self.factory.is_some() && self.kind.is_none() => Command::SpawnFactory {
+                pid: self.pid,
+                factory: need(op, "factory", self.factory)?,
+                node: self.node,
+                args: self.args.map(|value| Keys::read("args", value)).transpose()?,
+                name: self.name,
+                link: self.link.unwrap_or(false),
+                monitor: self.monitor.unwrap_or(false),
+                timeout_ms: self.timeout_ms,
+            },
+            "host" => Command::Host { spec: Box::new(self.process_spec(op)?) },
+            "terminate_child" => Command::TerminateChild { name: need(op, "name", self.name)? },
+            "restart_child" => Command::RestartChild { name: need(op, "name", self.name)? },
+            "delete_child" => Command::DeleteChild { name: need(op, "name", self.name)? },
+            "tree" => Command::Tree,
             "spawn" if self.kind.is_some() || self.detached == Some(true) => {
                 return Err(Refused::badarg(
                     "`kind` of `spawn` is kv, or left out; `detached` is for that kind",
@@ -366,6 +407,39 @@ impl<'a> Fields<'a> {
                 flush: self.flush.unwrap_or(false),
             },
             _ => return Err(unknown(op)),
+        })
+    }
+
+    /// What is to be hosted.
+    fn process_spec(&self, op: &str) -> Result<ProcessSpec, Refused> {
+        let args = self.args.map(|value| Keys::read("args", value)).transpose()?;
+        let mut program = Program {
+            command: need(op, "command", self.command)?.to_owned(),
+            args: args.iter().flat_map(Keys::iter).map(str::to_owned).collect(),
+            cwd: self.cwd.map(str::to_owned),
+            ..Program::default()
+        };
+        if let Some(env) = self.env {
+            pairs("env", env, |key, value| {
+                program.env.insert(key.to_owned(), text(key, value)?.to_owned());
+                Ok(())
+            })?;
+        }
+        program.check().map_err(Refused::badarg)?;
+        Ok(ProcessSpec {
+            name: need(op, "name", self.name)?.to_owned(),
+            program,
+            restart: match self.restart {
+                None => Restart::default(),
+                Some(word) => Restart::of_word(word).ok_or_else(|| {
+                    let words = Restart::WORDS.join(", ");
+                    Refused::badarg(format!("`restart` is one of {words}"))
+                })?,
+            },
+            shutdown: self.shutdown.map(shutdown).transpose()?.unwrap_or_default(),
+            supervisor: self.supervisor.unwrap_or_default().to_owned(),
+            significant: self.significant.unwrap_or(false),
+            register: self.register.unwrap_or(true),
         })
     }
 
@@ -523,6 +597,19 @@ fn mailbox(value: Value<'_>) -> Result<MailboxOptions, Refused> {
         return Err(Refused::badarg("`entries` and `bytes` of a mailbox are at least 1"));
     }
     Ok(options)
+}
+
+fn shutdown(value: Value<'_>) -> Result<Shutdown, Refused> {
+    match value {
+        Value::Text("brutal_kill") => Ok(Shutdown::BrutalKill),
+        Value::Text("infinity") => Ok(Shutdown::Infinity),
+        Value::Uint(ms) if Duration::from_millis(ms) <= SHUTDOWN_MAX => {
+            Ok(Shutdown::Within(Duration::from_millis(ms)))
+        }
+        _ => Err(Refused::badarg(
+            "`shutdown` is \"brutal_kill\", \"infinity\" or a number of milliseconds up to a day",
+        )),
+    }
 }
 
 fn resume(value: Value<'_>) -> Result<Resume<'_>, Refused> {
