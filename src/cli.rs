@@ -12,6 +12,7 @@ mod connection;
 mod cookie;
 mod events;
 mod exit;
+mod host;
 mod kv;
 mod later;
 mod messages;
@@ -43,6 +44,7 @@ Examples:
   pillion send inbox '\"hello\"'        in another, on this machine
   pillion send inbox@b@hal '[1, 2]'   or from another node
   pillion rpc any stock.count         calls a function, wherever it is served
+  pillion host bot -- ./bot           keeps a program up, as a process with a name
   pillion completion zsh > ~/.zfunc/_pillion
 
 ";
@@ -118,6 +120,14 @@ enum Command {
     Monitor(Later<processes::MonitorArgs>),
     /// Keeps values by keys, in a process of a node
     Kv(Later<kv::KvArgs>),
+    /// Runs a program as a process of the node, and keeps it up
+    Host(Later<host::HostArgs>),
+    /// Ends, restarts or forgets what the node hosts
+    Child(Later<host::ChildArgs>),
+    /// Starts a program that this node or another one offers
+    Spawn(Later<host::SpawnArgs>),
+    /// Shows what the node hosts, and who keeps it up
+    Tree,
     /// Lists the processes of a node
     Ps(Later<processes::PsArgs>),
     /// Shows what is known of a process
@@ -191,6 +201,10 @@ impl Command {
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
             Self::Kv(args) => wait(kv::kv(globals, &args.0)),
+            Self::Host(args) => wait(host::host(globals, &args.0)),
+            Self::Child(args) => wait(host::child(globals, &args.0)),
+            Self::Spawn(args) => wait(host::spawn(globals, &args.0)),
+            Self::Tree => wait(host::tree(globals)),
             Self::Ps(args) => wait(processes::ps(globals, &args.0)),
             Self::Info(args) => wait(processes::info(globals, &args.0)),
             Self::Names(args) => wait(processes::names(globals, &args.0)),

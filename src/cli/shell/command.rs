@@ -45,6 +45,10 @@ pub(super) enum Command {
     Exit { reason: String },
     Kill { to: String, reason: Option<String> },
     Ps { node: Option<String> },
+    Host { name: String, command: String, args: Vec<String> },
+    Child { op: &'static str, name: String },
+    Spawn { node: String, factory: String, args: Vec<String> },
+    Tree,
     MonitorNodes { on: bool },
     Help { word: Option<String> },
     Quit,
@@ -89,6 +93,11 @@ impl<'a> Words<'a> {
     fn next(&mut self) -> Result<&'a str, Failure> {
         let word = self.maybe();
         word.ok_or_else(|| self.wrong("something is missing"))
+    }
+
+    /// Every word that is left.
+    fn all(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.maybe()).map(str::to_owned).collect()
     }
 
     /// Everything that is left, as it was typed.
@@ -193,6 +202,18 @@ impl Command {
             "trap_exit" => Self::TrapExit { on: w.switch()? },
             "exit" => w.tail().map_or(Self::Quit, |reason| Self::Exit { reason: reason.into() }),
             "kill" => Self::Kill { to: w.next()?.into(), reason: w.tail().map(owned) },
+            "host" => Self::Host {
+                name: w.next()?.into(),
+                command: w.next()?.into(),
+                args: w.all(),
+            },
+            "terminate_child" => Self::Child { op: "terminate_child", name: w.next()?.into() },
+            "restart_child" => Self::Child { op: "restart_child", name: w.next()?.into() },
+            "delete_child" => Self::Child { op: "delete_child", name: w.next()?.into() },
+            "spawn" => {
+                Self::Spawn { node: w.next()?.into(), factory: w.next()?.into(), args: w.all() }
+            }
+            "tree" => Self::Tree,
             "ps" | "processes" => Self::Ps { node: w.maybe().map(owned) },
             "monitor_nodes" => Self::MonitorNodes { on: w.switch()? },
             "help" | "?" => Self::Help { word: w.maybe().map(owned) },
@@ -261,6 +282,16 @@ impl Command {
                 Op::new("kill").text("to", to).maybe_text("reason", reason.as_deref())
             }
             Self::Ps { node } => Op::new("processes").maybe_text("node", node.as_deref()),
+            Self::Host { name, command, args } => Op::new("host")
+                .text("name", name)
+                .text("command", command)
+                .json("args", &args.clone().into()),
+            Self::Child { op, name } => Op::new(op).text("name", name),
+            Self::Spawn { node, factory, args } => Op::new("spawn")
+                .text("factory", factory)
+                .text("node", node)
+                .json("args", &args.clone().into()),
+            Self::Tree => Op::new("tree"),
             Self::MonitorNodes { on } => Op::new("monitor_nodes").bool("on", *on),
             Self::Help { .. } | Self::Quit => return None,
         })

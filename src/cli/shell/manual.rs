@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// The keys of `info`; as first word they mean the shell's own process.
-pub(super) const INFO_KEYS: [&str; 18] = [
+pub(super) const INFO_KEYS: [&str; 19] = [
     "client",
     "delivery",
     "dropped",
@@ -15,6 +15,7 @@ pub(super) const INFO_KEYS: [&str; 18] = [
     "messages",
     "monitored_by",
     "monitors",
+    "os_pid",
     "parent",
     "pid",
     "registered_name",
@@ -75,7 +76,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 34] = [
+pub(super) const MANUAL: [Entry; 40] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -184,7 +185,7 @@ pub(super) const MANUAL: [Entry; 34] = [
         "[TO] [KEY...]",
         "what is known of a process; of this shell's when TO is left out",
         "KEY is client, delivery, dropped, label, links, mailbox, memory, message_queue_len, messages, monitored_by,\n\
-         monitors, parent, pid, registered_name, sensitive, session, status or trap_exit. A first word that is a key\n\
+         monitors, os_pid, parent, pid, registered_name, sensitive, session, status or trap_exit. A first word that is a key\n\
          is one; a process of such a name is found by its pid.",
     ),
     entry(
@@ -215,6 +216,22 @@ pub(super) const MANUAL: [Entry; 34] = [
         "REASON is kill when left out, which cannot be trapped.",
     ),
     entry("ps", "[NODE]", "the processes of a node; of this one when NODE is left out", ""),
+    entry(
+        "host",
+        "NAME PROGRAM [ARG...]",
+        "runs a program as a process of this node, and keeps it up",
+        "It is started again whenever it ends. `pillion host` has more to say.",
+    ),
+    entry("terminate_child", "NAME", "ends what this node hosts, and keeps it ended", ""),
+    entry("restart_child", "NAME", "starts what was terminated", ""),
+    entry("delete_child", "NAME", "forgets what was terminated", ""),
+    entry(
+        "spawn",
+        "NODE FACTORY [ARG...]",
+        "starts a program that a node offers",
+        "NODE is a node or any: here if there is room, else where there are fewest. Answers its pid.",
+    ),
+    entry("tree", "", "what this node hosts, and who keeps it up", ""),
     entry(
         "monitor_nodes",
         "on|off",
@@ -265,7 +282,7 @@ impl Entry {
             // A node may be reached by its name, a process never.
             "TO" if self.word == "connect" => Kind::Node,
             "TO" => Kind::To,
-            "NODE" if self.word == "rpc" => Kind::Callee,
+            "NODE" if matches!(self.word, "rpc" | "spawn") => Kind::Callee,
             "NODE" => Kind::Node,
             "GROUP" => Kind::Group,
             "MODULE.FUNCTION" => Kind::Function,

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use super::command::Command;
 use crate::cli::calls::{modules_table, texts_lines};
 use crate::cli::clean;
+use crate::cli::host::tree_lines;
 use crate::cli::nodes::nodes_table;
 use crate::cli::processes::{cell, info_lines, names_table, processes_table};
 use crate::client::{Answer, Event};
@@ -19,7 +20,12 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
     let value = answer.to_value();
     let number = |what: &str| format!("{what} {}", cell(&value[what]));
     match command {
-        Command::SelfPid | Command::Whereis { .. } => or_none(&value["pid"]),
+        Command::SelfPid
+        | Command::Whereis { .. }
+        | Command::Host { .. }
+        | Command::Spawn { .. } => or_none(&value["pid"]),
+        Command::Child { .. } if !value["pid"].is_null() => cell(&value["pid"]),
+        Command::Tree => tree_lines(&value["tree"]),
         Command::Ping { .. } | Command::Connect { .. } | Command::Disconnect { .. } => {
             cell(&value["result"])
         }
@@ -41,6 +47,7 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         Command::Flush => messages(&value["messages"]),
         Command::Send { .. }
         | Command::Cast { .. }
+        | Command::Child { .. }
         | Command::Join { .. }
         | Command::Leave { .. }
         | Command::Register { .. }
