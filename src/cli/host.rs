@@ -252,7 +252,8 @@ pub(super) fn tree_lines(tree: &Json) -> String {
             Json::Null => cell(&one["strategy"]),
             most => format!("{} of {most}", one["specs"]),
         };
-        let _ = writeln!(text, "{} {} ({how}) {}", told(one, "kind"), told(one, "name"), state(one));
+        let _ =
+            writeln!(text, "{} {} ({how}) {}", told(one, "kind"), told(one, "name"), state(one));
         let children: Vec<&Json> = one["children"].as_array().into_iter().flatten().collect();
         for (index, child) in children.iter().enumerate() {
             let branch = if index + 1 == children.len() { "└─" } else { "├─" };

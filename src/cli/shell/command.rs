@@ -202,11 +202,9 @@ impl Command {
             "trap_exit" => Self::TrapExit { on: w.switch()? },
             "exit" => w.tail().map_or(Self::Quit, |reason| Self::Exit { reason: reason.into() }),
             "kill" => Self::Kill { to: w.next()?.into(), reason: w.tail().map(owned) },
-            "host" => Self::Host {
-                name: w.next()?.into(),
-                command: w.next()?.into(),
-                args: w.all(),
-            },
+            "host" => {
+                Self::Host { name: w.next()?.into(), command: w.next()?.into(), args: w.all() }
+            }
             "terminate_child" => Self::Child { op: "terminate_child", name: w.next()?.into() },
             "restart_child" => Self::Child { op: "restart_child", name: w.next()?.into() },
             "delete_child" => Self::Child { op: "delete_child", name: w.next()?.into() },
