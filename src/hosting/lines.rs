@@ -37,12 +37,18 @@ async fn lines(from: impl AsyncRead + Unpin, mut say: impl FnMut(&str)) {
             Ok(0) | Err(_) => return,
             Ok(read) => burst += read,
         }
-        say(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
+        say(&clean(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
         if burst >= BURST_BYTES {
             burst = 0;
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Keeps what a program printed from steering the terminal of whoever reads the log.
+fn clean(line: &str) -> String {
+    let steers = |c: char| c.is_control() && c != '\t';
+    line.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -62,7 +68,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_text_is_shown_as_far_as_it_goes() {
-        assert_eq!(said(b"caf\xe9\n").await, ["caf\u{fffd}"]);
+        assert_eq!(said(b"caf\xe9\n\x1b[2J\ta\n").await, ["caf\u{fffd}", "\u{fffd}[2J\ta"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -312,3 +312,6 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

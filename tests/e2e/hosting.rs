@@ -7,10 +7,10 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::support::{App, Daemon, Place, Value, eventually, json};
 
-const BOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/bot.py");
+pub(super) const BOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/bot.py");
 
 /// Where Python is, if it is anywhere: the daemons of these tests have no `PATH`.
-fn python() -> Option<String> {
+pub(super) fn python() -> Option<String> {
     let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
     let path = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
     if path.is_none() {
@@ -20,14 +20,14 @@ fn python() -> Option<String> {
 }
 
 /// A node whose file says what it hosts.
-fn hosting(place: &Place, base: &str, file: &str) -> Daemon {
+pub(super) fn hosting(place: &Place, base: &str, file: &str) -> Daemon {
     let path = place.path().join(format!("{base}.toml"));
     fs::write(&path, file).unwrap();
     place.start(base, &["--config", path.to_str().unwrap()])
 }
 
 /// `[[process]]` that runs a shell script.
-fn script(name: &str, script: &str, more: &str) -> String {
+pub(super) fn script(name: &str, script: &str, more: &str) -> String {
     format!(
         "[[process]]\nname = {name:?}\ncommand = \"/bin/sh\"\nargs = [\"-c\", {script:?}]\n{more}\n"
     )
@@ -38,7 +38,7 @@ fn tree(app: &mut App) -> Value {
 }
 
 /// What `tree` says of a child, by its name.
-fn child(app: &mut App, name: &str) -> Value {
+pub(super) fn child(app: &mut App, name: &str) -> Value {
     let tree = tree(app);
     let children = tree.as_array().unwrap().iter().flat_map(|one| one["children"].as_array());
     let found = children.flatten().find(|child| child["name"] == name);
@@ -46,13 +46,13 @@ fn child(app: &mut App, name: &str) -> Value {
 }
 
 /// What `tree` says of a supervisor or a factory.
-fn supervisor(app: &mut App, name: &str) -> Value {
+pub(super) fn supervisor(app: &mut App, name: &str) -> Value {
     let tree = tree(app);
     tree.as_array().unwrap().iter().find(|one| one["name"] == name).cloned().unwrap_or_default()
 }
 
 /// Waits for a child to run, and to be another run than `before`.
-fn running(app: &mut App, name: &str, before: &Value) -> Value {
+pub(super) fn running(app: &mut App, name: &str, before: &Value) -> Value {
     let mut found = Value::Null;
     eventually(&format!("{name} runs"), || {
         found = child(app, name);
@@ -70,17 +70,17 @@ fn is_gone(pid: Pid) -> bool {
 }
 
 /// The lines of the file that the scripts write, in order.
-fn lines(place: &Place, file: &str) -> Vec<String> {
+pub(super) fn lines(place: &Place, file: &str) -> Vec<String> {
     let text = fs::read_to_string(place.path().join(file)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
-fn call(app: &mut App, to: &str, body: Value) -> Value {
+pub(super) fn call(app: &mut App, to: &str, body: Value) -> Value {
     app.ok(json!({"op": "call", "to": to, "body": body, "timeout_ms": 60_000}))["body"].take()
 }
 
 /// Waits for a program to be its process: it answers calls.
-fn is_up(app: &mut App, name: &str) -> Value {
+pub(super) fn is_up(app: &mut App, name: &str) -> Value {
     running(app, name, &Value::Null);
     call(app, name, json!(["get", "seed"]))
 }

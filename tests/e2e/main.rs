@@ -16,6 +16,7 @@
 
 mod calls;
 mod executed;
+mod factories;
 mod hosting;
 mod links;
 mod mailboxes;
