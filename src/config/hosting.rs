@@ -397,3 +397,6 @@ fn show_program(program: &Program, restart: Restart, shutdown: Shutdown, text: &
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod bounds;
 mod calls;
 mod ends;
 mod hostile;
+mod hosting;
 mod kv;
 mod messages;
 mod nodes;
