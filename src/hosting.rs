@@ -78,6 +78,8 @@ pub async fn run(options: HostingOptions, hub: Arc<Hub>, mut shutdown: Shutdown)
                     }
                     Err(words) => hub.host_started(run, Err(words)),
                 }
+                // To start a program takes a while, and there may be many.
+                tokio::task::yield_now().await;
             }
             HostRequest::Stop { run, how } => {
                 if let Some(stop) = runs.get(&run) {

@@ -315,9 +315,9 @@ impl Running {
     pub async fn stop(mut self) {
         // 1. The apps hear of it first, and may finish what they are at.
         self.hub.drain();
-        // 2. What is hosted ends, the last one first, each within its own time. Other nodes hear of each end.
-        self.hub.end_hosting().await;
-        let _ = tokio::time::timeout(self.grace, self.hub.without_sessions()).await;
+        // 2. What is hosted ends meanwhile, the last one first, each within its own time. Other nodes hear of each end.
+        let sessions = tokio::time::timeout(self.grace, self.hub.without_sessions());
+        let _ = tokio::join!(self.hub.end_hosting(), sessions);
         self.hosting.ask();
         // 3. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
         //    announcing.

@@ -43,7 +43,7 @@ const FACTORY: [&str; 8] =
 /// One of the tables, and what is wrong in it.
 struct Table<'a> {
     kind: &'a str,
-    table: &'a DeTable<'a>,
+    content: &'a DeTable<'a>,
     at: Origin,
     origin: &'a dyn Fn(usize) -> Origin,
     /// Where the file lies, for the paths in it.
@@ -68,7 +68,7 @@ pub(super) fn read<'a>(
     for table in tables {
         let DeValue::Table(content) = table.get_ref() else { return problems.push(wrong()) };
         let at = origin(table.span().start);
-        let mut table = Table { kind, table: content, at, origin, directory, machine, problems };
+        let mut table = Table { kind, content, at, origin, directory, machine, problems };
         match kind {
             "supervisor" => table.supervisor(hosting),
             "process" => table.process(hosting),
@@ -130,7 +130,7 @@ pub(super) fn check(hosting: &Hosting, at: &Origin, problems: &mut Vec<Problem>)
 
 impl<'a> Table<'a> {
     fn wrong(&mut self, key: &str, words: impl Into<String>) {
-        let at = match self.table.get(key) {
+        let at = match self.content.get(key) {
             Some(value) => (self.origin)(value.span().start),
             None => self.at.clone(),
         };
@@ -138,7 +138,7 @@ impl<'a> Table<'a> {
     }
 
     fn known(&mut self, keys: &[&str]) {
-        for word in self.table.keys() {
+        for word in self.content.keys() {
             if !keys.contains(&&**word.get_ref()) {
                 let at = (self.origin)(word.span().start);
                 let hint = match nearest(word.get_ref(), keys.iter().copied()) {
@@ -152,7 +152,7 @@ impl<'a> Table<'a> {
     }
 
     fn value(&self, key: &str) -> Option<&'a DeValue<'a>> {
-        self.table.get(key).map(Spanned::get_ref)
+        self.content.get(key).map(Spanned::get_ref)
     }
 
     fn text(&mut self, key: &str) -> Option<&'a str> {

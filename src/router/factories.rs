@@ -118,7 +118,7 @@ impl Router {
     fn any_place(&self, factory: &str) -> Result<Place, Failure> {
         let mut full = None;
         if let Some(here) = self.tree.supervisors.get(factory).filter(|s| s.factory.is_some()) {
-            match self.takes_child(here) {
+            match Self::takes_child(here) {
                 Ok(()) if !self.tree.leaving => return Ok(Place::Here),
                 Ok(()) => {}
                 Err(failure) => full = Some(failure),
@@ -170,7 +170,7 @@ impl Router {
         if let Some(name) = name {
             self.name_is_free(name)?;
         }
-        self.takes_child(supervised)?;
+        Self::takes_child(supervised)?;
         let mut program = template.program.clone();
         program.args.extend_from_slice(args);
         program.check().map_err(Failure::badarg)?;
@@ -239,7 +239,7 @@ impl Router {
     }
 
     /// The program that somebody spawned cannot be started.
-    pub(super) fn has_not_spawned(&mut self, asking: Asking, failure: &Failure, out: &mut Outbox) {
+    pub(super) fn has_not_spawned(asking: Asking, failure: &Failure, out: &mut Outbox) {
         match asking {
             Asking::Here { session, id: Some(id), .. } => {
                 let head = Head::error(id.id(), failure.code, &failure.message, false);

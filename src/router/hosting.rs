@@ -271,10 +271,10 @@ impl Router {
             let text = format!("`{supervisor}` is a factory: its children come by `spawn`");
             return Err(Failure::badarg(text));
         }
-        self.takes_child(supervised)
+        Self::takes_child(supervised)
     }
 
-    pub(super) fn takes_child(&self, supervised: &Supervised) -> Result<(), Failure> {
+    pub(super) fn takes_child(supervised: &Supervised) -> Result<(), Failure> {
         let name = &supervised.spec.name;
         if supervised.machine.is_ending() {
             let text = format!("`{name}` has stopped, or is about to; `tree` shows why");
@@ -467,7 +467,7 @@ impl Router {
                 });
             }
             Some(asking) => {
-                self.has_failed(asking, &Failure::new("cannot_start", words), out);
+                Self::has_failed(asking, &Failure::new("cannot_start", words), out);
                 self.answer_ended(id, out);
                 self.forget_child(id);
                 self.supervise(&supervisor, out, |machine| machine.delete(id));
@@ -560,13 +560,13 @@ impl Router {
         }
     }
 
-    fn has_failed(&mut self, asking: Asking, failure: &Failure, out: &mut Outbox) {
+    fn has_failed(asking: Asking, failure: &Failure, out: &mut Outbox) {
         match asking {
             Asking::Host { session, id } | Asking::Restart { session, id } => {
                 let head = Head::error(id.id(), failure.code, &failure.message, false);
                 answer(out, session, &head, &[]);
             }
-            asking => self.has_not_spawned(asking, failure, out),
+            asking => Self::has_not_spawned(asking, failure, out),
         }
     }
 
@@ -630,7 +630,7 @@ impl Router {
     }
 
     fn stop_next(&mut self, out: &mut Outbox) {
-        let over = |name: &Box<str>| {
+        let over = |name: &str| {
             self.tree.supervisors.get(name).is_none_or(|supervised| supervised.machine.is_over())
         };
         match self.tree.order.iter().rev().find(|name| !over(name)).cloned() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::support::{Pair, Paper};
+use crate::router::Router;
 use crate::router::hosting::{Exit, HostRequest, Start};
 use crate::wire::host::{FactorySpec, Program, Restart, Shutdown};
 
@@ -180,7 +181,7 @@ fn a_node_that_leaves_ends_its_supervisors_one_after_the_other_and_starts_nothin
     node.tell(app, &json!({"op": "spawn", "factory": "worker"}));
     let worker = node.start().run;
     node.started(worker);
-    node.hold(|router, now, out| router.on_host_leave(now, out));
+    node.hold(Router::on_host_leave);
     let stop = |run| HostRequest::Stop { run, how: Shutdown::default() };
     assert_eq!(node.requests(), [stop(worker)], "the factory came last");
     for command in [
