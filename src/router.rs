@@ -20,6 +20,7 @@ mod agenda;
 mod announced;
 mod calls;
 mod deliver;
+mod few;
 mod gather;
 mod globals;
 mod groups;
@@ -148,10 +149,11 @@ pub struct Router {
     prefix: String,
     limits: Limits,
     counters: Counters,
-    processes: Map<u64, Process>,
+    /// Boxed, so that free places of the map cost little.
+    processes: Map<u64, Box<Process>>,
     /// The keys of `processes`, in order, for listings.
     serials: BTreeSet<u64>,
-    names: Map<Box<str>, u64>,
+    names: names::Names,
     sessions: Map<SessionId, Session>,
     /// Sessions that want `died` events, and how many each has missed since it stopped reading.
     mourners: BTreeMap<SessionId, u64>,
@@ -194,7 +196,7 @@ pub struct Router {
     /// [`Work::Shed`] is among it.
     shedding: bool,
     /// Mailboxes of more than 64 KiB, by that, so that the heaviest is found at once.
-    heavy: BTreeSet<(usize, u64)>,
+    heavy: BTreeSet<(u32, u64)>,
     mailbox_bytes: usize,
     partial_bytes: usize,
     next: u64,
@@ -288,7 +290,7 @@ impl Router {
             counters: Counters::default(),
             processes: Map::default(),
             serials: BTreeSet::new(),
-            names: Map::default(),
+            names: names::Names::default(),
             sessions: Map::default(),
             mourners: BTreeMap::new(),
             peers: Map::default(),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::agenda::Deadline;
+use super::few::Few;
 use super::mailbox::Tag;
 use super::outbox::LANE_BYTES;
 use super::peers::PeerId;
@@ -50,7 +51,7 @@ pub(super) enum Origin {
 /// What was given to the app and not yet consumed, where it asked for a window.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    sizes: VecDeque<u32>,
+    sizes: Few<VecDeque<u32>>,
     bytes: usize,
 }
 
@@ -74,16 +75,17 @@ impl Window {
 
 impl Process {
     /// What its mailbox weighs, in steps: what it could give, which signals only are where they are many.
-    fn weight_now(&self) -> usize {
+    fn weight_now(&self) -> u32 {
         let signals = self.mailbox.signal_bytes();
         let kept = if signals < SIGNAL_BYTES_HEAVY { signals } else { 0 };
         let bytes = self.mailbox.bytes() - self.mailbox.call_bytes() - kept;
         if bytes >> WEIGHT_FIRST_BITS == 0 {
             0
         } else if bytes >> WEIGHT_STEP_BITS == 0 {
-            (bytes.ilog2() - WEIGHT_FIRST_BITS) as usize + 1
+            bytes.ilog2() - WEIGHT_FIRST_BITS + 1
         } else {
-            (bytes >> WEIGHT_STEP_BITS) + (WEIGHT_STEP_BITS - WEIGHT_FIRST_BITS) as usize
+            let steps = u32::try_from(bytes >> WEIGHT_STEP_BITS).unwrap_or(u32::MAX >> 1);
+            steps + WEIGHT_STEP_BITS - WEIGHT_FIRST_BITS
         }
     }
 
@@ -482,7 +484,7 @@ impl Router {
             return;
         }
         if process.hold_ends.is_none() {
-            process.hold_ends = Some(ends);
+            process.hold_ends = Some(Box::new(ends));
             self.agenda.add(ends, Deadline::Hold(serial));
         }
         match holder {
@@ -522,9 +524,9 @@ impl Router {
     fn release(&mut self, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if let Some(ends) = process.hold_ends.take() {
-            self.agenda.remove(ends, Deadline::Hold(serial));
+            self.agenda.remove(*ends, Deadline::Hold(serial));
         }
-        let mut holders = std::mem::take(&mut process.holding);
+        let mut holders = process.holding.take();
         while out.may_go_on() {
             let Some(holder) = holders.pop_first() else { return };
             out.count(1);
@@ -545,7 +547,7 @@ impl Router {
     /// Held for the whole send timeout: from now on the mailbox sheds and holds nobody until half empty.
     pub(super) fn hold_lapses(&mut self, now: Instant, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        if process.hold_ends.is_none_or(|ends| ends > now) {
+        if process.hold_ends.as_ref().is_none_or(|ends| **ends > now) {
             return;
         }
         process.lapsed = true;

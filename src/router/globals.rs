@@ -46,13 +46,27 @@ struct Claim {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     here: Option<Claim>,
-    there: BTreeMap<PeerId, Claim>,
+    /// Those of peers, in their order.
+    there: Vec<(PeerId, Claim)>,
 }
 
 impl Claims {
     fn all(&self) -> impl Iterator<Item = (Option<PeerId>, &Claim)> {
         let there = self.there.iter().map(|(peer, claim)| (Some(*peer), claim));
         self.here.iter().map(|claim| (None, claim)).chain(there)
+    }
+
+    /// What a peer claims now.
+    fn set(&mut self, peer: PeerId, claim: Option<Claim>) {
+        let at = self.there.partition_point(|(other, _)| *other < peer);
+        if self.there.get(at).is_some_and(|(other, _)| *other == peer) {
+            self.there.remove(at);
+        }
+        if let Some(claim) = claim {
+            // Usually the only one.
+            self.there.reserve_exact(1);
+            self.there.insert(at, (peer, claim));
+        }
     }
 
     /// The claim that no other one beats.
@@ -244,7 +258,7 @@ impl Router {
         self.routes += 1;
         let Some(value) = value else {
             if let Some(claims) = self.globals.get_mut(name) {
-                claims.there.remove(&peer);
+                claims.set(peer, None);
                 if claims.here.is_none() && claims.there.is_empty() {
                     self.globals.remove(name);
                 }
@@ -268,7 +282,7 @@ impl Router {
         }
         let claim = Claim { stamp, on_conflict: policy(rest[0]) };
         let claims = self.globals.entry(name.into()).or_default();
-        claims.there.insert(peer, claim.clone());
+        claims.set(peer, Some(claim.clone()));
         if let Some(ours) = claims.here.clone() {
             self.names_meet(name, &ours, &claim, out);
         }

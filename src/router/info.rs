@@ -399,7 +399,7 @@ impl Router {
             "messages" => put_messages(process, body),
             "links" => {
                 cbor::put_array(body, process.links.len());
-                for pid in &process.links {
+                for pid in process.links.iter() {
                     cbor::put_text(body, &pid.to_string());
                 }
             }
@@ -419,7 +419,7 @@ impl Router {
             }
             "monitored_by" => {
                 cbor::put_array(body, process.watchers.len());
-                for watcher in &process.watchers {
+                for watcher in process.watchers.iter() {
                     let text = match watcher {
                         Watcher::Local { serial, .. } => self.pid(*serial).to_string(),
                         Watcher::Remote { peer, .. } => self.peers.get(peer).map_or_else(
@@ -433,7 +433,7 @@ impl Router {
             "trap_exit" => cbor::put_bool(body, process.trap_exit),
             "sensitive" => cbor::put_bool(body, process.sensitive),
             "parent" => {
-                let parent = process.parent.map(|parent| self.pid(parent).to_string());
+                let parent = process.parent.map(|parent| self.pid(parent.get()).to_string());
                 put_maybe(body, parent.as_deref());
             }
             "delivery" => match process.delivery {

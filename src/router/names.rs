@@ -1,7 +1,13 @@
 //! Local names: one process per name, one name per process.
 
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
 use super::info::Listing;
-use super::{Asker, Failure, Outbox, Router, answer};
+use super::processes::Process;
+use super::{Asker, Failure, Map, Outbox, Router, answer};
 use crate::wire::event::Head;
 use crate::wire::id::{NodeName, check_name};
 use crate::wire::message::Ask;
@@ -9,10 +15,43 @@ use crate::wire::message::Ask;
 /// Names that Erlang reserves, and that look like something else.
 const RESERVED: [&str; 5] = ["undefined", "nil", "null", "true", "false"];
 
+/// Which process has which name. The names themselves are with the processes, once.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    hasher: RandomState,
+    serials: HashTable<u64>,
+}
+
+impl Names {
+    fn get(&self, name: &str, processes: &Map<u64, Box<Process>>) -> Option<u64> {
+        let same = |serial: &u64| name_of(*serial, processes) == name;
+        self.serials.find(self.hasher.hash_one(name), same).copied()
+    }
+
+    /// A process that has this name already gets it.
+    fn insert(&mut self, name: &str, serial: u64, processes: &Map<u64, Box<Process>>) {
+        let Self { hasher, serials } = self;
+        let hash = |serial: &u64| hasher.hash_one(name_of(*serial, processes));
+        serials.insert_unique(hasher.hash_one(name), serial, hash);
+    }
+
+    fn remove(&mut self, name: &str, serial: u64) -> bool {
+        let hash = self.hasher.hash_one(name);
+        match self.serials.find_entry(hash, |found| *found == serial) {
+            Ok(entry) => entry.remove().0 == serial,
+            Err(_) => false,
+        }
+    }
+}
+
+fn name_of(serial: u64, processes: &Map<u64, Box<Process>>) -> &str {
+    processes.get(&serial).and_then(|process| process.name.as_deref()).unwrap_or_default()
+}
+
 impl Router {
     /// The live process of this name.
     pub(super) fn named(&self, name: &str) -> Option<u64> {
-        let serial = *self.names.get(name)?;
+        let serial = self.names.get(name, &self.processes)?;
         self.alive(serial).map(|_| serial)
     }
 
@@ -32,9 +71,14 @@ impl Router {
     pub(super) fn give_name(&mut self, serial: u64, name: &str) {
         if let Some(process) = self.processes.get_mut(&serial) {
             process.name = Some(name.into());
-            self.names.insert(name.into(), serial);
+            self.names.insert(name, serial, &self.processes);
             self.routes += 1;
         }
+    }
+
+    /// The name is free. Whether it was this process's.
+    pub(super) fn forget_name(&mut self, name: &str, serial: u64) -> bool {
+        self.names.remove(name, serial)
     }
 
     pub(super) fn register(
@@ -70,7 +114,7 @@ impl Router {
         if !own {
             self.needs_operator(asker.session, "unregistering a name of another session")?;
         }
-        self.names.remove(name);
+        self.forget_name(name, serial);
         self.routes += 1;
         if let Some(process) = self.processes.get_mut(&serial) {
             process.name = None;

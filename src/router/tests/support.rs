@@ -162,7 +162,7 @@ impl Router {
         [
             self.calls.len() + self.gathers.len(),
             self.served.len(),
-            self.processes.values().map(process).sum(),
+            self.processes.values().map(|found| process(found)).sum(),
             self.peers.values().map(peer).sum(),
         ]
     }
