@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::time::Instant;
 
 use super::agenda::Deadline;
-use super::deliver::{Holder, Window};
+use super::deliver::{Early, Holder, Window};
 use super::few::Few;
 use super::mailbox::{Bounds, Mailbox, Tag};
 use super::monitors::{Monitored, Watcher};
@@ -62,6 +62,8 @@ pub(super) struct Process {
     pub(super) holding: Few<BTreeSet<Holder>>,
     /// Since when; the agenda has it.
     pub(super) hold_ends: Option<Box<Instant>>,
+    /// And whether that is because it will be full soon.
+    pub(super) early: Early,
     /// It has held long enough and sheds until half empty.
     pub(super) lapsed: bool,
     /// How many mailboxes hold it.
@@ -150,6 +152,7 @@ impl Router {
             timer_bytes: 0,
             holding: Few::default(),
             hold_ends: None,
+            early: Early::default(),
             lapsed: false,
             holds: 0,
             shed: 0,
