@@ -174,7 +174,7 @@ pub struct Router {
     clock: Option<Instant>,
     /// Bytes in all key-value processes.
     kv_bytes: usize,
-    /// When the first global name was claimed, and the latest time in any claim.
+    /// When this run began, and the latest time in any claim of a global name.
     began: Option<Instant>,
     last_ms: u64,
     /// Bytes of calls that may yet be sent to somebody else.

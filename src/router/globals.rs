@@ -93,7 +93,12 @@ fn policy(byte: u8) -> OnConflict {
 }
 
 impl Router {
-    /// Milliseconds since 1970 by this run's first reading of the clock, and later than every claim that was seen.
+    /// The time of the run's incarnation is this one.
+    pub fn on_start(&mut self, now: Instant) {
+        self.began = Some(now);
+    }
+
+    /// Milliseconds since 1970 by the clock as this run read it when it began, and later than every claim that was seen.
     fn hybrid_ms(&mut self, now: Instant) -> u64 {
         let began = *self.began.get_or_insert(now);
         let since = now.saturating_duration_since(began).as_millis();

@@ -86,6 +86,8 @@ impl Router {
         node: Option<&str>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
+        // What can be nobody's name would be null for ever.
+        check_name(name).map_err(Failure::badarg)?;
         if let Some(node) = node {
             let node: NodeName = self.full_name(node)?;
             if node != self.me.name {

@@ -232,11 +232,7 @@ pub(super) fn find(word: &str) -> Option<&'static Entry> {
 
 /// The command that may have been meant.
 pub(super) fn nearest(word: &str) -> Option<&'static str> {
-    let (distance, word) = MANUAL
-        .iter()
-        .map(|entry| (strsim::damerau_levenshtein(entry.word, word), entry.word))
-        .min()?;
-    (distance <= 2).then_some(word)
+    pillion_strategies::nearest(word, MANUAL.iter().map(|entry| entry.word))
 }
 
 impl Entry {

@@ -420,13 +420,8 @@ impl<'a> Fields<'a> {
 
 fn unknown(op: &str) -> Refused {
     let shown: String = op.chars().take(40).collect();
-    let nearest = OPS
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(known, &shown), known))
-        .min()
-        .filter(|(distance, _)| *distance <= 3);
-    let message = match nearest {
-        Some((_, known)) => format!("`{shown}` is not a command; did you mean `{known}`?"),
+    let message = match pillion_strategies::nearest(&shown, OPS) {
+        Some(known) => format!("`{shown}` is not a command; did you mean `{known}`?"),
         None => format!("`{shown}` is not a command of this version of the protocol"),
     };
     Refused { code: "badop", message }
