@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::nearest::nearest;
 use crate::StrategyError;
+use crate::nearest::nearest;
 
 /// A strategy as it was written, taken apart.
 #[derive(Debug)]

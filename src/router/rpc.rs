@@ -588,10 +588,12 @@ impl Router {
                 cbor::put_text(&mut told, "sessions");
                 cbor::put_uint(&mut told, self.sessions.len() as u64);
             }
-            ("process", "whereis") => match self.named(check_name(argument()?).map_err(Failure::badarg)?) {
-                Some(serial) => cbor::put_text(&mut told, &self.pid(serial).to_string()),
-                None => cbor::put_null(&mut told),
-            },
+            ("process", "whereis") => {
+                match self.named(check_name(argument()?).map_err(Failure::badarg)?) {
+                    Some(serial) => cbor::put_text(&mut told, &self.pid(serial).to_string()),
+                    None => cbor::put_null(&mut told),
+                }
+            }
             ("process", "info") => {
                 let text = argument()?;
                 let (serial, name) = match text.parse::<Pid>() {

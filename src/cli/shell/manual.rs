@@ -75,7 +75,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 34] = [
+pub(super) const MANUAL: [Entry; 35] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -214,6 +214,14 @@ pub(super) const MANUAL: [Entry; 34] = [
         "sends an exit signal",
         "REASON is kill when left out, which cannot be trapped.",
     ),
+    entry(
+        "kv",
+        "ACTION STORE [KEY] [VALUE]",
+        "asks or changes a key-value process",
+        "ACTION is get, set, delete, keys, watch, start or stop. STORE is the store's name, its name on another node (store@b@hal) or its pid. VALUE is as the BODY of send;\n\
+         `kv set store greeting --ttl 1h hello` is gone after an hour. For keys and watch, KEY is how they begin. What\n\
+         is watched comes as messages. start gives this node a store that stays; stop ends one.",
+    ),
     entry("ps", "[NODE]", "the processes of a node; of this one when NODE is left out", ""),
     entry(
         "monitor_nodes",
@@ -259,6 +267,9 @@ impl Entry {
         let argument = self.rest(place).unwrap_or_default().split(' ').next().unwrap_or_default();
         match argument.trim_matches(['[', ']', '.']) {
             // A node may be reached by its name, a process never.
+            "STORE" => Kind::To,
+            "ACTION" => Kind::Words("get set delete keys watch start stop"),
+            "KEY" if self.word == "kv" => Kind::Free,
             "TO" if self.word == "connect" => Kind::Node,
             "TO" => Kind::To,
             "NODE" if self.word == "rpc" => Kind::Callee,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value as Json;
 
-use super::command::Command;
+use super::command::{Command, Kv};
 use crate::cli::calls::{modules_table, texts_lines};
 use crate::cli::clean;
 use crate::cli::nodes::nodes_table;
@@ -26,6 +26,9 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         Command::Nodes { .. } => nodes_table(&value["nodes"]),
         Command::Names { .. } => names_table(&value["registered"]),
         Command::Call { .. } | Command::Rpc { .. } => part(answer),
+        Command::Kv { what: Kv::Get, .. } => part(answer),
+        Command::Kv { what: Kv::Keys, .. } => lines_or_none(&value["body"]),
+        Command::KvStart { .. } => or_none(&value["pid"]),
         Command::Modules => modules_table(&value["modules"]),
         Command::Members { .. } => lines_or_none(&value["members"]),
         Command::Groups => lines_or_none(&value["groups"]),
@@ -39,7 +42,8 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
             lines => lines,
         },
         Command::Flush => messages(&value["messages"]),
-        Command::Send { .. }
+        Command::Kv { what: Kv::Do, .. }
+        | Command::Send { .. }
         | Command::Cast { .. }
         | Command::Join { .. }
         | Command::Leave { .. }
