@@ -26,6 +26,7 @@ mod groups;
 mod info;
 mod kv;
 mod links;
+mod listings;
 pub mod mailbox;
 mod monitors;
 mod names;
@@ -45,6 +46,7 @@ mod tests;
 mod work;
 
 use agenda::{Agenda, Deadline};
+use listings::Listed;
 use nodes::KnownNode;
 pub use outbox::Outbox;
 use outbox::{LANE_BYTES, UNREAD_BYTES_MAX};
@@ -167,7 +169,7 @@ pub struct Router {
     refs: Map<u64, u64>,
     /// What this node announces of itself.
     announced: announced::Announced,
-    globals: Map<Box<str>, globals::Claims>,
+    globals: BTreeMap<Box<str>, globals::Claims>,
     groups: BTreeMap<Box<str>, groups::Group>,
     modules: BTreeMap<Box<str>, rpc::Module>,
     /// The time of what is being done.
@@ -300,7 +302,7 @@ impl Router {
             node_watchers: BTreeMap::new(),
             refs: Map::default(),
             announced: announced::Announced::default(),
-            globals: Map::default(),
+            globals: BTreeMap::new(),
             groups: BTreeMap::new(),
             modules: BTreeMap::new(),
             clock: None,
@@ -456,20 +458,29 @@ impl Router {
             Command::Whereis { name, node, .. } => self.whereis(asker, name, node, out),
             Command::Join { pid, group } => self.join(asker, pid, group, out),
             Command::Leave { pid, group } => self.leave_group(asker, pid, group, out),
-            Command::Members { group, local } => self.members(asker, group, local, out),
-            Command::Groups => self.list_groups(asker, out),
+            Command::Members { group, local } => self.members(asker, group, local),
+            Command::Groups { prefix } => {
+                self.start_listing(asker, Listed::Groups, prefix);
+                Ok(())
+            }
             Command::MonitorGroup { pid, group } => self.monitor_group(asker, pid, group, out),
             Command::Serve { pid, module, functions } => {
                 self.serve(asker, pid, module, functions, out)
             }
             Command::Unserve { pid, module } => self.unserve(asker, pid, module, out),
-            Command::Modules => self.list_modules(asker, out),
+            Command::Modules => {
+                self.start_listing(asker, Listed::Modules, "");
+                Ok(())
+            }
             Command::Rpc { pid, node, nodes, module, function, timeout_ms, cast } => {
                 let what = rpc::Function { module, function };
                 self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
             }
-            Command::Registered { global: true } => self.registered_globally(asker, out),
-            Command::Registered { global: false } => self.registered(asker, out),
+            Command::Registered { global, prefix } => {
+                let what = if global { Listed::Globals } else { Listed::Names };
+                self.start_listing(asker, what, prefix);
+                Ok(())
+            }
             Command::SendAfter { pid, to, after_ms } => {
                 self.send_after(asker, pid, to, after_ms, ct, body, out)
             }

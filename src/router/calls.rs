@@ -367,10 +367,7 @@ impl Router {
                 let mut not = tried.to_vec();
                 not.push(Member::Here(caller));
                 let found = self.any_member(group, &not);
-                if found.is_none()
-                    && tried.is_empty()
-                    && self.members_once(group).contains(&Member::Here(caller))
-                {
+                if found.is_none() && tried.is_empty() && self.is_member(group, caller) {
                     return Err(itself());
                 }
                 found

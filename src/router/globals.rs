@@ -11,7 +11,6 @@ use super::announced::Class;
 use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::{Asker, Failure, Outbox, Router, answer};
-use crate::wire::cbor;
 use crate::wire::command::OnConflict;
 use crate::wire::event::Head;
 use crate::wire::id::{Incarnation, Node, NodeName, Pid, check_name};
@@ -53,6 +52,11 @@ impl Claims {
     fn all(&self) -> impl Iterator<Item = (Option<PeerId>, &Claim)> {
         let there = self.there.iter().map(|(peer, claim)| (Some(*peer), claim));
         self.here.iter().map(|claim| (None, claim)).chain(there)
+    }
+
+    /// Who has the name.
+    pub(super) fn holder(&self) -> Option<Pid> {
+        self.winner().map(|(_, claim)| claim.stamp.pid())
     }
 
     /// The claim that no other one beats.
@@ -191,7 +195,7 @@ impl Router {
 
     /// Who has a global name, as far as this node knows.
     pub(super) fn global_holder(&self, name: &str) -> Option<Pid> {
-        self.globals.get(name).and_then(Claims::winner).map(|(_, claim)| claim.stamp.pid())
+        self.globals.get(name).and_then(Claims::holder)
     }
 
     pub(super) fn whereis_global(
@@ -205,34 +209,6 @@ impl Router {
             let head = Head::ok(id).pid("pid", self.global_holder(name).as_ref());
             answer(out, asker.session, &head, &[]);
         }
-        Ok(())
-    }
-
-    /// `registered` with the scope global: every global name that is known here, and who has it.
-    pub(super) fn registered_globally(
-        &mut self,
-        asker: &Asker<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        let Some(id) = asker.id else { return Ok(()) };
-        let mut held = BTreeMap::new();
-        for (name, claims) in &self.globals {
-            // Where two claims beat each other nobody has the name.
-            if let Some((_, claim)) = claims.winner() {
-                held.insert(name, claim.stamp.pid());
-            }
-        }
-        out.count(held.len());
-        let mut body = Vec::new();
-        cbor::put_array(&mut body, held.len());
-        for (name, pid) in held {
-            cbor::put_map(&mut body, 2);
-            cbor::put_text(&mut body, "name");
-            cbor::put_text(&mut body, name);
-            cbor::put_text(&mut body, "pid");
-            cbor::put_text(&mut body, &pid.to_string());
-        }
-        answer(out, asker.session, &Head::ok(id).carries("registered"), &body);
         Ok(())
     }
 

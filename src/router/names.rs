@@ -1,6 +1,5 @@
 //! Local names: one process per name, one name per process.
 
-use super::info::Listing;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::event::Head;
 use crate::wire::id::{NodeName, check_name};
@@ -98,15 +97,6 @@ impl Router {
         if let Some(id) = asker.id {
             answer(out, asker.session, &Head::ok(id).pid("pid", pid.as_ref()), &[]);
         }
-        Ok(())
-    }
-
-    pub(super) fn registered(
-        &mut self,
-        asker: &Asker<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        self.start_listing(asker, Listing::names, out);
         Ok(())
     }
 

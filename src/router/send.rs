@@ -104,7 +104,11 @@ pub(super) fn no_global(name: &str) -> Failure {
 /// A message to the members of a group, on its way.
 #[derive(Debug)]
 pub(super) struct Spread {
-    members: Vec<Member>,
+    group: Box<str>,
+    /// Who was told last: members stand in order, so that each is told once.
+    last: Option<Member>,
+    /// Peers that take messages too slowly.
+    closed: Vec<PeerId>,
     session: u64,
     sender: Option<u64>,
     lossy: bool,
@@ -124,15 +128,8 @@ impl Router {
         let mut head = Vec::with_capacity(96);
         let sender = from.map(|(_, serial)| serial);
         event::put_said_head(&mut head, said, &self.prefix, sender, ct);
-        let members = self.members_once(group);
-        let mut peers: Vec<PeerId> = members
-            .iter()
-            .filter_map(|member| match member {
-                Member::There(peer, _) => Some(*peer),
-                Member::Here(_) => None,
-            })
-            .collect();
-        peers.dedup();
+        let peers: Vec<PeerId> =
+            self.groups.get(group).into_iter().flat_map(|state| state.peers()).collect();
         let mut full: Option<Failure> = None;
         let mut closed = Vec::new();
         for peer in peers {
@@ -145,10 +142,10 @@ impl Router {
                 }
             }
         }
-        let open =
-            |member: &Member| !matches!(member, Member::There(peer, _) if closed.contains(peer));
         let spread = Spread {
-            members: members.into_iter().filter(open).collect(),
+            group: group.into(),
+            last: None,
+            closed,
             session: from.map_or(0, |(session, _)| session),
             sender,
             lossy: mode == Mode::Lossy,
@@ -169,13 +166,17 @@ impl Router {
         mut spread: Spread,
         out: &mut Outbox,
     ) -> Option<Spread> {
-        while let Some(member) = spread.members.pop() {
+        while let Some(member) =
+            self.groups.get(&*spread.group).and_then(|group| group.after(spread.last))
+        {
             if !out.may_go_on() {
-                spread.members.push(member);
                 return Some(spread);
             }
             out.count(1);
+            spread.last = Some(member);
             match member {
+                Member::There(peer, _) if spread.closed.contains(&peer) => {}
+                Member::Here(serial) if self.alive(serial).is_none() => {}
                 Member::Here(serial) => {
                     let origin = match spread.sender {
                         Some(_) if spread.lossy => Origin::Lossy,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::deliver::Holder;
-use super::info::Listing;
+use super::listings::Listing;
 use super::nodes::News;
 use super::peers::{Peer, PeerId};
 use super::processes::Process;
@@ -118,7 +118,7 @@ impl Router {
                 }
                 Some(Work::PeerUp { peer, news: Some(news) })
             }
-            Work::Listing(listing) => self.list_on(now, listing, out).map(Work::Listing),
+            Work::Listing(listing) => self.list_on(listing, out).map(Work::Listing),
             Work::Taking(taking) => self.take_on(taking, out).map(Work::Taking),
             Work::Release { mut holders } => {
                 while out.may_go_on() {

@@ -288,10 +288,12 @@ pub enum Command<'a> {
         /// Where; here when left out.
         node: Option<&'a str>,
     },
-    /// `registered {scope?}`
+    /// `registered {scope?, prefix?}`
     Registered {
         /// Those of the whole mesh.
         global: bool,
+        /// How they begin.
+        prefix: &'a str,
     },
     /// `send {to, body, mode?, pid?}`
     Send {
@@ -393,8 +395,11 @@ pub enum Command<'a> {
         /// Those of this node only.
         local: bool,
     },
-    /// `groups`
-    Groups,
+    /// `groups {prefix?}`
+    Groups {
+        /// How they begin.
+        prefix: &'a str,
+    },
     /// `monitor_group {group, pid?}`
     MonitorGroup {
         /// Who hears of it.

@@ -34,6 +34,7 @@ pub(super) struct Fields<'a> {
     kind: Option<&'a str>,
     detached: Option<bool>,
     group: Option<&'a str>,
+    prefix: Option<&'a str>,
     module: Option<&'a str>,
     function: Option<&'a str>,
     functions: Option<Value<'a>>,
@@ -153,6 +154,7 @@ impl<'a> Fields<'a> {
             "nodes" => once(&mut self.nodes, key, value),
             "class" => once(&mut self.class, key, text(key, value)?),
             "stack" => once(&mut self.stack, key, text(key, value)?),
+            "prefix" => once(&mut self.prefix, key, text(key, value)?),
             "group" => once(&mut self.group, key, text(key, value)?),
             "module" => once(&mut self.module, key, text(key, value)?),
             "function" => once(&mut self.function, key, text(key, value)?),
@@ -280,7 +282,7 @@ impl<'a> Fields<'a> {
                 group: need(op, "group", self.group)?,
                 local: self.local.unwrap_or(false),
             },
-            "groups" => Command::Groups,
+            "groups" => Command::Groups { prefix: self.prefix.unwrap_or("") },
             "monitor_group" => {
                 Command::MonitorGroup { pid: self.pid, group: need(op, "group", self.group)? }
             }
@@ -310,7 +312,9 @@ impl<'a> Fields<'a> {
                     cast: op == "rpc_cast",
                 }
             }
-            "registered" => Command::Registered { global: self.is_global()? },
+            "registered" => {
+                Command::Registered { global: self.is_global()?, prefix: self.prefix.unwrap_or("") }
+            }
             "cast" => {
                 let mode = self.mode()?;
                 Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode }
