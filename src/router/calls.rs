@@ -239,7 +239,7 @@ impl Router {
         result
     }
 
-    fn nobody_there(&self, to: &str, address: Address<'_>) -> Failure {
+    pub(super) fn nobody_there(&self, to: &str, address: Address<'_>) -> Failure {
         let code = match address {
             Address::Pid(_) => match to.parse::<Pid>() {
                 Ok(pid) => self.why_nowhere(&pid),

@@ -21,7 +21,7 @@ const GROUPS_MAX: usize = 10_000;
 /// How often a process may join one group.
 const TIMES_MAX: u32 = 1_000_000;
 /// Most processes here that watch one group.
-const WATCHERS_MAX: usize = 10_000;
+pub(super) const WATCHERS_MAX: usize = 10_000;
 /// How many members are looked at for the one with fewest calls.
 const SAMPLE: usize = 16;
 /// How often one event names a member, however often it has joined.
@@ -110,7 +110,7 @@ fn key(group: &str, serial: u64) -> Vec<u8> {
     [&serial.to_be_bytes()[..], group.as_bytes()].concat()
 }
 
-fn list(pids: &[Pid]) -> Vec<u8> {
+pub(super) fn list(pids: &[Pid]) -> Vec<u8> {
     let mut list = Vec::new();
     cbor::put_array(&mut list, pids.len());
     for pid in pids {
@@ -120,7 +120,7 @@ fn list(pids: &[Pid]) -> Vec<u8> {
 }
 
 /// Who has joined or left is the body: there may be many.
-fn group_head(reference: u64, group: &str, what: &str) -> Head {
+pub(super) fn group_head(reference: u64, group: &str, what: &str) -> Head {
     Head::event("group").uint("ref", reference).text("group", group).carries(what)
 }
 
@@ -247,28 +247,22 @@ impl Router {
     }
 
     fn tell_group(&mut self, group: &str, what: &str, pids: &[Pid], out: &mut Outbox) {
+        if !self.scopes.is_empty() {
+            self.tell_scopes(group, what, pids, out);
+        }
         let Some(state) = self.groups.get(group) else { return };
         if state.watchers.is_empty() {
             return;
         }
         let list = list(pids);
         for (serial, reference) in state.watchers.clone() {
-            out.count(1);
-            let head = group_head(reference, group, what);
-            self.deliver(
-                None,
-                serial,
-                Origin::Node,
-                Tag::Group(reference),
-                head.bytes(),
-                &list,
-                out,
-            );
+            self.tell_of_group(serial, reference, group, what, &list, out);
         }
     }
 
     /// Every member, as often as it has joined: those here, then those of peers.
-    fn members_of(&self, group: &Group) -> Vec<Pid> {
+    pub(super) fn members_of(&self, group: &str) -> Vec<Pid> {
+        let Some(group) = self.groups.get(group) else { return Vec::new() };
         let here = group.here.iter().map(|(serial, times)| (self.pid(*serial), *times));
         let there = group.there.iter().filter_map(|((peer, serial), times)| {
             let node = self.peers.get(peer)?.node.clone();
@@ -317,7 +311,7 @@ impl Router {
         }
         // What there is now, then what changes: nothing lies between.
         let head = group_head(reference, group, "joined");
-        let pids = self.groups.get(group).map(|group| self.members_of(group)).unwrap_or_default();
+        let pids = self.members_of(group);
         out.count(pids.len());
         let list = list(&pids);
         self.deliver(None, actor, Origin::Node, Tag::Group(reference), head.bytes(), &list, out);

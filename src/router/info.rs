@@ -6,6 +6,7 @@ use super::deliver::put_item;
 use super::listings::Listed;
 use super::monitors::{Monitored, Watcher};
 use super::processes::Process;
+use super::questions::Question;
 use super::receive::LIST_BYTES_MAX;
 use super::send::Target;
 use super::{Asker, Failure, Outbox, Router, answer};
@@ -67,7 +68,7 @@ impl Router {
         if let Some(node) = node {
             let node: NodeName = self.full_name(node)?;
             if node != self.me.name {
-                return self.ask(asker, &node, Ask::Processes, None, out);
+                return self.ask(asker, &node, &Ask::Processes, None, out);
             }
         }
         self.start_listing(asker, Listed::Processes, "");
@@ -93,7 +94,8 @@ impl Router {
                 let address = Address::parse(to).map_err(Failure::badarg)?;
                 if let Some((node, serial, name)) = self.elsewhere(&address)? {
                     let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-                    return self.ask(asker, &node, Ask::Info { serial, name, keys }, None, out);
+                    let ask = Ask::Info { serial, name, keys };
+                    return self.ask(asker, &node, &ask, None, out);
                 }
                 match self.resolve(address)? {
                     Target::Here(serial) => serial,
@@ -116,6 +118,34 @@ impl Router {
         let body = self.info_of(serial, &keys)?;
         self.may_be_long(asker.session, body.len(), out)?;
         answer(out, asker.session, &Head::ok(id).carries("info"), &body);
+        Ok(())
+    }
+
+    /// `alive`: whether an address leads to a living process, here or on another node.
+    pub(super) fn is_alive<'a>(
+        &mut self,
+        asker: &mut Asker<'a>,
+        to: &'a str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        asker.to = to;
+        let Some(id) = asker.id else { return Ok(()) };
+        let address = Address::parse(to).map_err(Failure::badarg)?;
+        let result = match self.elsewhere(&address) {
+            Ok(Some((node, serial, name))) => {
+                let ask = Ask::Info { serial, name, keys: vec!["pid".to_owned()] };
+                return self.ask_for(asker, &node, Question::Alive, &ask, None, out);
+            }
+            Ok(None) => match self.resolve(address)? {
+                Target::Here(_) => true,
+                // The holder of a global name elsewhere: the name goes with its life.
+                Target::There { .. } => true,
+                _ => false,
+            },
+            Err(Failure { code: "noproc", .. }) => false,
+            Err(failure) => return Err(failure),
+        };
+        answer(out, asker.session, &Head::ok(id).bool("result", result), &[]);
         Ok(())
     }
 
@@ -228,6 +258,7 @@ impl Router {
                 for monitored in process.monitors.values() {
                     let text = match monitored {
                         Monitored::Group(group) => format!("group:{group}"),
+                        Monitored::Groups(prefix) => format!("group:{prefix}*"),
                         Monitored::Local { name: Some(name), .. } => name.to_string(),
                         Monitored::Local { serial, .. } => self.pid(*serial).to_string(),
                         Monitored::Remote { pid, .. } => pid.to_string(),

@@ -90,7 +90,8 @@ impl Router {
         if let Some(node) = node {
             let node: NodeName = self.full_name(node)?;
             if node != self.me.name {
-                return self.ask(asker, &node, Ask::Whereis { name: name.to_owned() }, None, out);
+                let ask = Ask::Whereis { name: name.to_owned() };
+                return self.ask(asker, &node, &ask, None, out);
             }
         }
         let pid = self.named(name).map(|serial| self.pid(serial));

@@ -74,6 +74,8 @@ pub(super) struct Passing<'a> {
     pub(super) mode: Mode,
     pub(super) ct: Option<&'a str>,
     pub(super) body: &'a [u8],
+    /// An error where it is known to lead nowhere.
+    pub(super) checked: bool,
 }
 
 /// A message that will be sent.
@@ -274,6 +276,7 @@ impl Router {
         to: &'a str,
         said: Said,
         mode: Mode,
+        checked: bool,
         ct: Option<&str>,
         body: &[u8],
         out: &mut Outbox,
@@ -281,7 +284,7 @@ impl Router {
         asker.to = to;
         let actor = self.actor(asker.session, pid)?;
         let from = Some((asker.session, actor));
-        self.pass_on(Passing { now: asker.now, from, to, said, mode, ct, body }, out)?;
+        self.pass_on(Passing { now: asker.now, from, to, said, mode, ct, body, checked }, out)?;
         if asker.id.is_some() {
             Self::done(asker, out);
         }
@@ -307,10 +310,13 @@ impl Router {
         passing: Passing<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let Passing { now, from, to, said, mode, ct, body } = passing;
+        let Passing { now, from, to, said, mode, ct, body, checked } = passing;
         self.body_fits(body)?;
         let address = Address::parse(to).map_err(Failure::badarg)?;
         if let Address::Group(group) = address {
+            if checked && !self.groups.get(group).is_some_and(|state| state.has_members()) {
+                return Err(Failure::new("noproc", format!("nobody is in the group `{group}`")));
+            }
             return self.spread(passing, group, out);
         }
         let target = self.resolve(address)?;
@@ -321,6 +327,7 @@ impl Router {
         let result = match target {
             Target::NoName(name) => Err(no_name(name)),
             Target::NoGlobal(name) => Err(no_global(name)),
+            Target::Nowhere if checked => Err(self.nobody_there(to, address)),
             Target::Nowhere => Ok(()),
             Target::Here(target) => {
                 if mode == Mode::Try && !self.has_room_for(target, 6 + head.len() + body.len()) {
@@ -537,6 +544,7 @@ impl Router {
                 mode: Mode::Wait,
                 ct: timer.ct.as_deref(),
                 body: &timer.body,
+                checked: false,
             },
             out,
         );
@@ -552,21 +560,37 @@ impl Router {
         }
     }
 
+    /// How long a timer has still to go: null when it has fired or was never there.
+    pub(super) fn read_timer(
+        &mut self,
+        asker: &Asker<'_>,
+        number: u64,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let left_ms = self.time_left(asker, number)?;
+        if let Some(id) = asker.id {
+            answer(out, asker.session, &Head::ok(id).maybe_uint("left_ms", left_ms), &[]);
+        }
+        Ok(())
+    }
+
+    fn time_left(&self, asker: &Asker<'_>, number: u64) -> Result<Option<u64>, Failure> {
+        let Some(timer) = self.timers.get(&number) else { return Ok(None) };
+        if self.processes.get(&timer.serial).is_none_or(|p| p.session != asker.session) {
+            return Err(Failure::denied("the timer belongs to another session"));
+        }
+        let left = timer.due.saturating_duration_since(asker.now);
+        Ok(Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     pub(super) fn cancel_timer(
         &mut self,
         asker: &Asker<'_>,
         number: u64,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let mut left_ms = None;
-        if let Some(timer) = self.timers.get(&number) {
-            let serial = timer.serial;
-            let left = timer.due.saturating_duration_since(asker.now);
-            left_ms = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-            let own = self.processes.get(&serial).is_some_and(|p| p.session == asker.session);
-            if !own {
-                return Err(Failure::denied("the timer belongs to another session"));
-            }
+        let left_ms = self.time_left(asker, number)?;
+        if let Some(serial) = self.timers.get(&number).map(|timer| timer.serial) {
             if let Some(process) = self.processes.get_mut(&serial) {
                 process.timers.remove(&number);
             }

@@ -110,3 +110,252 @@ fn a_node_that_has_been_up_for_long_claims_now_and_not_when_it_began() {
     let app = apps[1].0;
     assert_eq!(pair.a.ask(app, whereis)["pid"], json!(first), "the older claim stays");
 }
+
+fn events(node: &mut Paper, session: u64, name: &str) -> Vec<Value> {
+    node.events(session).into_iter().filter(|event| event["ev"] == name).collect()
+}
+
+#[test]
+fn a_timer_says_what_is_left_as_often_as_one_asks() {
+    let mut node = Paper::new("a");
+    let (app, other) = (node.open(), node.open());
+    let me = node.self_pid(app);
+    let later = json!({"op": "send_after", "to": me, "after_ms": 1500, "body": 1});
+    let timer = node.ask(app, later)["timer"].clone();
+    let read = json!({"op": "read_timer", "timer": timer});
+    assert_eq!(node.ask(app, read.clone())["left_ms"], 1500);
+    node.pass(Duration::from_millis(600));
+    assert_eq!(node.ask(app, read.clone())["left_ms"], 900);
+    assert_eq!(node.ask(other, read.clone())["code"], "denied");
+    node.pass(Duration::from_millis(900));
+    assert_eq!(node.events(app).len(), 1);
+    assert_eq!(node.ask(app, read)["left_ms"], Value::Null);
+}
+
+#[test]
+fn a_checked_send_says_when_it_leads_nowhere_and_a_plain_one_does_not() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    let me = pair.a.self_pid(app);
+    let dead = pair.a.ask(app, json!({"op": "spawn"}))["pid"].clone();
+    pair.a.ask(app, json!({"op": "exit", "pid": dead}));
+    let far = pair.b.self_pid(other);
+    let gone = "<c@paper.0000000000000001.100>";
+    let old = far.replace("0000000000000001", "0000000000000000");
+    for (to, code) in [
+        (me.as_str(), None),
+        (far.as_str(), None),
+        // Whether it lives over there is not known here.
+        ("stock@b", None),
+        (dead.as_str().expect("a pid"), Some("noproc")),
+        (old.as_str(), Some("noproc")),
+        ("stock@a", Some("noproc")),
+        ("group:tills", Some("noproc")),
+        (gone, Some("noconnection")),
+        ("stock@c", Some("noconnection")),
+    ] {
+        for op in ["send", "cast"] {
+            let plain = pair.a.ask(app, json!({"op": op, "to": to, "body": 1}));
+            assert_eq!(plain["ev"], "ok", "{to}");
+            for _ in 0..3 {
+                let checked = json!({"op": op, "to": to, "checked": true, "body": 1});
+                assert_eq!(pair.a.ask(app, checked)["code"].as_str(), code, "{to}");
+            }
+        }
+    }
+    // Without an id it is told as every failure is, the third time too.
+    for _ in 0..3 {
+        pair.a.tell(app, &json!({"op": "send", "to": gone, "checked": true, "body": 1}));
+    }
+    let failed = events(&mut pair.a, app, "failed");
+    assert_eq!(failed[0]["code"], "noconnection", "{failed:?}");
+}
+
+#[test]
+fn whether_a_process_lives_is_told_here_and_from_another_node() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    let (near, far) = (pair.a.self_pid(app), pair.b.self_pid(other));
+    let bot = pair.b.ask(other, json!({"op": "spawn", "name": "bot"}))["pid"].clone();
+    let bot = bot.as_str().expect("a pid").to_owned();
+    let mut alive =
+        |pair: &mut Pair, to: &str| pair.ask_across(app, json!({"op": "alive", "to": to}));
+    for to in [near.as_str(), far.as_str(), bot.as_str(), "bot@b"] {
+        assert_eq!(alive(&mut pair, to)["result"], true, "{to}");
+    }
+    pair.b.ask(other, json!({"op": "exit", "pid": bot}));
+    pair.carry();
+    for to in [bot.as_str(), "bot@b", "bot", "global:bot"] {
+        assert_eq!(alive(&mut pair, to)["result"], false, "{to}");
+    }
+    assert_eq!(alive(&mut pair, "bot@c")["code"], "noconnection");
+    pair.cut();
+    assert_eq!(alive(&mut pair, &far)["code"], "noconnection", "nobody knows");
+}
+
+#[test]
+fn a_cast_to_many_that_is_acknowledged_says_of_each_node_who_has_got_it() {
+    let mut pair = Pair::new();
+    let (app, other) = (pair.a.open(), pair.b.open());
+    let far = pair.b.self_pid(other);
+    pair.b.ask(other, json!({"op": "register", "name": "stock"}));
+    let cast = json!({"op": "sbcast", "nodes": ["b", "a", "c"], "name": "stock", "body": 7});
+    let answer = pair.ask_across(app, cast.clone());
+    let results = answer["results"].as_array().expect("results").clone();
+    assert_eq!(results[0], json!({"node": "b@paper", "body": far}));
+    assert_eq!(
+        (&results[1]["node"], &results[1]["error"]["code"]),
+        (&json!("a@paper"), &json!("noproc"))
+    );
+    assert_eq!(
+        (&results[2]["node"], &results[2]["error"]["code"]),
+        (&json!("c@paper"), &json!("noconnection"))
+    );
+    let heard = pair.b.events(other);
+    assert_eq!(heard.len(), 1);
+    assert_eq!((&heard[0]["ev"], &heard[0]["body"]), (&json!("cast"), &json!(7)));
+    // Long ones too are there before it is told who has them.
+    let mut long = cast.clone();
+    long["body"] = json!("x".repeat(300_000));
+    assert_eq!(pair.ask_across(app, long)["results"][0]["body"], json!(far));
+    assert_eq!(pair.b.events(other).len(), 1);
+    pair.b.ask(other, json!({"op": "unregister", "name": "stock"}));
+    let nobody = json!({"op": "sbcast", "nodes": ["b"], "name": "stock", "body": 7});
+    assert_eq!(pair.ask_across(app, nobody)["results"][0]["error"]["code"], "noproc");
+    // A node that does not answer counts as lost by the deadline, one that goes at once.
+    for (name, code) in [("late", "timeout"), ("cut", "noconnection")] {
+        let op = json!({"op": "sbcast", "id": name, "nodes": ["b"], "name": "stock", "timeout_ms": 100, "body": 7});
+        pair.a.tell(app, &op);
+        if name == "cut" {
+            pair.cut();
+        } else {
+            pair.a.pass(Duration::from_millis(150));
+        }
+        let heard = pair.a.events(app);
+        assert_eq!(heard[0]["results"][0]["error"]["code"], code, "{heard:?}");
+    }
+}
+
+#[test]
+fn nodes_of_several_states_are_listed_and_hidden_ones_watched_or_not() {
+    let mut b = Paper::new("b");
+    let hidden = super::super::nodes::SelfSeen { hidden: true, ..Default::default() };
+    b.router.on_self(hidden);
+    let mut pair = Pair::apart(Paper::new("a"), b);
+    let mut apps = Vec::new();
+    for node_type in ["all", "visible", "hidden"] {
+        let app = pair.a.open();
+        let watch = json!({"op": "monitor_nodes", "node_type": node_type});
+        assert_eq!(pair.a.ask(app, watch)["ev"], "ok");
+        apps.push(app);
+    }
+    pair.join();
+    let hidden = pair.a.ask(apps[0], json!({"op": "nodes", "state": "hidden"}))["nodes"].clone();
+    let is_hidden = hidden.as_array().is_some_and(|nodes| nodes.len() == 1);
+    pair.cut();
+    let heard = apps.iter().map(|app| pair.a.events(*app).len()).collect::<Vec<_>>();
+    assert_eq!(heard, if is_hidden { [2, 0, 2] } else { [2, 2, 0] });
+    let mut nodes = |state: Value| {
+        let answer = pair.a.ask(apps[0], json!({"op": "nodes", "state": state}));
+        answer["nodes"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!((nodes(json!("this")), nodes(json!(["visible", "this"]))), (1, 1));
+    assert_eq!((nodes(json!([])), nodes(json!(["known", "hidden"]))), (1, 0));
+    let bad = pair.a.ask(apps[0], json!({"op": "nodes", "state": ["this", "near"]}));
+    assert_eq!(bad["code"], "badarg");
+}
+
+#[test]
+fn a_global_name_is_taken_on_purpose_from_whoever_has_it() {
+    for policy in ["keep_oldest", "keep_newest", "notify", "kill_loser"] {
+        let mut pair = Pair::new();
+        let (one, other) = (pair.a.open(), pair.b.open());
+        let far = pair.b.self_pid(other);
+        let mut register =
+            json!({"op": "register", "name": "stock", "scope": "global", "on_conflict": policy});
+        assert_eq!(pair.a.ask(one, register.clone())["ev"], "ok");
+        pair.carry();
+        assert_eq!(pair.b.ask(other, register.clone())["code"], "taken");
+        register["replace"] = json!(true);
+        assert_eq!(pair.b.ask(other, register.clone())["ev"], "ok");
+        let whereis = json!({"op": "whereis", "name": "stock", "scope": "global"});
+        assert_eq!(pair.b.ask(other, whereis.clone())["pid"], json!(far), "at once");
+        pair.carry();
+        assert_eq!(pair.a.ask(one, whereis.clone())["pid"], json!(far));
+        // Who had it hears of it and lives on.
+        let told = json!({"ev": "name_conflict", "name": "stock", "winner": far});
+        assert_eq!(pair.a.events(one), [told.clone()], "{policy}");
+        // Within a node it goes to another process, and only an operator takes it from another session.
+        let bot = pair.b.ask(other, json!({"op": "spawn"}))["pid"].clone();
+        let mut again = register.clone();
+        again["pid"] = bot.clone();
+        assert_eq!(pair.b.ask(other, again)["ev"], "ok");
+        pair.carry();
+        assert_eq!(pair.a.ask(one, whereis)["pid"], bot);
+        let told = json!({"ev": "name_conflict", "name": "stock", "winner": bot});
+        assert!(pair.b.events(other).contains(&told));
+        let stranger = pair.b.open_as(false);
+        assert_eq!(pair.b.ask(stranger, register)["code"], "denied");
+    }
+}
+
+#[test]
+fn who_watches_all_groups_of_a_prefix_hears_of_each_and_of_every_change_without_a_gap() {
+    const MANY: usize = 1500;
+    let mut node = Paper::new("a");
+    let (app, watcher) = (node.open(), node.open());
+    let me = node.self_pid(app);
+    for n in 0..MANY {
+        node.tell(app, &json!({"op": "join", "group": format!("room.{n:04}")}));
+        node.tell(app, &json!({"op": "join", "group": format!("z{n:04}")}));
+    }
+    node.work();
+    node.most = (0, 0);
+    let watch = json!({"op": "monitor_group", "id": "w", "prefix": "room."});
+    node.tell(watcher, &watch);
+    // Some change while they are told: those that were told, those still to come, and new ones.
+    for (op, group) in [
+        ("leave", "room.0000"),
+        ("leave", "room.1499"),
+        ("join", "room.0000"),
+        ("join", "room.0750"),
+        ("join", "room."),
+        ("join", "room.9"),
+    ] {
+        node.tell(app, &json!({"op": op, "group": group}));
+    }
+    node.work();
+    assert!(node.most.0 <= super::super::SLICE + 8, "{:?}", node.most);
+    let mut seen = std::collections::BTreeMap::<String, i64>::new();
+    let heard = node.events(watcher);
+    let reference = heard[0]["ref"].clone();
+    for event in &heard[1..] {
+        assert_eq!((&event["ev"], &event["ref"]), (&json!("group"), &reference));
+        let count = |key: &str| event[key].as_array().map_or(0, Vec::len).cast_signed() as i64;
+        *seen.entry(event["group"].as_str().expect("a name").to_owned()).or_default() +=
+            count("joined") - count("left");
+    }
+    seen.retain(|_, count| *count != 0);
+    let mut expected = std::collections::BTreeMap::new();
+    for group in
+        node.ask(app, json!({"op": "groups", "prefix": "room."}))["groups"].as_array().unwrap()
+    {
+        let members = node.ask(app, json!({"op": "members", "group": group}))["members"].clone();
+        let members = members.as_array().map_or(0, Vec::len);
+        expected.insert(group.as_str().unwrap().to_owned(), members.cast_signed() as i64);
+    }
+    assert_eq!(seen, expected);
+    let watched = node.ask(watcher, json!({"op": "info", "keys": ["monitors"]}))["info"].clone();
+    assert_eq!(watched["monitors"], json!(["group:room.*"]));
+    node.ask(watcher, json!({"op": "demonitor", "ref": reference, "flush": true}));
+    node.ask(app, json!({"op": "join", "group": "room.0001"}));
+    assert_eq!(node.events(watcher), Vec::<Value>::new());
+    assert!(me.starts_with('<') && node.router.scopes.is_empty());
+    // Its death ends it too.
+    let bot = node.ask(watcher, json!({"op": "spawn"}))["pid"].clone();
+    node.ask(watcher, json!({"op": "monitor_group", "prefix": "", "pid": bot}));
+    node.work();
+    node.ask(watcher, json!({"op": "exit", "pid": bot}));
+    node.work();
+    assert!(node.router.scopes.is_empty());
+}
