@@ -175,6 +175,12 @@ impl Router {
         true
     }
 
+    /// Whether it stays out of what peers tell each other.
+    #[cfg(test)]
+    pub(super) fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
     /// What `nodes` says of this node.
     pub fn on_self(&mut self, me: SelfSeen) {
         self.labels = me.labels;

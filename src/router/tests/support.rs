@@ -222,7 +222,7 @@ impl Pair {
         let hello = |paper: &Paper| PeerHello {
             node: paper.router.me().clone(),
             labels: BTreeMap::new(),
-            hidden: false,
+            hidden: paper.router.is_hidden(),
             addresses: Vec::new(),
             address: ([127, 0, 0, 1], 4470).into(),
         };
