@@ -131,7 +131,7 @@ impl Router {
         let sender = from.map(|(_, serial)| serial);
         event::put_said_head(&mut head, said, &self.prefix, sender, ct);
         let peers: Vec<PeerId> =
-            self.groups.get(group).into_iter().flat_map(|state| state.peers()).collect();
+            self.groups.get(group).into_iter().flat_map(super::groups::Group::peers).collect();
         let mut full: Option<Failure> = None;
         let mut closed = Vec::new();
         for peer in peers {
@@ -314,7 +314,7 @@ impl Router {
         self.body_fits(body)?;
         let address = Address::parse(to).map_err(Failure::badarg)?;
         if let Address::Group(group) = address {
-            if checked && !self.groups.get(group).is_some_and(|state| state.has_members()) {
+            if checked && !self.groups.get(group).is_some_and(super::groups::Group::has_members) {
                 return Err(Failure::new("noproc", format!("nobody is in the group `{group}`")));
             }
             return self.spread(passing, group, out);
