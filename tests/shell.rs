@@ -371,3 +371,17 @@ fn a_store_is_used_in_the_shell_as_on_the_command_line() {
     let words = String::from_utf8(output.stderr).expect("text");
     assert!(words.contains("noproc") || words.contains("registered as `store`"), "{words}");
 }
+
+#[test]
+fn the_shell_reads_timers_asks_who_lives_and_lists_groups_by_how_they_begin() {
+    let daemon = Daemon::start("options");
+    let script = "register me\nalive me\nalive nobody\njoin room.1\njoin rook\ngroups room.\ngroups\n\
+                  send_after 1h me late\nread_timer 999999\n";
+    let output = daemon.script(&[], script);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = ["ok", "true", "false", "ok", "ok", "room.1", "rook", "room.1"];
+    assert_eq!(lines[..8], expected, "{text}");
+    assert!(lines[8].starts_with("timer "), "{text}");
+    assert_eq!(lines[9], "none", "{text}");
+}

@@ -22,6 +22,8 @@ pub(super) enum Command {
     Send { to: String, body: Body },
     SendAfter { after: Duration, to: String, body: Body },
     CancelTimer { timer: u64 },
+    ReadTimer { timer: u64 },
+    Alive { to: String },
     Register { name: String },
     Unregister { name: String },
     Whereis { name: String, node: Option<String> },
@@ -33,7 +35,7 @@ pub(super) enum Command {
     Join { group: String },
     Leave { group: String },
     Members { group: String },
-    Groups,
+    Groups { prefix: Option<String> },
     Flush,
     Receive { max: u64, timeout: Option<Duration> },
     Info { to: Option<String>, keys: Vec<String> },
@@ -175,6 +177,8 @@ impl Command {
                 Self::SendAfter { after: w.duration(word)?, to: w.next()?.into(), body: w.body()? }
             }
             "cancel_timer" => Self::CancelTimer { timer: w.number("timer")? },
+            "read_timer" => Self::ReadTimer { timer: w.number("timer")? },
+            "alive" => Self::Alive { to: w.next()?.into() },
             "register" => Self::Register { name: w.next()?.into() },
             "unregister" => Self::Unregister { name: w.next()?.into() },
             "whereis" => whereis(w)?,
@@ -195,7 +199,7 @@ impl Command {
             "join" => Self::Join { group: w.next()?.into() },
             "leave" => Self::Leave { group: w.next()?.into() },
             "members" => Self::Members { group: w.next()?.into() },
-            "groups" => Self::Groups,
+            "groups" => Self::Groups { prefix: w.maybe().map(owned) },
             "flush" => Self::Flush,
             "receive" => receive(w)?,
             "info" => info(w),
@@ -236,6 +240,8 @@ impl Command {
                 .uint("after_ms", milliseconds(*after))
                 .body(&body.0),
             Self::CancelTimer { timer } => Op::new("cancel_timer").uint("timer", *timer),
+            Self::ReadTimer { timer } => Op::new("read_timer").uint("timer", *timer),
+            Self::Alive { to } => Op::new("alive").text("to", to),
             Self::Register { name } => scoped(Op::new("register"), name),
             Self::Unregister { name } => scoped(Op::new("unregister"), name),
             Self::Whereis { name, node } => {
@@ -255,7 +261,7 @@ impl Command {
             Self::Join { group } => Op::new("join").text("group", group),
             Self::Leave { group } => Op::new("leave").text("group", group),
             Self::Members { group } => Op::new("members").text("group", group),
-            Self::Groups => Op::new("groups"),
+            Self::Groups { prefix } => Op::new("groups").maybe_text("prefix", prefix.as_deref()),
             Self::Flush => Op::new("flush"),
             Self::Receive { max, timeout } => {
                 let timeout = timeout.unwrap_or(FOR_EVER);

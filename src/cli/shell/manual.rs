@@ -75,7 +75,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 35] = [
+pub(super) const MANUAL: [Entry; 37] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -117,6 +117,7 @@ pub(super) const MANUAL: [Entry; 35] = [
         "takes a send_after back",
         "Answers the milliseconds that were left, or none when it is too late.",
     ),
+    entry("read_timer", "TIMER", "the milliseconds that a send_after has still to go, or none", ""),
     entry(
         "call",
         "TO BODY",
@@ -165,7 +166,12 @@ pub(super) const MANUAL: [Entry; 35] = [
     ),
     entry("leave", "GROUP", "takes one join back", ""),
     entry("members", "GROUP", "the members of a group, on all nodes", ""),
-    entry("groups", "", "the groups that have members", ""),
+    entry(
+        "groups",
+        "[PREFIX]",
+        "the groups that have members, or those that begin with PREFIX",
+        "",
+    ),
     entry(
         "flush",
         "",
@@ -187,6 +193,7 @@ pub(super) const MANUAL: [Entry; 35] = [
          monitors, parent, pid, registered_name, sensitive, session, status or trap_exit. A first word that is a key\n\
          is one; a process of such a name is found by its pid.",
     ),
+    entry("alive", "TO", "whether a process lives, here or on another node", ""),
     entry(
         "monitor",
         "TO",
