@@ -413,6 +413,7 @@ impl Router {
                 mode: Mode::Lossy,
                 ct: None,
                 body,
+                checked: false,
             };
             let _ = self.pass_on(passing, out);
         }

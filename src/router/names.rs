@@ -5,7 +5,6 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::info::Listing;
 use super::processes::Process;
 use super::{Asker, Failure, Map, Outbox, Router, answer};
 use crate::wire::event::Head;
@@ -130,25 +129,19 @@ impl Router {
         node: Option<&str>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
+        // What can be nobody's name would be null for ever.
+        check_name(name).map_err(Failure::badarg)?;
         if let Some(node) = node {
             let node: NodeName = self.full_name(node)?;
             if node != self.me.name {
-                return self.ask(asker, &node, Ask::Whereis { name: name.to_owned() }, None, out);
+                let ask = Ask::Whereis { name: name.to_owned() };
+                return self.ask(asker, &node, &ask, None, out);
             }
         }
         let pid = self.named(name).map(|serial| self.pid(serial));
         if let Some(id) = asker.id {
             answer(out, asker.session, &Head::ok(id).pid("pid", pid.as_ref()), &[]);
         }
-        Ok(())
-    }
-
-    pub(super) fn registered(
-        &mut self,
-        asker: &Asker<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        self.start_listing(asker, Listing::names, out);
         Ok(())
     }
 

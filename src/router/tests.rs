@@ -12,5 +12,6 @@ mod hostile;
 mod kv;
 mod messages;
 mod nodes;
+mod options;
 mod slices;
 mod support;

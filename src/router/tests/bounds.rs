@@ -130,7 +130,7 @@ fn an_early_hold_becomes_a_hold_for_the_whole_send_timeout_when_the_mailbox_is_f
     assert_eq!(node.events(app).len(), 8400);
     assert!(node.router.may_read(sender, &node.out));
     let (mut node, _, sender, _) = behind(8400);
-    node.pass(Duration::from_millis(1000));
+    node.pass(Duration::from_secs(1));
     assert!(node.router.may_read(sender, &node.out));
 }
 
