@@ -84,6 +84,36 @@ pub struct Globals {
     pub socket: Option<String>,
 }
 
+impl Globals {
+    /// A flag that was given and that the command could only pass over.
+    fn ignored_by(&self, command: &Command) -> Option<&'static str> {
+        let (json, socket) = match command {
+            Command::Up(_) | Command::Run(_) => (true, false),
+            Command::Completion(_) => (true, true),
+            Command::Config(args) => (false, !args.0.takes_socket()),
+            Command::Bench(_) | Command::Cookie(_) | Command::Version => (false, true),
+            _ => (false, false),
+        };
+        if json && self.json {
+            Some("--json")
+        } else if socket && self.socket.is_some() {
+            Some("--socket <PATH>")
+        } else {
+            None
+        }
+    }
+}
+
+/// What of the flags that every command takes is not shown for this one, because it means nothing there.
+fn meaningless(command: &str) -> &'static [&'static str] {
+    match command {
+        "up" | "run" => &["json"],
+        "completion" => &["json", "socket"],
+        "bench" | "config" | "cookie" => &["socket"],
+        _ => &[],
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Starts a node beside an app
@@ -168,6 +198,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
     };
+    if let Some(flag) = cli.globals.ignored_by(&cli.command) {
+        let mut command = Cli::command();
+        let words = format!("the argument '{flag}' means nothing to this command");
+        return not_understood(&command.error(clap::error::ErrorKind::ArgumentConflict, words));
+    }
     match cli.command.run(&cli.globals) {
         Ok(code) => code,
         Err(failure) => failure.tell(),
@@ -254,5 +289,23 @@ mod tests {
         }
         let cli = Cli::try_parse_from(["pillion", "nodes", "--socket", "s", "--json"]).unwrap();
         assert_eq!((cli.globals.socket.as_deref(), cli.globals.json), (Some("s"), true));
+    }
+
+    #[test]
+    fn a_flag_that_a_command_could_only_pass_over_is_refused() {
+        let ignored = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            cli.globals.ignored_by(&cli.command).map(|flag| flag[..5].to_owned())
+        };
+        for line in ["up --json", "run --json -- true", "completion bash --json"] {
+            assert_eq!(ignored(&format!("pillion {line}")).as_deref(), Some("--jso"), "{line}");
+        }
+        for line in ["completion bash", "bench", "cookie path", "config check", "version"] {
+            let line = format!("pillion {line} --socket s");
+            assert_eq!(ignored(&line).as_deref(), Some("--soc"), "{line}");
+        }
+        for line in ["config print --socket s", "up --socket s", "bench --json", "version --json"] {
+            assert_eq!(ignored(&format!("pillion {line}")), None, "{line}");
+        }
     }
 }

@@ -186,10 +186,12 @@ impl Hub {
     /// A hub without sessions and peers.
     #[must_use]
     pub fn new(me: Node, limits: Limits) -> Arc<Self> {
+        let mut router = Router::new(me.clone(), limits);
+        router.on_start(tokio::time::Instant::now().into_std());
         Arc::new(Self {
-            me: me.clone(),
+            me,
             state: Mutex::new(State {
-                router: Router::new(me, limits),
+                router,
                 out: Outbox::default(),
                 sessions: BTreeMap::new(),
                 peers: Map::default(),

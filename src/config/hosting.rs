@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use pillion_strategies::nearest;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::key::nearest;
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem};
 use crate::config::value;

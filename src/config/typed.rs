@@ -8,10 +8,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use pillion_strategies::nearest;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::hosting::{self, TABLES};
-use crate::config::key::{Key, Shape, nearest};
+use crate::config::key::{Key, Shape};
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem};
 use crate::wire::host::Hosting;

@@ -88,7 +88,9 @@ impl Router {
         let Request { id: None, command: Ok(command), ct: None, body, .. } = request else {
             return;
         };
-        let Command::Send { pid: None, to, mode: Mode::Wait } = command else { return };
+        let Command::Send { pid: None, to, mode: Mode::Wait, checked: false } = command else {
+            return;
+        };
         let start = &rest[..rest.len() - body.len()];
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let again = state.again.get_or_insert_default();

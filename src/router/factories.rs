@@ -89,7 +89,7 @@ impl Router {
                     monitor,
                 };
                 let timeout = wanted.timeout_ms.map(std::time::Duration::from_millis);
-                self.ask(asker, &node, ask, timeout, out)
+                self.ask(asker, &node, &ask, timeout, out)
             }
         }
     }

@@ -11,6 +11,7 @@
 //! process is the hosted process: it has its pid, its name and its mailbox before the program is started.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -372,7 +373,7 @@ impl Router {
             }
         }
         if let Some(process) = self.processes.get_mut(&serial) {
-            process.parent = parent;
+            process.parent = parent.and_then(NonZeroU64::new);
             process.label = Some(spec.name.as_str().into());
         }
         let run = Run { child: id, os_pid: None, stopping: false, died: None, exited: None };

@@ -142,7 +142,7 @@ impl Router {
     fn drop_unwanted_calls(&mut self, serial: u64, out: &mut Outbox) -> bool {
         let Some(process) = self.processes.get_mut(&serial) else { return false };
         // Looking at all of it has to be worth it.
-        if process.unwanted < process.mailbox.messages() / 4 + 1 {
+        if (process.unwanted as usize) < process.mailbox.messages() / 4 + 1 {
             return false;
         }
         process.unwanted = 0;
@@ -316,7 +316,7 @@ impl Router {
         if let Some(process) = self.processes.get_mut(&served.callee) {
             process.serving.remove(&reference);
             if !served.handed {
-                process.unwanted += 1;
+                process.unwanted = process.unwanted.saturating_add(1);
             }
         }
         if let Caller::There { peer, reference: theirs } = served.caller {

@@ -13,5 +13,6 @@ mod hosting;
 mod kv;
 mod messages;
 mod nodes;
+mod options;
 mod slices;
 mod support;

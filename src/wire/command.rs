@@ -111,6 +111,30 @@ pub enum OnConflict {
     KillLoser,
 }
 
+/// Which nodes are meant, as in Erlang's `net_kernel:monitor_nodes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeType {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that are not hidden.
+    Visible,
+    /// Those that are.
+    Hidden,
+}
+
+impl NodeType {
+    /// Whether a node that is hidden, or is not, is one of them.
+    #[must_use]
+    pub fn has(self, hidden: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Visible => !hidden,
+            Self::Hidden => hidden,
+        }
+    }
+}
+
 /// Which session to take up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume<'a> {
@@ -146,8 +170,8 @@ pub enum Command<'a> {
     Bye,
     /// `nodes {state?}`
     Nodes {
-        /// `self`, `connected`, `known`, `hidden`, `visible`; all when left out.
-        state: Option<&'a str>,
+        /// `self`, `connected`, `known`, `hidden`, `visible`, or several of them; all when there is none.
+        states: Vec<&'a str>,
     },
     /// `ping {node, timeout_ms?}`
     Ping {
@@ -166,12 +190,14 @@ pub enum Command<'a> {
         /// Which.
         node: &'a str,
     },
-    /// `monitor_nodes {on, pid?}`
+    /// `monitor_nodes {on, node_type?, pid?}`
     MonitorNodes {
         /// Acting process.
         pid: Option<&'a str>,
         /// Start or stop.
         on: bool,
+        /// Of which nodes.
+        node_type: NodeType,
     },
     /// `monitor_node {node, on?, pid?}`
     MonitorNode {
@@ -287,6 +313,11 @@ pub enum Command<'a> {
         /// Which keys, an array of texts as CBOR; the usual ones when left out.
         keys: Option<Keys<'a>>,
     },
+    /// `alive {to}`
+    Alive {
+        /// Whom.
+        to: &'a str,
+    },
     /// `processes {node?}`
     Processes {
         /// Where; here when left out.
@@ -307,7 +338,7 @@ pub enum Command<'a> {
         /// Its bounds.
         mailbox: MailboxOptions,
     },
-    /// `register {name, pid?, scope?, on_conflict?}`
+    /// `register {name, pid?, scope?, on_conflict?, replace?}`
     Register {
         /// Which of the session's processes.
         pid: Option<&'a str>,
@@ -315,6 +346,8 @@ pub enum Command<'a> {
         name: &'a str,
         /// In the whole mesh, and what a conflict means; on this node when left out.
         global: Option<OnConflict>,
+        /// Taken from whoever has it.
+        replace: bool,
     },
     /// `unregister {name, scope?}`
     Unregister {
@@ -332,12 +365,14 @@ pub enum Command<'a> {
         /// Where; here when left out.
         node: Option<&'a str>,
     },
-    /// `registered {scope?}`
+    /// `registered {scope?, prefix?}`
     Registered {
         /// Those of the whole mesh.
         global: bool,
+        /// How they begin.
+        prefix: &'a str,
     },
-    /// `send {to, body, mode?, pid?}`
+    /// `send {to, body, mode?, checked?, pid?}`
     Send {
         /// Who sends.
         pid: Option<&'a str>,
@@ -345,8 +380,10 @@ pub enum Command<'a> {
         to: &'a str,
         /// What when a queue is full.
         mode: Mode,
+        /// An error where this node knows that it leads nowhere.
+        checked: bool,
     },
-    /// `cast {to, body, mode?, pid?}`
+    /// `cast {to, body, mode?, checked?, pid?}`
     Cast {
         /// Who asks.
         pid: Option<&'a str>,
@@ -354,6 +391,8 @@ pub enum Command<'a> {
         to: &'a str,
         /// What when a queue is full.
         mode: Mode,
+        /// An error where this node knows that it leads nowhere.
+        checked: bool,
     },
     /// `abcast {nodes?, name, body, pid?}`
     Abcast {
@@ -363,6 +402,17 @@ pub enum Command<'a> {
         nodes: Option<Keys<'a>>,
         /// Whom: a local name there.
         name: &'a str,
+    },
+    /// `sbcast {nodes?, name, timeout_ms?, body, pid?}`
+    Sbcast {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Where; this node and every connected one when left out.
+        nodes: Option<Keys<'a>>,
+        /// Whom: a local name there.
+        name: &'a str,
+        /// Milliseconds until a node that has not answered counts as `timeout`.
+        timeout_ms: Option<u64>,
     },
     /// `call {to, timeout_ms?, body, pid?}`
     Call {
@@ -416,6 +466,11 @@ pub enum Command<'a> {
         /// As `send_after` answered.
         timer: u64,
     },
+    /// `read_timer {timer}`
+    ReadTimer {
+        /// As `send_after` answered.
+        timer: u64,
+    },
     /// `join {group, pid?}`
     Join {
         /// Which of the session's processes.
@@ -437,14 +492,24 @@ pub enum Command<'a> {
         /// Those of this node only.
         local: bool,
     },
-    /// `groups`
-    Groups,
+    /// `groups {prefix?}`
+    Groups {
+        /// How they begin.
+        prefix: &'a str,
+    },
     /// `monitor_group {group, pid?}`
     MonitorGroup {
         /// Who hears of it.
         pid: Option<&'a str>,
         /// The group.
         group: &'a str,
+    },
+    /// `monitor_group {prefix, pid?}`: every group whose name begins like that
+    MonitorGroups {
+        /// Who hears of it.
+        pid: Option<&'a str>,
+        /// How their names begin.
+        prefix: &'a str,
     },
     /// `serve {module, functions?, pid?}`
     Serve {
@@ -612,7 +677,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 52] = [
+pub const OPS: [&str; 55] = [
     "hello",
     "self",
     "bye",
@@ -632,6 +697,7 @@ pub const OPS: [&str; 52] = [
     "exit",
     "kill",
     "info",
+    "alive",
     "processes",
     "flag",
     "register",
@@ -641,6 +707,7 @@ pub const OPS: [&str; 52] = [
     "send",
     "cast",
     "abcast",
+    "sbcast",
     "call",
     "multi_call",
     "reply",
@@ -657,6 +724,7 @@ pub const OPS: [&str; 52] = [
     "rpc_cast",
     "send_after",
     "cancel_timer",
+    "read_timer",
     "receive",
     "cancel",
     "flush",

@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 92] = [
+const COMMANDS: [(&str, &str); 105] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -187,6 +187,31 @@ const COMMANDS: [(&str, &str); 92] = [
     ("demonitor", r#"{"op":"demonitor","id":29,"ref":3,"flush":true}"#),
     ("kill, as hard as it goes", r#"{"op":"kill","id":13,"to":"bot"}"#),
     ("info, of oneself", r#"{"op":"info","id":14}"#),
+    ("nodes, of several states", r#"{"op":"nodes","id":4,"state":["visible","this"]}"#),
+    (
+        "monitor_nodes, of one type",
+        r#"{"op":"monitor_nodes","id":8,"on":true,"node_type":"visible"}"#,
+    ),
+    ("alive", r#"{"op":"alive","id":45,"to":"FAR"}"#),
+    (
+        "register, from whoever has the name",
+        r#"{"op":"register","id":17,"name":"stock","scope":"global","replace":true,"pid":"PID"}"#,
+    ),
+    ("registered, of a prefix", r#"{"op":"registered","id":20,"scope":"global","prefix":"room."}"#),
+    ("groups, of a prefix", r#"{"op":"groups","id":39,"prefix":"room."}"#),
+    (
+        "monitor_group, of a prefix",
+        r#"{"op":"monitor_group","id":40,"prefix":"room.","pid":"PID"}"#,
+    ),
+    ("send, checked", r#"{"op":"send","to":"stock@store@io","id":21,"checked":true,"body":1}"#),
+    ("cast, checked", r#"{"op":"cast","to":"FAR","id":30,"checked":true,"body":1}"#),
+    ("sbcast", r#"{"op":"sbcast","id":46,"name":"stock","body":"count"}"#),
+    (
+        "sbcast, to some nodes",
+        r#"{"op":"sbcast","id":46,"nodes":["store@io","stock@hal"],"name":"stock","timeout_ms":500,"pid":"PID","body":"count"}"#,
+    ),
+    ("read_timer", r#"{"op":"read_timer","id":47,"timer":5}"#),
+    ("monitor_group, of all groups", r#"{"op":"monitor_group","id":40,"prefix":""}"#),
     ("exit, of the session", r#"{"op":"exit","reason":"normal"}"#),
 ];
 

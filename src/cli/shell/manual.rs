@@ -76,7 +76,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 40] = [
+pub(super) const MANUAL: [Entry; 43] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -118,6 +118,7 @@ pub(super) const MANUAL: [Entry; 40] = [
         "takes a send_after back",
         "Answers the milliseconds that were left, or none when it is too late.",
     ),
+    entry("read_timer", "TIMER", "the milliseconds that a send_after has still to go, or none", ""),
     entry(
         "call",
         "TO BODY",
@@ -166,7 +167,12 @@ pub(super) const MANUAL: [Entry; 40] = [
     ),
     entry("leave", "GROUP", "takes one join back", ""),
     entry("members", "GROUP", "the members of a group, on all nodes", ""),
-    entry("groups", "", "the groups that have members", ""),
+    entry(
+        "groups",
+        "[PREFIX]",
+        "the groups that have members, or those that begin with PREFIX",
+        "",
+    ),
     entry(
         "flush",
         "",
@@ -188,6 +194,7 @@ pub(super) const MANUAL: [Entry; 40] = [
          monitors, os_pid, parent, pid, registered_name, sensitive, session, status or trap_exit. A first word that is a key\n\
          is one; a process of such a name is found by its pid.",
     ),
+    entry("alive", "TO", "whether a process lives, here or on another node", ""),
     entry(
         "monitor",
         "TO",
@@ -214,6 +221,14 @@ pub(super) const MANUAL: [Entry; 40] = [
         "TO [REASON]",
         "sends an exit signal",
         "REASON is kill when left out, which cannot be trapped.",
+    ),
+    entry(
+        "kv",
+        "ACTION STORE [KEY] [VALUE]",
+        "asks or changes a key-value process",
+        "ACTION is get, set, delete, keys, watch, start or stop. STORE is the store's name, its name on another node (store@b@hal) or its pid. VALUE is as the BODY of send;\n\
+         `kv set store greeting --ttl 1h hello` is gone after an hour. For keys and watch, KEY is how they begin. What\n\
+         is watched comes as messages. start gives this node a store that stays; stop ends one.",
     ),
     entry("ps", "[NODE]", "the processes of a node; of this one when NODE is left out", ""),
     entry(
@@ -249,11 +264,7 @@ pub(super) fn find(word: &str) -> Option<&'static Entry> {
 
 /// The command that may have been meant.
 pub(super) fn nearest(word: &str) -> Option<&'static str> {
-    let (distance, word) = MANUAL
-        .iter()
-        .map(|entry| (strsim::damerau_levenshtein(entry.word, word), entry.word))
-        .min()?;
-    (distance <= 2).then_some(word)
+    pillion_strategies::nearest(word, MANUAL.iter().map(|entry| entry.word))
 }
 
 impl Entry {
@@ -280,6 +291,9 @@ impl Entry {
         let argument = self.rest(place).unwrap_or_default().split(' ').next().unwrap_or_default();
         match argument.trim_matches(['[', ']', '.']) {
             // A node may be reached by its name, a process never.
+            "STORE" => Kind::To,
+            "ACTION" => Kind::Words("get set delete keys watch start stop"),
+            "KEY" if self.word == "kv" => Kind::Free,
             "TO" if self.word == "connect" => Kind::Node,
             "TO" => Kind::To,
             "NODE" if matches!(self.word, "rpc" | "spawn") => Kind::Callee,

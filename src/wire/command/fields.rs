@@ -2,12 +2,16 @@
 
 use super::{
     CT_BYTES_MAX, Command, Delivery, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX, MailboxOptions, Mode,
-    NUMBER_MAX, OPS, OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume, WORDS_BYTES_MAX,
+    NUMBER_MAX, NodeType, OPS, OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume,
+    WORDS_BYTES_MAX,
 };
 use std::time::Duration;
 
 use crate::wire::cbor::{Reader, Value};
 use crate::wire::host::{ProcessSpec, Program, Restart, SHUTDOWN_MAX, Shutdown};
+
+/// There are not more different ones.
+const STATES_MAX: usize = 16;
 
 /// Every field that a header may have, as it stands there.
 #[derive(Default)]
@@ -23,7 +27,10 @@ pub(super) struct Fields<'a> {
     reason: Option<&'a str>,
     label: Option<&'a str>,
     client: Option<&'a str>,
-    state: Option<&'a str>,
+    state: Option<Value<'a>>,
+    node_type: Option<&'a str>,
+    checked: Option<bool>,
+    replace: Option<bool>,
     mode: Option<&'a str>,
     scope: Option<&'a str>,
     delivery: Option<Value<'a>>,
@@ -37,6 +44,7 @@ pub(super) struct Fields<'a> {
     kind: Option<&'a str>,
     detached: Option<bool>,
     group: Option<&'a str>,
+    prefix: Option<&'a str>,
     module: Option<&'a str>,
     function: Option<&'a str>,
     functions: Option<Value<'a>>,
@@ -157,7 +165,10 @@ impl<'a> Fields<'a> {
             "reason" => once(&mut self.reason, key, text(key, value)?),
             "label" => once(&mut self.label, key, text(key, value)?),
             "client" => once(&mut self.client, key, text(key, value)?),
-            "state" => once(&mut self.state, key, text(key, value)?),
+            "state" => once(&mut self.state, key, value),
+            "node_type" => once(&mut self.node_type, key, text(key, value)?),
+            "checked" => once(&mut self.checked, key, boolean(key, value)?),
+            "replace" => once(&mut self.replace, key, boolean(key, value)?),
             "mode" => once(&mut self.mode, key, text(key, value)?),
             "scope" => once(&mut self.scope, key, text(key, value)?),
             "delivery" => once(&mut self.delivery, key, value),
@@ -167,6 +178,7 @@ impl<'a> Fields<'a> {
             "nodes" => once(&mut self.nodes, key, value),
             "class" => once(&mut self.class, key, text(key, value)?),
             "stack" => once(&mut self.stack, key, text(key, value)?),
+            "prefix" => once(&mut self.prefix, key, text(key, value)?),
             "group" => once(&mut self.group, key, text(key, value)?),
             "module" => once(&mut self.module, key, text(key, value)?),
             "function" => once(&mut self.function, key, text(key, value)?),
@@ -212,8 +224,8 @@ impl<'a> Fields<'a> {
         })?;
         Ok(match op {
             "send" => {
-                let mode = self.mode()?;
-                Command::Send { pid: self.pid, to: need(op, "to", self.to)?, mode }
+                let (mode, checked) = (self.mode()?, self.checked.unwrap_or(false));
+                Command::Send { pid: self.pid, to: need(op, "to", self.to)?, mode, checked }
             }
             "hello" => Command::Hello {
                 version: self.version.unwrap_or(1),
@@ -225,13 +237,17 @@ impl<'a> Fields<'a> {
             },
             "self" => Command::SelfPid,
             "bye" => Command::Bye,
-            "nodes" => Command::Nodes { state: self.state },
+            "nodes" => Command::Nodes { states: self.states()? },
             "ping" => {
                 Command::Ping { node: need(op, "node", self.node)?, timeout_ms: self.timeout_ms }
             }
             "connect" => Command::Connect { to: need(op, "to", self.to)? },
             "disconnect" => Command::Disconnect { node: need(op, "node", self.node)? },
-            "monitor_nodes" => Command::MonitorNodes { pid: self.pid, on: self.on.unwrap_or(true) },
+            "monitor_nodes" => Command::MonitorNodes {
+                pid: self.pid,
+                on: self.on.unwrap_or(true),
+                node_type: self.node_type()?,
+            },
             "monitor_node" => Command::MonitorNode {
                 pid: self.pid,
                 node: need(op, "node", self.node)?,
@@ -287,6 +303,7 @@ impl<'a> Fields<'a> {
                 to: self.to,
                 keys: self.keys.map(|value| Keys::read("keys", value)).transpose()?,
             },
+            "alive" => Command::Alive { to: need(op, "to", self.to)? },
             "processes" => Command::Processes { node: self.node },
             "flag" => Command::Flag {
                 pid: self.pid,
@@ -302,7 +319,12 @@ impl<'a> Fields<'a> {
                 if !global && self.on_conflict.is_some() {
                     return Err(Refused::badarg("`on_conflict` is for the scope global"));
                 }
-                Command::Register { pid: self.pid, name, global: global.then_some(on_conflict) }
+                let replace = self.replace.unwrap_or(false);
+                if !global && replace {
+                    return Err(Refused::badarg("`replace` is for the scope global"));
+                }
+                let global = global.then_some(on_conflict);
+                Command::Register { pid: self.pid, name, global, replace }
             }
             "unregister" => {
                 let (name, global) = self.scoped(op)?;
@@ -321,7 +343,10 @@ impl<'a> Fields<'a> {
                 group: need(op, "group", self.group)?,
                 local: self.local.unwrap_or(false),
             },
-            "groups" => Command::Groups,
+            "groups" => Command::Groups { prefix: self.prefix.unwrap_or("") },
+            "monitor_group" if self.group.is_none() && self.prefix.is_some() => {
+                Command::MonitorGroups { pid: self.pid, prefix: self.prefix.unwrap_or("") }
+            }
             "monitor_group" => {
                 Command::MonitorGroup { pid: self.pid, group: need(op, "group", self.group)? }
             }
@@ -351,15 +376,23 @@ impl<'a> Fields<'a> {
                     cast: op == "rpc_cast",
                 }
             }
-            "registered" => Command::Registered { global: self.is_global()? },
+            "registered" => {
+                Command::Registered { global: self.is_global()?, prefix: self.prefix.unwrap_or("") }
+            }
             "cast" => {
-                let mode = self.mode()?;
-                Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode }
+                let (mode, checked) = (self.mode()?, self.checked.unwrap_or(false));
+                Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode, checked }
             }
             "abcast" => Command::Abcast {
                 pid: self.pid,
                 nodes: self.nodes()?,
                 name: need(op, "name", self.name)?,
+            },
+            "sbcast" => Command::Sbcast {
+                pid: self.pid,
+                nodes: self.nodes()?,
+                name: need(op, "name", self.name)?,
+                timeout_ms: self.timeout_ms,
             },
             "call" => Command::Call {
                 pid: self.pid,
@@ -388,6 +421,7 @@ impl<'a> Fields<'a> {
                 after_ms: need(op, "after_ms", self.after_ms)?,
             },
             "cancel_timer" => Command::CancelTimer { timer: need(op, "timer", self.timer)? },
+            "read_timer" => Command::ReadTimer { timer: need(op, "timer", self.timer)? },
             "receive" => Command::Receive {
                 pid: self.pid,
                 max: self.max.unwrap_or(1),
@@ -456,6 +490,23 @@ impl<'a> Fields<'a> {
         self.nodes.map(|value| Keys::read("nodes", value)).transpose()
     }
 
+    fn states(&self) -> Result<Vec<&'a str>, Refused> {
+        match self.state {
+            None => Ok(Vec::new()),
+            Some(Value::Text(state)) => Ok(vec![state]),
+            Some(value) => Ok(Keys::read("state", value)?.iter().take(STATES_MAX).collect()),
+        }
+    }
+
+    fn node_type(&self) -> Result<NodeType, Refused> {
+        match self.node_type {
+            None | Some("all") => Ok(NodeType::All),
+            Some("visible") => Ok(NodeType::Visible),
+            Some("hidden") => Ok(NodeType::Hidden),
+            Some(_) => Err(Refused::badarg("`node_type` is visible, hidden or all")),
+        }
+    }
+
     fn mode(&self) -> Result<Mode, Refused> {
         match self.mode {
             None | Some("wait") => Ok(Mode::Wait),
@@ -494,13 +545,8 @@ impl<'a> Fields<'a> {
 
 fn unknown(op: &str) -> Refused {
     let shown: String = op.chars().take(40).collect();
-    let nearest = OPS
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(known, &shown), known))
-        .min()
-        .filter(|(distance, _)| *distance <= 3);
-    let message = match nearest {
-        Some((_, known)) => format!("`{shown}` is not a command; did you mean `{known}`?"),
+    let message = match pillion_strategies::nearest(&shown, OPS) {
+        Some(known) => format!("`{shown}` is not a command; did you mean `{known}`?"),
         None => format!("`{shown}` is not a command of this version of the protocol"),
     };
     Refused { code: "badop", message }
