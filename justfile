@@ -20,6 +20,10 @@ tidy:
 sim ROUNDS="10000":
     PILLION_ROUNDS={{ROUNDS}} cargo test --test sim
 
+# List anew what a node runs, for the linker (needs valgrind).
+order:
+    link/order.py
+
 # Put the code into its format.
 fmt:
     cargo fmt --all

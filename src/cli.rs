@@ -12,6 +12,7 @@ mod connection;
 mod cookie;
 mod events;
 mod exit;
+mod host;
 mod kv;
 mod later;
 mod messages;
@@ -45,6 +46,7 @@ Examples:
   pillion send inbox@b@hal '[1, 2]'   or from another node
   pillion sub 'shop.*'                what is published to topics, on any node
   pillion rpc any stock.count         calls a function, wherever it is served
+  pillion host bot -- ./bot           keeps a program up, as a process with a name
   pillion completion zsh > ~/.zfunc/_pillion
 
 ";
@@ -82,6 +84,36 @@ pub struct Globals {
     /// The node's app socket [default: PILLION_SOCKET, else the only one that answers]
     #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath, display_order = 901)]
     pub socket: Option<String>,
+}
+
+impl Globals {
+    /// A flag that was given and that the command could only pass over.
+    fn ignored_by(&self, command: &Command) -> Option<&'static str> {
+        let (json, socket) = match command {
+            Command::Up(_) | Command::Run(_) => (true, false),
+            Command::Completion(_) => (true, true),
+            Command::Config(args) => (false, !args.0.takes_socket()),
+            Command::Bench(_) | Command::Cookie(_) | Command::Version => (false, true),
+            _ => (false, false),
+        };
+        if json && self.json {
+            Some("--json")
+        } else if socket && self.socket.is_some() {
+            Some("--socket <PATH>")
+        } else {
+            None
+        }
+    }
+}
+
+/// What of the flags that every command takes is not shown for this one, because it means nothing there.
+fn meaningless(command: &str) -> &'static [&'static str] {
+    match command {
+        "up" | "run" => &["json"],
+        "completion" => &["json", "socket"],
+        "bench" | "config" | "cookie" => &["socket"],
+        _ => &[],
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -126,6 +158,14 @@ enum Command {
     Monitor(Later<processes::MonitorArgs>),
     /// Keeps values by keys, in a process of a node
     Kv(Later<kv::KvArgs>),
+    /// Runs a program as a process of the node, and keeps it up
+    Host(Later<host::HostArgs>),
+    /// Ends, restarts or forgets what the node hosts
+    Child(Later<host::ChildArgs>),
+    /// Starts a program that this node or another one offers
+    Spawn(Later<host::SpawnArgs>),
+    /// Shows what the node hosts, and who keeps it up
+    Tree,
     /// Lists the processes of a node
     Ps(Later<processes::PsArgs>),
     /// Shows what is known of a process
@@ -166,6 +206,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
     };
+    if let Some(flag) = cli.globals.ignored_by(&cli.command) {
+        let mut command = Cli::command();
+        let words = format!("the argument '{flag}' means nothing to this command");
+        return not_understood(&command.error(clap::error::ErrorKind::ArgumentConflict, words));
+    }
     match cli.command.run(&cli.globals) {
         Ok(code) => code,
         Err(failure) => failure.tell(),
@@ -199,6 +244,10 @@ impl Command {
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
             Self::Kv(args) => wait(kv::kv(globals, &args.0)),
+            Self::Host(args) => wait(host::host(globals, &args.0)),
+            Self::Child(args) => wait(host::child(globals, &args.0)),
+            Self::Spawn(args) => wait(host::spawn(globals, &args.0)),
+            Self::Tree => wait(host::tree(globals)),
             Self::Ps(args) => wait(processes::ps(globals, &args.0)),
             Self::Info(args) => wait(processes::info(globals, &args.0)),
             Self::Names(args) => wait(processes::names(globals, &args.0)),
@@ -251,5 +300,23 @@ mod tests {
         }
         let cli = Cli::try_parse_from(["pillion", "nodes", "--socket", "s", "--json"]).unwrap();
         assert_eq!((cli.globals.socket.as_deref(), cli.globals.json), (Some("s"), true));
+    }
+
+    #[test]
+    fn a_flag_that_a_command_could_only_pass_over_is_refused() {
+        let ignored = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            cli.globals.ignored_by(&cli.command).map(|flag| flag[..5].to_owned())
+        };
+        for line in ["up --json", "run --json -- true", "completion bash --json"] {
+            assert_eq!(ignored(&format!("pillion {line}")).as_deref(), Some("--jso"), "{line}");
+        }
+        for line in ["completion bash", "bench", "cookie path", "config check", "version"] {
+            let line = format!("pillion {line} --socket s");
+            assert_eq!(ignored(&line).as_deref(), Some("--soc"), "{line}");
+        }
+        for line in ["config print --socket s", "up --socket s", "bench --json", "version --json"] {
+            assert_eq!(ignored(&format!("pillion {line}")), None, "{line}");
+        }
     }
 }

@@ -210,7 +210,21 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn hello(&self, client: &str, delivery: Delivery) -> Result<Welcome, ClientError> {
+        self.hello_as(client, delivery, None).await
+    }
+
+    /// The same; with what is in its `PILLION_PROCESS` a hosted program becomes the process that its node hosts.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn hello_as(
+        &self,
+        client: &str,
+        delivery: Delivery,
+        process: Option<&str>,
+    ) -> Result<Welcome, ClientError> {
         let op = Op::new("hello").uint("version", 1).text("client", client);
+        let op = op.maybe_text("process", process);
         let op = match delivery {
             Delivery::Push => op.text("delivery", "push"),
             Delivery::Pull => op.text("delivery", "pull"),

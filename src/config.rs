@@ -24,6 +24,7 @@
 //! What is not known is refused, a misspelled key above all: a setting that silently does nothing is worse than
 //! a daemon that does not start. Nothing here looks at the network, and only [`local_dir`] touches the disk.
 
+mod hosting;
 pub mod key;
 pub mod local_dir;
 pub mod machine;
@@ -41,6 +42,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::wire::host::Hosting;
 pub use key::Key;
 pub use local_dir::{Claim, LocalDir, LocalDirError, SOCKET_PATH_BYTES_MAX, claim_base};
 pub use machine::Machine;
@@ -95,6 +97,10 @@ pub struct Config {
     pub log_level: LogLevel,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// What the node hosts from its start.
+    pub hosting: Hosting,
+    /// [`Config::hosting`] as TOML, for [`print()`].
+    pub hosting_shown: String,
     /// Each key as TOML, and where it comes from; for [`print()`].
     pub shown: BTreeMap<Key, Shown>,
 }
@@ -315,5 +321,6 @@ pub fn print(config: &Config) -> String {
             writeln!(text, "{line:COLUMN$} # {origin}")
         };
     }
+    text.push_str(&config.hosting_shown);
     text
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+pub use crate::router::hosting::{Exit, HostRequest, Start};
 use crate::router::nodes::SelfSeen;
 pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
 pub use crate::router::peers::PeerHello;
@@ -19,6 +20,7 @@ use crate::router::sessions::SessionId;
 use crate::router::{Limits, Map, Outbox, Router, SLICE};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
+use crate::wire::host::{DEFAULT_SUPERVISOR, Hosting, SupervisorSpec};
 use crate::wire::id::Node;
 use crate::wire::message::{Frame, FrameError, Goodbye, Kind, Peers};
 
@@ -37,6 +39,10 @@ pub struct Hub {
     sooner: Notify,
     /// The mesh is asked something.
     asked: Notify,
+    /// Something is to be done with programs.
+    hosting: Notify,
+    /// Nothing is hosted any more.
+    unhosted: Notify,
     /// The last session has gone.
     deserted: Notify,
     /// Long commands that are being read take fewer bytes than before.
@@ -181,10 +187,12 @@ impl Hub {
     /// A hub without sessions and peers.
     #[must_use]
     pub fn new(me: Node, limits: Limits) -> Arc<Self> {
+        let mut router = Router::new(me.clone(), limits);
+        router.on_start(tokio::time::Instant::now().into_std());
         Arc::new(Self {
-            me: me.clone(),
+            me,
             state: Mutex::new(State {
-                router: Router::new(me, limits),
+                router,
                 out: Outbox::default(),
                 sessions: BTreeMap::new(),
                 peers: Map::default(),
@@ -195,6 +203,8 @@ impl Hub {
             }),
             sooner: Notify::new(),
             asked: Notify::new(),
+            hosting: Notify::new(),
+            unhosted: Notify::new(),
             deserted: Notify::new(),
             room: Notify::new(),
             reading_bytes_max: limits.queue_bytes / 2,
@@ -265,6 +275,12 @@ impl Hub {
         }
         if !out.requests.is_empty() {
             self.asked.notify_one();
+        }
+        if !out.hosting.is_empty() {
+            self.hosting.notify_one();
+        }
+        if std::mem::take(&mut out.unhosted) {
+            self.unhosted.notify_one();
         }
         if state.tidied.is_none() && !out.shelf.is_empty() {
             state.tidied = Some(now + TIDY_EVERY);
@@ -390,6 +406,67 @@ impl Hub {
                 Some(request) => return request,
                 None => self.asked.notified().await,
             }
+        }
+    }
+
+    /// Hosts what the configuration says, in its order.
+    pub fn host(&self, hosting: Hosting) {
+        let Hosting { supervisors, processes, factories } = hosting;
+        let mut supervisors = supervisors;
+        let named = |name: &str| supervisors.iter().any(|supervisor| supervisor.name == name);
+        if processes.iter().any(|process| process.supervisor == DEFAULT_SUPERVISOR)
+            && !named(DEFAULT_SUPERVISOR)
+        {
+            supervisors.insert(0, SupervisorSpec::new(DEFAULT_SUPERVISOR));
+        }
+        for supervisor in supervisors {
+            let its = processes.iter().filter(|process| process.supervisor == supervisor.name);
+            let its = its.cloned().collect();
+            self.with(|state, now| state.router.on_host(now, supervisor, its, &mut state.out));
+        }
+        for factory in factories {
+            self.with(|state, now| state.router.on_factory_here(now, factory, &mut state.out));
+        }
+    }
+
+    /// The next thing to be done with a program. Cancel safe.
+    pub async fn next_host_request(&self) -> HostRequest {
+        loop {
+            let request = self.lock().out.hosting.pop_front();
+            match request {
+                Some(request) => return request,
+                None => self.hosting.notified().await,
+            }
+        }
+    }
+
+    /// A program is about to be started: what its connection has to know to be taken for it.
+    pub fn host_token(&self, run: u64) -> String {
+        let token = format!("{run}.{:032x}", u128::from_ne_bytes(random()));
+        self.lock().router.on_host_secret(run, &token);
+        token
+    }
+
+    /// A program has been started, or cannot be, for a reason in words.
+    pub fn host_started(&self, run: u64, started: Result<u32, String>) {
+        self.with(|state, now| state.router.on_host_started(now, run, started, &mut state.out));
+    }
+
+    /// A program has ended.
+    pub fn host_exited(&self, run: u64, exit: Exit) {
+        self.with(|state, now| state.router.on_host_exited(now, run, exit, &mut state.out));
+    }
+
+    /// A supervisor that has given up has waited long enough.
+    pub fn host_revived(&self, supervisor: &str) {
+        self.with(|state, now| state.router.on_host_revived(now, supervisor, &mut state.out));
+    }
+
+    /// Ends all that is hosted, in order, and completes when it has ended.
+    pub async fn end_hosting(&self) {
+        self.with(|state, now| state.router.on_host_leave(now, &mut state.out));
+        while !self.lock().router.is_unhosted() {
+            self.unhosted.notified().await;
         }
     }
 

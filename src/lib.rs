@@ -18,12 +18,13 @@
 //! 4. [`socket`], [`session`], [`dialect`]: how an app comes in, and the spellings that it may choose from.
 //! 5. [`frame`], [`transport`], [`tls`], [`peer`]: how two sidecars talk, and when one of them is down.
 //! 6. [`mesh`]: whom to talk to. What strategies and people want against what is connected.
-//! 7. [`config`], [`shutdown`], [`logging`], [`node`]: how all of it is set up, started and stopped in order.
-//! 8. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
+//! 7. [`hosting`]: programs that are processes of the node, and how they are kept up.
+//! 8. [`config`], [`shutdown`], [`logging`], [`node`]: how all of it is set up, started and stopped in order.
+//! 9. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
 //!
 //! Ways of finding nodes are a crate of their own, `pillion_strategies`, which names nothing of this one.
 //!
-//! Who may name whom: `node` the edges (`socket` and `session`, `mesh` and `peer`, the strategies), these the `hub`,
+//! Who may name whom: `node` the edges (`socket` and `session`, `mesh` and `peer`, `hosting`, the strategies), these the `hub`,
 //! the hub the `router`, the router the `wire`. Nothing points back out.
 //!
 //! # Architecture invariants
@@ -70,6 +71,8 @@ pub mod tls;
 pub mod peer;
 
 pub mod mesh;
+
+pub mod hosting;
 
 pub mod config;
 

@@ -17,6 +17,7 @@ use crate::config::{
     self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, Trust,
     claim_base,
 };
+use crate::hosting::{self, HostingOptions};
 use crate::hub::Hub;
 use crate::mesh::{self, MeshOptions};
 use crate::peer::health;
@@ -100,6 +101,7 @@ pub struct Running {
     grace: Duration,
     mesh: Trigger,
     apps: Trigger,
+    hosting: Trigger,
     tasks: JoinSet<()>,
     _claim: Option<Claim>,
 }
@@ -261,6 +263,9 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         reports,
         mesh_shutdown,
     ));
+    let (hosting_trigger, hosting_shutdown) = shutdown::channel();
+    let options = HostingOptions { socket: path.clone(), seed: me.incarnation.0 };
+    tasks.spawn(hosting::run(options, Arc::clone(&hub), hosting_shutdown));
     tracing::info!(
         "{} is up: mesh {}, port {}, socket {}",
         me.name,
@@ -268,12 +273,14 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         listen.port(),
         path.display()
     );
+    hub.host(config.hosting);
     Ok(Running {
         hub,
         socket: path,
         grace: config.grace,
         mesh: mesh_trigger,
         apps: apps_trigger,
+        hosting: hosting_trigger,
         tasks,
         _claim: Some(claim),
     })
@@ -308,11 +315,14 @@ impl Running {
     pub async fn stop(mut self) {
         // 1. The apps hear of it first, and may finish what they are at.
         self.hub.drain();
-        let _ = tokio::time::timeout(self.grace, self.hub.without_sessions()).await;
-        // 2. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
+        // 2. What is hosted ends meanwhile, the last one first, each within its own time. Other nodes hear of each end.
+        let sessions = tokio::time::timeout(self.grace, self.hub.without_sessions());
+        let _ = tokio::join!(self.hub.end_hosting(), sessions);
+        self.hosting.ask();
+        // 3. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
         //    announcing.
         self.mesh.ask();
-        // 3. What is left of the sessions is closed. The socket's file goes with its task.
+        // 4. What is left of the sessions is closed. The socket's file goes with its task.
         self.apps.ask();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(END_WITHIN, ended).await.is_err() {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::wire::command::{Command, Id, Refused, Request};
+use crate::wire::command::{Command, Id, NodeType, Refused, Request};
 use crate::wire::event::{Head, Said};
 use crate::wire::id::{Node, NodeName, Pid};
 
@@ -20,12 +20,16 @@ mod agenda;
 mod announced;
 mod calls;
 mod deliver;
+mod factories;
+mod few;
 mod gather;
 mod globals;
 mod groups;
+pub mod hosting;
 mod info;
 mod kv;
 mod links;
+mod listings;
 pub mod mailbox;
 mod monitors;
 mod names;
@@ -36,16 +40,19 @@ mod processes;
 mod questions;
 mod receive;
 mod rpc;
+mod scopes;
 mod send;
 mod served;
 pub mod sessions;
 pub mod shelf;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod topics;
 mod work;
 
 use agenda::{Agenda, Deadline};
+use listings::Listed;
 use nodes::KnownNode;
 pub use outbox::Outbox;
 use outbox::{LANE_BYTES, UNREAD_BYTES_MAX};
@@ -152,10 +159,11 @@ pub struct Router {
     prefix: String,
     limits: Limits,
     counters: Counters,
-    processes: Map<u64, Process>,
+    /// Boxed, so that free places of the map cost little.
+    processes: Map<u64, Box<Process>>,
     /// The keys of `processes`, in order, for listings.
     serials: BTreeSet<u64>,
-    names: Map<Box<str>, u64>,
+    names: names::Names,
     sessions: Map<SessionId, Session>,
     /// Sessions that want `died` events, and how many each has missed since it stopped reading.
     mourners: BTreeMap<SessionId, u64>,
@@ -165,21 +173,25 @@ pub struct Router {
     labels: BTreeMap<String, String>,
     hidden: bool,
     addresses: Vec<String>,
-    /// Processes that watch every node, and the number that was given when they began.
-    node_watchers: BTreeMap<u64, u64>,
+    /// Processes that watch nodes, the number that was given when they began, and which nodes.
+    node_watchers: BTreeMap<u64, (u64, NodeType)>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
     refs: Map<u64, u64>,
     /// What this node announces of itself.
     announced: announced::Announced,
-    globals: Map<Box<str>, globals::Claims>,
+    globals: BTreeMap<Box<str>, globals::Claims>,
     groups: BTreeMap<Box<str>, groups::Group>,
+    /// Who watches many groups at once, by reference.
+    scopes: BTreeMap<u64, scopes::Scope>,
     modules: BTreeMap<Box<str>, rpc::Module>,
     topics: topics::Topics,
+    /// Programs that run as processes of this node, and who keeps them up.
+    tree: hosting::Tree,
     /// The time of what is being done.
     clock: Option<Instant>,
     /// Bytes in all key-value processes.
     kv_bytes: usize,
-    /// When the first global name was claimed, and the latest time in any claim.
+    /// When this run began, and the latest time in any claim of a global name.
     began: Option<Instant>,
     last_ms: u64,
     /// Bytes of calls that may yet be sent to somebody else.
@@ -199,7 +211,7 @@ pub struct Router {
     /// [`Work::Shed`] is among it.
     shedding: bool,
     /// Mailboxes of more than 64 KiB, by that, so that the heaviest is found at once.
-    heavy: BTreeSet<(usize, u64)>,
+    heavy: BTreeSet<(u32, u64)>,
     mailbox_bytes: usize,
     partial_bytes: usize,
     next: u64,
@@ -293,7 +305,7 @@ impl Router {
             counters: Counters::default(),
             processes: Map::default(),
             serials: BTreeSet::new(),
-            names: Map::default(),
+            names: names::Names::default(),
             sessions: Map::default(),
             mourners: BTreeMap::new(),
             peers: Map::default(),
@@ -305,10 +317,12 @@ impl Router {
             node_watchers: BTreeMap::new(),
             refs: Map::default(),
             announced: announced::Announced::default(),
-            globals: Map::default(),
+            globals: BTreeMap::new(),
             groups: BTreeMap::new(),
+            scopes: BTreeMap::new(),
             modules: BTreeMap::new(),
             topics: topics::Topics::default(),
+            tree: hosting::Tree::default(),
             clock: None,
             kv_bytes: 0,
             began: None,
@@ -404,11 +418,14 @@ impl Router {
     ) {
         let asker = &mut asker;
         let result = match command {
-            Command::Send { pid, to, mode } => {
-                self.send(asker, pid, to, Said::Message, mode, ct, body, out)
+            Command::Send { pid, to, mode, checked } => {
+                self.send(asker, pid, to, Said::Message, mode, checked, ct, body, out)
             }
-            Command::Cast { pid, to, mode } => {
-                self.send(asker, pid, to, Said::Cast, mode, ct, body, out)
+            Command::Cast { pid, to, mode, checked } => {
+                self.send(asker, pid, to, Said::Cast, mode, checked, ct, body, out)
+            }
+            Command::Sbcast { pid, nodes, name, timeout_ms } => {
+                self.sbcast(asker, pid, nodes, name, timeout_ms, ct, body, out)
             }
             Command::Abcast { pid, nodes, name } => {
                 self.abcast(asker, pid, nodes, name, ct, body, out)
@@ -423,16 +440,19 @@ impl Router {
             Command::Raise { reference, class, reason, stack } => {
                 self.raise(asker, reference, class, reason, stack, out)
             }
-            Command::Hello { version, client, delivery, grace_ms, resume } => {
-                self.hello(asker, version, client, delivery, grace_ms, resume, out)
+            Command::Hello { version, client, delivery, grace_ms, resume, process } => {
+                let earlier = sessions::Earlier { resume, process };
+                self.hello(asker, version, client, delivery, grace_ms, earlier, out)
             }
             Command::SelfPid => self.self_pid(asker, out),
             Command::Bye => self.bye(asker, out),
-            Command::Nodes { state } => self.nodes(asker, state, out),
+            Command::Nodes { states } => self.nodes(asker, &states, out),
             Command::Ping { node, timeout_ms } => self.ping(asker, node, timeout_ms, out),
             Command::Connect { to } => self.connect(asker, to, out),
             Command::Disconnect { node } => self.disconnect(asker, node, out),
-            Command::MonitorNodes { pid, on } => self.monitor_nodes(asker, pid, on, out),
+            Command::MonitorNodes { pid, on, node_type } => {
+                self.monitor_nodes(asker, pid, on, node_type, out)
+            }
             Command::MonitorNode { pid, node, on } => self.monitor_node(asker, pid, node, on, out),
             Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
             Command::SpawnKv { pid, name, label, link, monitor, detached, bytes } => {
@@ -444,17 +464,30 @@ impl Router {
                     processes::Spawn { name, label, link, monitor, trap_exit, delivery, mailbox };
                 self.spawn(asker, pid, &wanted, out)
             }
+            Command::SpawnFactory { pid, factory, node, args, name, link, monitor, timeout_ms } => {
+                let wanted =
+                    factories::SpawnFrom { factory, node, args, name, link, monitor, timeout_ms };
+                self.spawn_from(asker, pid, &wanted, out)
+            }
+            Command::Host { spec } => self.host(asker, &spec, out),
+            Command::TerminateChild { name } => self.terminate_child(asker, name, out),
+            Command::RestartChild { name } => self.restart_child(asker, name, out),
+            Command::DeleteChild { name } => self.delete_child(asker, name, out),
+            Command::Tree => self.show_tree(asker, out),
             Command::Exit { pid, reason } => self.exit(asker, pid, reason, out),
             Command::Kill { pid, to, reason } => self.kill(asker, pid, to, reason, out),
             Command::Info { to, keys } => self.info(asker, to, keys, out),
+            Command::Alive { to } => self.is_alive(asker, to, out),
             Command::Processes { node } => self.list_processes(asker, node, out),
             Command::Flag { pid, trap_exit, sensitive, label, delivery, mailbox } => {
                 let flags = processes::Flags { trap_exit, sensitive, label, delivery, mailbox };
                 self.flag(asker, pid, &flags, out)
             }
-            Command::Register { pid, name, global: None } => self.register(asker, pid, name, out),
-            Command::Register { pid, name, global: Some(on_conflict) } => {
-                self.register_global(asker, pid, name, on_conflict, out)
+            Command::Register { pid, name, global: None, .. } => {
+                self.register(asker, pid, name, out)
+            }
+            Command::Register { pid, name, global: Some(on_conflict), replace } => {
+                self.register_global(asker, pid, name, on_conflict, replace, out)
             }
             Command::Unregister { name, global: false } => self.unregister(asker, name, out),
             Command::Unregister { name, global: true } => self.unregister_global(asker, name, out),
@@ -462,14 +495,21 @@ impl Router {
             Command::Whereis { name, node, .. } => self.whereis(asker, name, node, out),
             Command::Join { pid, group } => self.join(asker, pid, group, out),
             Command::Leave { pid, group } => self.leave_group(asker, pid, group, out),
-            Command::Members { group, local } => self.members(asker, group, local, out),
-            Command::Groups => self.list_groups(asker, out),
+            Command::Members { group, local } => self.members(asker, group, local),
+            Command::Groups { prefix } => {
+                self.start_listing(asker, Listed::Groups, prefix);
+                Ok(())
+            }
             Command::MonitorGroup { pid, group } => self.monitor_group(asker, pid, group, out),
+            Command::MonitorGroups { pid, prefix } => self.monitor_groups(asker, pid, prefix, out),
             Command::Serve { pid, module, functions } => {
                 self.serve(asker, pid, module, functions, out)
             }
             Command::Unserve { pid, module } => self.unserve(asker, pid, module, out),
-            Command::Modules => self.list_modules(asker, out),
+            Command::Modules => {
+                self.start_listing(asker, Listed::Modules, "");
+                Ok(())
+            }
             Command::Rpc { pid, node, nodes, module, function, timeout_ms, cast } => {
                 let what = rpc::Function { module, function };
                 self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
@@ -487,12 +527,16 @@ impl Router {
             }
             Command::Subscribers { topic, list } => self.subscribers(asker, topic, list, out),
             Command::Topics => self.list_topics(asker, out),
-            Command::Registered { global: true } => self.registered_globally(asker, out),
-            Command::Registered { global: false } => self.registered(asker, out),
+            Command::Registered { global, prefix } => {
+                let what = if global { Listed::Globals } else { Listed::Names };
+                self.start_listing(asker, what, prefix);
+                Ok(())
+            }
             Command::SendAfter { pid, to, after_ms } => {
                 self.send_after(asker, pid, to, after_ms, ct, body, out)
             }
             Command::CancelTimer { timer } => self.cancel_timer(asker, timer, out),
+            Command::ReadTimer { timer } => self.read_timer(asker, timer, out),
             Command::Receive { pid, max, timeout_ms } => {
                 self.receive(asker, pid, max, timeout_ms, out)
             }
@@ -577,6 +621,7 @@ impl Router {
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
                 Deadline::Congestion(peer) => self.peer_congests(now, peer, out),
+                Deadline::Hosted(serial) => self.hosted_lingers(now, serial, out),
                 Deadline::Grace { session, epoch } => self.grace_ends(now, session, epoch, out),
                 Deadline::Failed(session) => self.tell_failed(now, session, out),
             }

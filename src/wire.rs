@@ -5,5 +5,6 @@
 pub mod cbor;
 pub mod command;
 pub mod event;
+pub mod host;
 pub mod id;
 pub mod message;

@@ -18,6 +18,7 @@ pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
 pub mod mdns;
+mod nearest;
 mod options;
 mod pace;
 
@@ -29,6 +30,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
+
+pub use nearest::nearest;
 
 /// What a node says of itself, for the strategies that tell others.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::StrategyError;
+use crate::nearest::nearest;
 
 /// A strategy as it was written, taken apart.
 #[derive(Debug)]
@@ -66,12 +67,8 @@ pub(crate) fn wrong(why: impl Into<String>) -> StrategyError {
 
 /// `text` is no `what`; these are.
 pub(crate) fn unknown(what: &str, text: &str, known: &[&str]) -> StrategyError {
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::osa_distance(name, text), name))
-        .min()
-        .filter(|(distance, name)| *distance <= name.len().div_ceil(2))
-        .map_or(String::new(), |(_, name)| format!("; did you mean `{name}`?"));
+    let nearest = nearest(text, known.iter().copied())
+        .map_or(String::new(), |name| format!("; did you mean `{name}`?"));
     let all = if known.is_empty() {
         "it has no options".to_owned()
     } else {

@@ -384,3 +384,40 @@ fn groups_and_names_of_the_mesh_are_for_the_shell_as_for_any_process() {
     );
     assert!(told(&output.stderr).contains("tills"), "{}", told(&output.stderr));
 }
+
+#[test]
+fn a_store_is_used_in_the_shell_as_on_the_command_line() {
+    let daemon = Daemon::start("kv");
+    let script = "kv start store\nkv watch store user.\nkv set store user.ann {\"age\": 7}\n\
+                  kv set store greeting --ttl 1h hello there\nkv get store greeting\nkv keys store\n\
+                  kv delete store user.ann\nkv keys store user.\nkv get store user.ann\nflush\nkv stop store\n\
+                  kv get store greeting\n";
+    let output = daemon.script(&[], script);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("<stock@hal."), "{text}");
+    assert_eq!(
+        lines[1..9],
+        ["ok", "ok", "ok", "\"hello there\"", "greeting", "user.ann", "ok", "none"],
+        "{text}"
+    );
+    assert_eq!(lines[9], "null", "{text}");
+    assert!(lines[10].ends_with(r#"["set","user.ann",{"age":7}]"#), "{text}");
+    assert!(lines[11].ends_with(r#"["delete","user.ann"]"#), "{text}");
+    let words = String::from_utf8(output.stderr).expect("text");
+    assert!(words.contains("noproc") || words.contains("registered as `store`"), "{words}");
+}
+
+#[test]
+fn the_shell_reads_timers_asks_who_lives_and_lists_groups_by_how_they_begin() {
+    let daemon = Daemon::start("options");
+    let script = "register me\nalive me\nalive nobody\njoin room.1\njoin rook\ngroups room.\ngroups\n\
+                  send_after 1h me late\nread_timer 999999\n";
+    let output = daemon.script(&[], script);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = ["ok", "true", "false", "ok", "ok", "room.1", "rook", "room.1"];
+    assert_eq!(lines[..8], expected, "{text}");
+    assert!(lines[8].starts_with("timer "), "{text}");
+    assert_eq!(lines[9], "none", "{text}");
+}

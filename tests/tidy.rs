@@ -343,7 +343,7 @@ fn names_point_inward_only() {
         &["router"],
         &["hub"],
         &["session", "peer"],
-        &["socket", "mesh"],
+        &["socket", "mesh", "hosting"],
         &["node", "cli", "main", "admin"],
     ];
     // Tools of the edges: they name the words on the wire and each other, never who uses them.
@@ -442,17 +442,17 @@ fn nothing_is_left_for_later() {
 
 #[test]
 fn tasks_are_spawned_where_they_are_joined() {
-    let owners = ["node", "socket", "mesh", "cli", "client"];
+    let owners = ["node", "socket", "mesh", "hosting", "cli", "client"];
     let mut complaints = Complaints::default();
     for text in rust() {
         if owners.iter().any(|owner| is_module(&text.path, owner)) {
             continue;
         }
         let spawns = ["tokio::spawn", "task::spawn", "spawn_local", "thread::spawn"];
-        complaints.shipped(&text, &spawns, "node, socket and mesh own the tasks");
+        complaints.shipped(&text, &spawns, "node, socket, mesh and hosting own the tasks");
         // A strategy's set of tasks ends when its future is dropped, a client's reader with the client.
         if text.path.starts_with("src/") && !is_module(&text.path, "client") {
-            complaints.shipped(&text, &["JoinSet"], "node, socket and mesh own the tasks");
+            complaints.shipped(&text, &["JoinSet"], "node, socket, mesh and hosting own the tasks");
         }
     }
     complaints.tell();

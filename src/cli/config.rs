@@ -46,6 +46,13 @@ struct PrintArgs {
     up: UpArgs,
 }
 
+impl ConfigArgs {
+    /// Whether `--socket` is one of its settings.
+    pub(super) fn takes_socket(&self) -> bool {
+        matches!(self.command, ConfigCommand::Print(_))
+    }
+}
+
 pub(super) fn run(globals: &Globals, args: &ConfigArgs) -> Result<(), Failure> {
     let output = Output { json: globals.json };
     let machine = here()?;

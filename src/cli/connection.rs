@@ -1,6 +1,6 @@
 //! A command's session with the node: found, connected, introduced, and with a bound on every wait.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -48,7 +48,16 @@ impl Connection {
         let path = client::find(globals.socket.as_ref().map(PathBuf::from))?;
         let client = within(Duration::ZERO, Client::connect(&path)).await?;
         let client_name = format!("pillion {name}");
-        let welcome = within(Duration::ZERO, client.hello(&client_name, delivery)).await?;
+        let token = hosted(&path, name);
+        let welcome = within(Duration::ZERO, async {
+            let hello = client.hello_as(&client_name, delivery, token.as_deref()).await;
+            if token.is_some() && hello.as_ref().is_err_and(|error| error.code().is_some()) {
+                // Its process has died: then it is an app like any other.
+                return client.hello(&client_name, delivery).await;
+            }
+            hello
+        })
+        .await?;
         let output = Output { json: globals.json };
         // A command that waits for nothing but its answer ends by ctrl-c as any program does.
         let interrupt = match delivery {
@@ -166,6 +175,16 @@ impl Connection {
     pub(super) async fn close(self) -> Result<(), Failure> {
         within(Duration::ZERO, self.client.close()).await
     }
+}
+
+/// The token of a command that a node runs as one of its processes, where it makes sense to act as that process: calls
+/// by its name then reach what it serves. Another command in a hosted script is an app of its own.
+fn hosted(socket: &Path, command: &str) -> Option<String> {
+    if !matches!(command, "serve" | "shell") {
+        return None;
+    }
+    let own = std::env::var_os("PILLION_SOCKET")?;
+    (Path::new(&own) == socket).then(|| std::env::var("PILLION_PROCESS").ok()).flatten()
 }
 
 async fn within<T>(

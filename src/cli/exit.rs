@@ -16,7 +16,8 @@ Exit codes:
   65  what was given to it is wrong, such as a body that is not JSON
   69  no node answers, or nobody who could answer the call
   70  a bug of ours, or the system refused something
-  73  something cannot be made, because the name, socket or port is taken
+  73  something cannot be made, because the name, socket or port is taken,
+      or the program cannot be started
   75  not now: too busy, timed out, leaving, or the connection is lost; try again
   77  not allowed";
 
@@ -126,7 +127,7 @@ fn of_code(code: &str) -> Exit {
         "undef" => Exit::NoDaemon,
         "badarg" | "unsupported" | "calling_self" => Exit::Usage,
         "too_large" => Exit::Data,
-        "taken" => Exit::CannotCreate,
+        "taken" | "cannot_start" => Exit::CannotCreate,
         "denied" => Exit::Denied,
         "overloaded" | "timeout" | "noconnection" | "nodedown" | "draining" => Exit::Temporary,
         _ => Exit::Internal,

@@ -22,7 +22,13 @@ impl<A: Args> Args for Later<A> {
 /// The line that describes it in the list of commands is what describes it here.
 fn described<A: Args>(command: Command) -> Command {
     let about = command.get_about().cloned().unwrap_or_default();
-    A::augment_args(command).about(about).long_about(None)
+    let mut command = A::augment_args(command).about(about).long_about(None);
+    for flag in super::meaningless(command.get_name()) {
+        if command.get_arguments().any(|arg| arg.get_id() == flag) {
+            command = command.mut_arg(flag, |arg| arg.hide(true));
+        }
+    }
+    command
 }
 
 impl<A: FromArgMatches> FromArgMatches for Later<A> {

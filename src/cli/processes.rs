@@ -25,7 +25,7 @@ Examples:
 
 const INFO_EXAMPLES: &str = "\
 Keys: pid, registered_name, label, status, message_queue_len, messages, links, monitors, monitored_by, trap_exit, parent, \
-delivery, mailbox, dropped, memory, sensitive, client, session. Without any, all but the messages and a few rare ones.
+delivery, mailbox, dropped, memory, os_pid, sensitive, client, session. Without any, all but the messages and a few rare ones.
 
 Examples:
   pillion info stock
@@ -147,11 +147,11 @@ pub(super) fn processes_table(processes: &Json) -> String {
         .into_iter()
         .flatten()
         .map(|process| {
-            ["pid", "name", "status", "message_queue_len", "session", "client", "label"]
+            ["pid", "name", "status", "message_queue_len", "session", "client", "label", "os_pid"]
                 .map(|key| cell(&process[key]))
         })
         .collect();
-    table(["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "LABEL"], &rows)
+    table(["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "LABEL", "PROCESS"], &rows)
 }
 
 pub(super) fn info_lines(info: &Json) -> String {

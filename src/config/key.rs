@@ -220,19 +220,6 @@ impl fmt::Display for Key {
     }
 }
 
-/// The candidate that `word` was most likely meant to be, when one is close.
-#[must_use]
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Below this two words have nothing to do with each other (`strsim`'s scale of 0 to 1).
-    const LIKENESS_MIN: f64 = 0.75;
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,13 +231,5 @@ mod tests {
             assert_eq!(Key::of_variable(&key.variable()), Some(key));
         }
         assert_eq!(Key::BodyMax.variable(), "PILLION_BODY_MAX");
-    }
-
-    #[test]
-    fn a_slip_of_the_finger_finds_its_key_and_nonsense_finds_none() {
-        let words = || Key::ALL.into_iter().map(Key::word);
-        assert_eq!(nearest("mailbox-entires", words()), Some("mailbox-entries"));
-        assert_eq!(nearest("strategies", words()), Some("strategy"));
-        assert_eq!(nearest("qqqq", words()), None);
     }
 }

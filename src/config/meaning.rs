@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::key::{Key, nearest};
+use pillion_strategies::nearest;
+
+use crate::config::key::Key;
 use crate::config::local_dir::LocalDir;
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem, Problems};
@@ -139,6 +141,8 @@ impl Reader<'_> {
             remote,
             log_level,
             log_format,
+            hosting_shown: super::hosting::show(&self.typed.hosting),
+            hosting: self.typed.hosting,
             shown: self.shown,
         })
     }

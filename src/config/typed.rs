@@ -8,18 +8,27 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use pillion_strategies::nearest;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::key::{Key, Shape, nearest};
+use crate::config::hosting::{self, TABLES};
+use crate::config::key::{Key, Shape};
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem};
+use crate::wire::host::Hosting;
 
 /// Largest configuration file that is read: a wrong path should not fill the memory.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Variables that are ours and configure something else: the file itself, the clients, the tests.
-const OTHER_VARIABLES: [&str; 4] =
-    ["PILLION_CONFIG", "PILLION_NODE", "PILLION_SEED", "PILLION_ROUNDS"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "PILLION_CONFIG",
+    "PILLION_NODE",
+    "PILLION_PID",
+    "PILLION_PROCESS",
+    "PILLION_SEED",
+    "PILLION_ROUNDS",
+];
 
 /// One text and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +46,8 @@ pub(crate) struct Typed {
     pub(crate) items: BTreeMap<Key, Vec<Item>>,
     /// What is wrong so far.
     pub(crate) problems: Vec<Problem>,
+    /// What the file's tables say of programs to host.
+    pub(crate) hosting: Hosting,
     /// Where the file lies, for the paths in it.
     pub(crate) file_directory: PathBuf,
 }
@@ -112,7 +123,7 @@ impl Typed {
         let absolute = machine.absolute(&path.to_string_lossy(), Path::new(""));
         self.file_directory = absolute.parent().map(Path::to_path_buf).unwrap_or_default();
         match read_text(&absolute) {
-            Ok(text) => self.read_text(path, &text),
+            Ok(text) => self.read_text(path, &text, machine),
             Err(words) => self.problems.push(Problem {
                 origin: named.clone(),
                 key: "config".to_owned(),
@@ -124,7 +135,7 @@ impl Typed {
 
     /// Reads the text of a file. Every syntax error is told; keys are looked at only when there is none,
     /// because what follows a missing quote is noise.
-    fn read_text(&mut self, path: &Path, text: &str) {
+    fn read_text(&mut self, path: &Path, text: &str, machine: &Machine) {
         let origin = |offset: usize| Origin::File {
             path: path.to_owned(),
             line: 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count(),
@@ -139,17 +150,31 @@ impl Typed {
         }
         for (word, value) in table.get_ref() {
             let at = origin(word.span().start);
+            if TABLES.contains(&&**word.get_ref()) {
+                hosting::read(
+                    word.get_ref(),
+                    value,
+                    &origin,
+                    &self.file_directory,
+                    machine,
+                    &mut self.hosting,
+                    &mut self.problems,
+                );
+                continue;
+            }
             match Key::of_word(word.get_ref()) {
                 Some(key) => match items(key, value.get_ref(), &at, &origin) {
                     Ok(items) => self.put(key, items),
                     Err(problem) => self.problems.push(problem),
                 },
                 None => {
-                    let words = unknown(word.get_ref(), Key::ALL.iter().map(|key| key.word()));
+                    let known = Key::ALL.iter().map(|key| key.word()).chain(TABLES);
+                    let words = unknown(word.get_ref(), known);
                     self.problems.push(Problem::of_word(at, word.get_ref(), words));
                 }
             }
         }
+        hosting::check(&self.hosting, &origin(0), &mut self.problems);
     }
 }
 
@@ -262,7 +287,7 @@ mod tests {
 
     fn of_text(text: &str) -> Typed {
         let mut typed = Typed::default();
-        typed.read_text(Path::new("p.toml"), text);
+        typed.read_text(Path::new("p.toml"), text, &Machine::default());
         typed
     }
 

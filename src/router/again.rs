@@ -105,7 +105,7 @@ impl Router {
         };
         let plain = matches!(
             command,
-            Command::Send { pid: None, mode: Mode::Wait, .. }
+            Command::Send { pid: None, mode: Mode::Wait, checked: false, .. }
                 | Command::Publish {
                     pid: None,
                     reach: Reach::All,

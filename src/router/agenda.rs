@@ -29,6 +29,8 @@ pub(super) enum Deadline {
     Congestion(PeerId),
     /// A session without a connection has waited long enough.
     Grace { session: SessionId, epoch: u64 },
+    /// The connection of a hosted program that has ended has had time to end too.
+    Hosted(u64),
     /// `failed` events that were counted together are due.
     Failed(SessionId),
 }

@@ -1,4 +1,5 @@
-//! What each node announces of itself: its global names, its members of groups, its modules, the topics it wants to hear.
+//! What each node announces of itself: its global names, its members of groups, its modules, its factories, the topics it
+//! wants to hear.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -36,12 +37,14 @@ pub(super) enum Class {
     Member = 2,
     /// A module: its functions.
     Module = 3,
+    /// A factory: how many children it has, and how many it may have.
+    Factory = 4,
     /// A topic or pattern that somebody there has subscribed to.
-    Topic = 4,
+    Topic = 5,
     /// A queue group at one.
-    Queue = 5,
+    Queue = 6,
     /// The last value of a topic.
-    Retained = 6,
+    Retained = 7,
 }
 
 impl Class {
@@ -50,9 +53,10 @@ impl Class {
             1 => Self::Name,
             2 => Self::Member,
             3 => Self::Module,
-            4 => Self::Topic,
-            5 => Self::Queue,
-            6 => Self::Retained,
+            4 => Self::Factory,
+            5 => Self::Topic,
+            6 => Self::Queue,
+            7 => Self::Retained,
             _ => return None,
         })
     }
@@ -242,6 +246,7 @@ impl Router {
             Class::Name => self.on_global_name(peer, node, key, value, out),
             Class::Member => self.on_member(peer, node, key, value, out),
             Class::Module => self.on_module(peer, key, value),
+            Class::Factory => self.on_factory(peer, key, value),
             Class::Topic | Class::Queue => self.on_interest(peer, class, key, value.is_some()),
             Class::Retained => self.on_retained(peer, key, value, out),
         }

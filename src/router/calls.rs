@@ -239,7 +239,7 @@ impl Router {
         result
     }
 
-    fn nobody_there(&self, to: &str, address: Address<'_>) -> Failure {
+    pub(super) fn nobody_there(&self, to: &str, address: Address<'_>) -> Failure {
         let code = match address {
             Address::Pid(_) => match to.parse::<Pid>() {
                 Ok(pid) => self.why_nowhere(&pid),
@@ -367,10 +367,7 @@ impl Router {
                 let mut not = tried.to_vec();
                 not.push(Member::Here(caller));
                 let found = self.any_member(group, &not);
-                if found.is_none()
-                    && tried.is_empty()
-                    && self.members_once(group).contains(&Member::Here(caller))
-                {
+                if found.is_none() && tried.is_empty() && self.is_member(group, caller) {
                     return Err(itself());
                 }
                 found

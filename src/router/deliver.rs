@@ -1,9 +1,10 @@
 //! The way of an event into a mailbox and out of it: bounds, windows, holds.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
+use super::few::Few;
 use super::mailbox::Tag;
 use super::outbox::LANE_BYTES;
 use super::peers::PeerId;
@@ -22,6 +23,11 @@ const BATCH_BYTES: usize = 128 * 1024;
 /// What may be between the lane of a peer and this mailbox while a busy node does not come to read: what that peer is
 /// writing, what the systems at both ends hold (`transport` bounds it), and what has been read here.
 const PIPE_BYTES: usize = 4 * 1024 * 1024;
+/// A `wait` mailbox that takes more than this holds its senders for a moment, though it is far from full: what waits in
+/// it has left the processor's caches before the app gets it, and costs more the longer the queue is.
+const EARLY_BYTES: usize = 512 * 1024;
+/// How long at most: an app that takes nothing meanwhile is slow, and its mailbox fills as it may.
+const EARLY_HOLD: Duration = Duration::from_millis(20);
 /// Mailboxes are weighed in steps of this many bytes,
 const WEIGHT_STEP_BITS: u32 = 16;
 /// and below the first of them in powers of two from this one on.
@@ -34,6 +40,18 @@ pub(super) enum Holder {
     Local(u64),
     /// A process of a peer.
     Remote(PeerId, u64),
+}
+
+/// Whether a mailbox that is not full holds its senders for a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Early {
+    /// It may.
+    #[default]
+    Ready,
+    /// It does.
+    Holding,
+    /// It did for as long as it may: not again until it is nearly empty.
+    Spent,
 }
 
 /// Where a message comes from.
@@ -50,7 +68,7 @@ pub(super) enum Origin {
 /// What was given to the app and not yet consumed, where it asked for a window.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    sizes: VecDeque<u32>,
+    sizes: Few<VecDeque<u32>>,
     bytes: usize,
 }
 
@@ -74,16 +92,17 @@ impl Window {
 
 impl Process {
     /// What its mailbox weighs, in steps: what it could give, which signals only are where they are many.
-    fn weight_now(&self) -> usize {
+    fn weight_now(&self) -> u32 {
         let signals = self.mailbox.signal_bytes();
         let kept = if signals < SIGNAL_BYTES_HEAVY { signals } else { 0 };
         let bytes = self.mailbox.bytes() - self.mailbox.call_bytes() - kept;
         if bytes >> WEIGHT_FIRST_BITS == 0 {
             0
         } else if bytes >> WEIGHT_STEP_BITS == 0 {
-            (bytes.ilog2() - WEIGHT_FIRST_BITS) as usize + 1
+            bytes.ilog2() - WEIGHT_FIRST_BITS + 1
         } else {
-            (bytes >> WEIGHT_STEP_BITS) + (WEIGHT_STEP_BITS - WEIGHT_FIRST_BITS) as usize
+            let steps = u32::try_from(bytes >> WEIGHT_STEP_BITS).unwrap_or(u32::MAX >> 1);
+            steps + WEIGHT_STEP_BITS - WEIGHT_FIRST_BITS
         }
     }
 
@@ -123,6 +142,9 @@ impl Router {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.kv.is_some() {
             self.kv_told(serial, tag, head, body, out);
+            return;
+        }
+        if process.supervisor {
             return;
         }
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
@@ -198,17 +220,25 @@ impl Router {
         self.mailbox_bytes += size;
         let (heavier, served, queued) =
             (process.weight_now() != process.weight, !process.receivers.is_empty(), process.queued);
-        if process.bounds.policy == Overflow::Wait
-            && !process.lapsed
-            && !process.mailbox.has_room(&process.bounds, size)
-        {
-            hold = true;
+        let mut early = false;
+        if process.bounds.policy == Overflow::Wait && !process.lapsed {
+            hold |= !process.mailbox.has_room(&process.bounds, size);
+            early = !hold
+                && match process.early {
+                    Early::Ready => process.holding.is_empty(),
+                    Early::Holding => true,
+                    Early::Spent => false,
+                }
+                && process.mailbox.bytes() > EARLY_BYTES
+                && process.bounds.bytes >= 2 * EARLY_BYTES
+                && process.delivery == Delivery::Push
+                && session.attached;
         }
         if heavier {
             self.weigh(serial);
         }
-        if let (true, Origin::Process(holder), Some(now)) = (hold, origin, now) {
-            self.hold(now, serial, holder, out);
+        if let (true, Origin::Process(holder), Some(now)) = (hold || early, origin, now) {
+            self.hold(now, serial, holder, early, out);
         }
         if self.pressing(out) > self.limits.queue_bytes {
             self.shed_heaviest(0, out);
@@ -456,6 +486,17 @@ impl Router {
     /// Lets its senders go on when a mailbox has become half empty.
     pub(super) fn mailbox_shrank(&mut self, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.early != Early::Ready && process.mailbox.bytes() <= EARLY_BYTES / 2 {
+            let holds = process.early == Early::Holding;
+            process.early = Early::Ready;
+            if holds {
+                self.release(serial, out);
+                return;
+            }
+        } else if process.early == Early::Holding && process.bounds.policy == Overflow::Wait {
+            return;
+        }
+        let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.holding.is_empty() && !process.lapsed {
             return;
         }
@@ -466,9 +507,9 @@ impl Router {
         }
     }
 
-    /// A `wait` mailbox is full of what somebody sends: that sender's session is not read for a while.
-    fn hold(&mut self, now: Instant, serial: u64, holder: Holder, out: &mut Outbox) {
-        let ends = now + self.limits.send_timeout;
+    /// A `wait` mailbox is full of what somebody sends, or will be soon: that sender's session is not read for a while.
+    fn hold(&mut self, now: Instant, serial: u64, holder: Holder, early: bool, out: &mut Outbox) {
+        let ends = now + if early { EARLY_HOLD } else { self.limits.send_timeout };
         let Some(process) = self.processes.get(&serial) else { return };
         if let Holder::Local(sender) = holder
             && process.delivery != Delivery::Push
@@ -478,11 +519,21 @@ impl Router {
             return;
         }
         let Some(process) = self.processes.get_mut(&serial) else { return };
+        if early {
+            process.early = Early::Holding;
+        } else if process.early == Early::Holding {
+            // What was under way has filled it: from now on it is held as any full one.
+            process.early = Early::Spent;
+            if let Some(earlier) = process.hold_ends.replace(Box::new(ends)) {
+                self.agenda.remove(*earlier, Deadline::Hold(serial));
+            }
+            self.agenda.add(ends, Deadline::Hold(serial));
+        }
         if !process.holding.insert(holder) {
             return;
         }
         if process.hold_ends.is_none() {
-            process.hold_ends = Some(ends);
+            process.hold_ends = Some(Box::new(ends));
             self.agenda.add(ends, Deadline::Hold(serial));
         }
         match holder {
@@ -522,9 +573,9 @@ impl Router {
     fn release(&mut self, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if let Some(ends) = process.hold_ends.take() {
-            self.agenda.remove(ends, Deadline::Hold(serial));
+            self.agenda.remove(*ends, Deadline::Hold(serial));
         }
-        let mut holders = std::mem::take(&mut process.holding);
+        let mut holders = process.holding.take();
         while out.may_go_on() {
             let Some(holder) = holders.pop_first() else { return };
             out.count(1);
@@ -545,10 +596,14 @@ impl Router {
     /// Held for the whole send timeout: from now on the mailbox sheds and holds nobody until half empty.
     pub(super) fn hold_lapses(&mut self, now: Instant, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        if process.hold_ends.is_none_or(|ends| ends > now) {
+        if process.hold_ends.as_ref().is_none_or(|ends| **ends > now) {
             return;
         }
-        process.lapsed = true;
+        if process.early == Early::Holding {
+            process.early = Early::Spent;
+        } else {
+            process.lapsed = true;
+        }
         self.release(serial, out);
     }
 

@@ -1,8 +1,9 @@
-//! One request to a name on several nodes: `multi_call` and `abcast`.
+//! One request to a name on several nodes: `multi_call`, `abcast` and `sbcast`.
 //!
 //! The results are in the order in which the nodes were asked, one for each, all of them by the deadline.
 
 use super::calls::{Asked, Ending, Making, timeout_of};
+use super::questions::{AskedBy, Question};
 use super::receive::LIST_BYTES_MAX;
 use super::send::Passing;
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
@@ -10,6 +11,7 @@ use crate::wire::cbor;
 use crate::wire::command::{Keys, Mode};
 use crate::wire::event::{Head, Said};
 use crate::wire::id::{NodeName, check_name};
+use crate::wire::message::Ask;
 
 /// Most nodes that one command asks.
 const NODES_MAX: usize = 1024;
@@ -174,12 +176,67 @@ impl Router {
                 mode: Mode::Wait,
                 ct,
                 body,
+                checked: false,
             };
             if let Err(failure) = self.pass_on(passing, out) {
                 Failure::gather(&mut full, failure);
             }
         }
         Self::done_unless(asker, full, out)
+    }
+}
+
+impl Router {
+    /// `abcast` that says who has got it: behind each cast goes the question who has the name.
+    #[allow(clippy::too_many_arguments, reason = "the fields of one command")]
+    pub(super) fn sbcast<'a>(
+        &mut self,
+        asker: &mut Asker<'a>,
+        pid: Option<&str>,
+        nodes: Option<Keys<'_>>,
+        name: &'a str,
+        timeout_ms: Option<u64>,
+        ct: Option<&str>,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        asker.to = name;
+        let actor = self.actor(asker.session, pid)?;
+        let Some(id) = asker.id else {
+            return Err(Failure::badarg(
+                "`sbcast` needs an `id`: its answer says who has got it; use `abcast` when none is wanted",
+            ));
+        };
+        check_name(name).map_err(Failure::badarg)?;
+        self.body_fits(body)?;
+        let timeout = timeout_of(timeout_ms)?;
+        let nodes = self.asked_nodes(nodes)?;
+        let gather = self.gather(asker.session, KeptId::keep(id), nodes.clone(), out);
+        for (index, node) in nodes.iter().enumerate() {
+            let slot = Slot { gather, index };
+            let to = format!("{name}@{node}");
+            let from = Some((asker.session, actor));
+            let (now, said, mode) = (asker.now, Said::Cast, Mode::Wait);
+            let passing = Passing { now, from, to: &to, said, mode, ct, body, checked: true };
+            let here = (*node == self.me.name).then(|| self.named(name)).flatten();
+            let told = self.may_ask().and_then(|()| self.pass_on(passing, out));
+            match (told, self.peer_named(node.as_str()).map(|(peer, _)| peer), here) {
+                (Err(failure), ..) => self.gathered(slot, Err(&failure.ending()), out),
+                (Ok(()), Some(peer), _) => {
+                    let by = AskedBy::Several { slot, serial: actor };
+                    let ask = Ask::Whereis { name: name.to_owned() };
+                    let timeout = Some(timeout);
+                    self.ask_peer(now, peer, by, Question::Whereis, &ask, timeout, out);
+                }
+                (Ok(()), None, serial) => {
+                    let mut item = Vec::new();
+                    let pid = self.pid(serial.unwrap_or(0));
+                    cbor::put_text(&mut item, &pid.to_string());
+                    self.gathered(slot, Ok((None, &item)), out);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,14 +4,12 @@
 //! nodes that do not see each other's claim at that moment may both hold it. As soon as the claims meet, both nodes decide
 //! by the same rule on the same two stamps, and the loser's node takes its claim back. Partitions end the same way.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::announced::Class;
 use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::{Asker, Failure, Outbox, Router, answer};
-use crate::wire::cbor;
 use crate::wire::command::OnConflict;
 use crate::wire::event::Head;
 use crate::wire::id::{Incarnation, Node, NodeName, Pid, check_name};
@@ -40,19 +38,40 @@ impl Stamp {
 struct Claim {
     stamp: Stamp,
     on_conflict: OnConflict,
+    /// It was taken on purpose from whoever had it: no older claim stays beside it.
+    replaces: bool,
 }
 
 /// Who claims a name: usually one.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     here: Option<Claim>,
-    there: BTreeMap<PeerId, Claim>,
+    /// Those of peers, in their order.
+    there: Vec<(PeerId, Claim)>,
 }
 
 impl Claims {
     fn all(&self) -> impl Iterator<Item = (Option<PeerId>, &Claim)> {
         let there = self.there.iter().map(|(peer, claim)| (Some(*peer), claim));
         self.here.iter().map(|claim| (None, claim)).chain(there)
+    }
+
+    /// What a peer claims now.
+    fn set(&mut self, peer: PeerId, claim: Option<Claim>) {
+        let at = self.there.partition_point(|(other, _)| *other < peer);
+        if self.there.get(at).is_some_and(|(other, _)| *other == peer) {
+            self.there.remove(at);
+        }
+        if let Some(claim) = claim {
+            // Usually the only one.
+            self.there.reserve_exact(1);
+            self.there.insert(at, (peer, claim));
+        }
+    }
+
+    /// Who has the name.
+    pub(super) fn holder(&self) -> Option<Pid> {
+        self.winner().map(|(_, claim)| claim.stamp.pid())
     }
 
     /// The claim that no other one beats.
@@ -67,12 +86,23 @@ fn stays(claim: &Claim, other: &Claim) -> bool {
         return true;
     }
     let older = claim.stamp < other.stamp;
+    if is_replaced(claim, other) || is_replaced(other, claim) {
+        return !older;
+    }
     match if older { claim.on_conflict } else { other.on_conflict } {
         OnConflict::KeepOldest | OnConflict::KillLoser => older,
         OnConflict::KeepNewest => !older,
         OnConflict::Notify => false,
     }
 }
+
+/// Whether the second claim took the name from whoever had it by then.
+fn is_replaced(claim: &Claim, by: &Claim) -> bool {
+    by.replaces && claim.stamp < by.stamp
+}
+
+/// In the byte of the policy.
+const REPLACES: u8 = 0x80;
 
 fn policy_byte(policy: OnConflict) -> u8 {
     match policy {
@@ -84,7 +114,7 @@ fn policy_byte(policy: OnConflict) -> u8 {
 }
 
 fn policy(byte: u8) -> OnConflict {
-    match byte {
+    match byte & !REPLACES {
         1 => OnConflict::KeepNewest,
         2 => OnConflict::Notify,
         3 => OnConflict::KillLoser,
@@ -93,7 +123,12 @@ fn policy(byte: u8) -> OnConflict {
 }
 
 impl Router {
-    /// Milliseconds since 1970 by this run's first reading of the clock, and later than every claim that was seen.
+    /// The time of the run's incarnation is this one.
+    pub fn on_start(&mut self, now: Instant) {
+        self.began = Some(now);
+    }
+
+    /// Milliseconds since 1970 by the clock as this run read it when it began, and later than every claim that was seen.
     pub(super) fn hybrid_ms(&mut self, now: Instant) -> u64 {
         let began = *self.began.get_or_insert(now);
         let since = now.saturating_duration_since(began).as_millis();
@@ -117,23 +152,86 @@ impl Router {
         pid: Option<&str>,
         name: &str,
         on_conflict: OnConflict,
+        replace: bool,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
         let serial = self.actor(asker.session, pid)?;
         check_name(name).map_err(Failure::badarg)?;
-        if let Some(claims) = self.globals.get(name)
-            && let Some((_, claim)) = claims.all().next()
-        {
-            let text = format!("global:{name} is the name of {}", claim.stamp.pid());
-            return Err(Failure::new("taken", text));
+        let taken = self.globals.get(name).and_then(|claims| {
+            let (_, claim) = claims.all().next()?;
+            Some((claim.stamp.pid(), claims.here.as_ref().map(|claim| claim.stamp.serial)))
+        });
+        match taken {
+            Some((_, before)) if replace => {
+                return self.replace_global(asker, serial, name, on_conflict, before, out);
+            }
+            Some((holder, _)) => {
+                return Err(Failure::new(
+                    "taken",
+                    format!("global:{name} is the name of {holder}"),
+                ));
+            }
+            None => {}
         }
         if self.processes.get(&serial).is_some_and(|p| p.globals.len() >= NAMES_MAX) {
             let text = format!("a process has at most {NAMES_MAX} global names");
             return Err(Failure::new("overloaded", text));
         }
-        let ms = self.hybrid_ms(asker.now);
+        self.claim(asker.now, serial, name, on_conflict, replace, out);
+        Self::done(asker, out);
+        Ok(())
+    }
+
+    /// Erlang's `re_register_name`: the name goes from whoever has it, here or elsewhere, to this process.
+    fn replace_global(
+        &mut self,
+        asker: &Asker<'_>,
+        serial: u64,
+        name: &str,
+        on_conflict: OnConflict,
+        before: Option<u64>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let own = before
+            .and_then(|before| self.processes.get(&before))
+            .is_some_and(|process| process.session == asker.session);
+        if !own {
+            self.needs_operator(asker.session, "to take a name from another session's process")?;
+        }
+        let few = self.processes.get(&serial).is_some_and(|process| {
+            process.globals.len() < NAMES_MAX || process.globals.contains(name)
+        });
+        if !few {
+            let text = format!("a process has at most {NAMES_MAX} global names");
+            return Err(Failure::new("overloaded", text));
+        }
+        if let Some(before) = before.filter(|before| *before != serial) {
+            if let Some(process) = self.processes.get_mut(&before) {
+                process.globals.remove(name);
+            }
+            let winner = self.pid(serial);
+            let head = Head::event("name_conflict").text("name", name).pid("winner", Some(&winner));
+            self.tell(before, Tag::Name, &head, out);
+        }
+        self.claim(asker.now, serial, name, on_conflict, true, out);
+        Self::done(asker, out);
+        Ok(())
+    }
+
+    /// A process here has a name from now on, and all nodes are told.
+    fn claim(
+        &mut self,
+        now: Instant,
+        serial: u64,
+        name: &str,
+        on_conflict: OnConflict,
+        replaces: bool,
+        out: &mut Outbox,
+    ) {
+        let ms = self.hybrid_ms(now);
         let Node { name: node, incarnation } = self.me.clone();
-        let claim = Claim { stamp: Stamp { ms, node, incarnation, serial }, on_conflict };
+        let stamp = Stamp { ms, node, incarnation, serial };
+        let claim = Claim { stamp, on_conflict, replaces };
         self.globals.entry(name.into()).or_default().here = Some(claim);
         if let Some(process) = self.processes.get_mut(&serial) {
             process.globals.insert(name.into());
@@ -142,10 +240,8 @@ impl Router {
         let mut value = [0; 17];
         value[..8].copy_from_slice(&ms.to_be_bytes());
         value[8..16].copy_from_slice(&serial.to_be_bytes());
-        value[16] = policy_byte(on_conflict);
+        value[16] = policy_byte(on_conflict) | if replaces { REPLACES } else { 0 };
         self.announce(Class::Name, name.as_bytes(), Some(&value), out);
-        Self::done(asker, out);
-        Ok(())
     }
 
     pub(super) fn unregister_global(
@@ -195,7 +291,7 @@ impl Router {
 
     /// Who has a global name, as far as this node knows.
     pub(super) fn global_holder(&self, name: &str) -> Option<Pid> {
-        self.globals.get(name).and_then(Claims::winner).map(|(_, claim)| claim.stamp.pid())
+        self.globals.get(name).and_then(Claims::holder)
     }
 
     pub(super) fn whereis_global(
@@ -212,34 +308,6 @@ impl Router {
         Ok(())
     }
 
-    /// `registered` with the scope global: every global name that is known here, and who has it.
-    pub(super) fn registered_globally(
-        &mut self,
-        asker: &Asker<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        let Some(id) = asker.id else { return Ok(()) };
-        let mut held = BTreeMap::new();
-        for (name, claims) in &self.globals {
-            // Where two claims beat each other nobody has the name.
-            if let Some((_, claim)) = claims.winner() {
-                held.insert(name, claim.stamp.pid());
-            }
-        }
-        out.count(held.len());
-        let mut body = Vec::new();
-        cbor::put_array(&mut body, held.len());
-        for (name, pid) in held {
-            cbor::put_map(&mut body, 2);
-            cbor::put_text(&mut body, "name");
-            cbor::put_text(&mut body, name);
-            cbor::put_text(&mut body, "pid");
-            cbor::put_text(&mut body, &pid.to_string());
-        }
-        answer(out, asker.session, &Head::ok(id).carries("registered"), &body);
-        Ok(())
-    }
-
     /// A peer says that one of its processes has a name, or no longer.
     pub(super) fn on_global_name(
         &mut self,
@@ -253,7 +321,7 @@ impl Router {
         self.routes += 1;
         let Some(value) = value else {
             if let Some(claims) = self.globals.get_mut(name) {
-                claims.there.remove(&peer);
+                claims.set(peer, None);
                 if claims.here.is_none() && claims.there.is_empty() {
                     self.globals.remove(name);
                 }
@@ -271,9 +339,10 @@ impl Router {
             serial: u64::from_be_bytes(*serial),
         };
         self.saw_ms(stamp.ms);
-        let claim = Claim { stamp, on_conflict: policy(rest[0]) };
+        let replaces = rest[0] & REPLACES != 0;
+        let claim = Claim { stamp, on_conflict: policy(rest[0]), replaces };
         let claims = self.globals.entry(name.into()).or_default();
-        claims.there.insert(peer, claim.clone());
+        claims.set(peer, Some(claim.clone()));
         if let Some(ours) = claims.here.clone() {
             self.names_meet(name, &ours, &claim, out);
         }
@@ -300,7 +369,7 @@ impl Router {
         self.withdraw(name, out);
         let older = ours.stamp.clone().min(theirs.stamp.clone());
         let policy = if older == ours.stamp { ours.on_conflict } else { theirs.on_conflict };
-        if policy == OnConflict::KillLoser {
+        if policy == OnConflict::KillLoser && !is_replaced(ours, theirs) {
             let from = winner.unwrap_or_else(|| self.pid(serial));
             self.on_signal(serial, &from, "name_conflict", false, out);
         }

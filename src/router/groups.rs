@@ -3,13 +3,15 @@
 //! Each node announces its own members; so all nodes come to know the same group, and a lost node takes its members along.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use super::announced::Class;
 use super::deliver::Origin;
+use super::listings::Listed;
 use super::mailbox::Tag;
 use super::monitors::Monitored;
 use super::peers::PeerId;
-use super::{Asker, Failure, Outbox, Router, answer};
+use super::{Asker, Failure, Outbox, Router, SLICE, answer};
 use crate::wire::cbor;
 use crate::wire::event::Head;
 use crate::wire::id::{Node, Pid, check_name};
@@ -19,7 +21,11 @@ const GROUPS_MAX: usize = 10_000;
 /// How often a process may join one group.
 const TIMES_MAX: u32 = 1_000_000;
 /// Most processes here that watch one group.
-const WATCHERS_MAX: usize = 10_000;
+pub(super) const WATCHERS_MAX: usize = 10_000;
+/// How many members are looked at for the one with fewest calls.
+const SAMPLE: usize = 16;
+/// How often one event names a member, however often it has joined.
+const TOLD_MAX: u32 = 1000;
 
 /// Who is in a group.
 #[derive(Debug, Default)]
@@ -30,14 +36,67 @@ pub(super) struct Group {
     there: BTreeMap<(PeerId, u64), u32>,
     /// Who watches: (process, reference).
     watchers: BTreeSet<(u64, u64)>,
-    /// Whose turn it is, where one is as good as another.
+    /// Who was asked last where one is as good as another: of this node's, and of the peers'.
     turn: u64,
+    turn_there: (PeerId, u64),
 }
 
 impl Group {
     fn is_nothing(&self) -> bool {
-        self.here.is_empty() && self.there.is_empty() && self.watchers.is_empty()
+        !self.has_members() && self.watchers.is_empty()
     }
+
+    pub(super) fn has_members(&self) -> bool {
+        !(self.here.is_empty() && self.there.is_empty())
+    }
+
+    /// The member that comes after another one: those here, then those of peers.
+    pub(super) fn after(&self, last: Option<Member>) -> Option<Member> {
+        let here = match last {
+            None => self.here.keys().next(),
+            Some(Member::Here(serial)) => {
+                self.here.range((Excluded(serial), Unbounded)).map(|(serial, _)| serial).next()
+            }
+            Some(Member::There(..)) => None,
+        };
+        let there = || match last {
+            Some(Member::There(peer, serial)) => {
+                self.there.range((Excluded((peer, serial)), Unbounded)).next()
+            }
+            _ => self.there.iter().next(),
+        };
+        here.map(|serial| Member::Here(*serial))
+            .or_else(|| there().map(|((peer, serial), _)| Member::There(*peer, *serial)))
+    }
+
+    /// How often a member has joined.
+    pub(super) fn times(&self, member: Member) -> u32 {
+        match member {
+            Member::Here(serial) => self.here.get(&serial),
+            Member::There(peer, serial) => self.there.get(&(peer, serial)),
+        }
+        .copied()
+        .unwrap_or(0)
+    }
+
+    /// Every peer that has members.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        let next = |last: Option<PeerId>| match last {
+            None => self.there.keys().next(),
+            Some(last) => {
+                let rest = (Excluded((last, u64::MAX)), Unbounded);
+                self.there.range(rest).map(|(key, _)| key).next()
+            }
+        };
+        std::iter::successors(next(None).map(|(peer, _)| *peer), move |last| {
+            next(Some(*last)).map(|(peer, _)| *peer)
+        })
+    }
+}
+
+/// Who is in a group, from the one on that follows the last whose turn it was.
+fn in_turn(here: &BTreeMap<u64, u32>, last: u64) -> impl Iterator<Item = &u64> {
+    here.range((Excluded(last), Unbounded)).chain(here.range(..=last)).map(|(serial, _)| serial)
 }
 
 /// A member, wherever it is.
@@ -51,7 +110,7 @@ fn key(group: &str, serial: u64) -> Vec<u8> {
     [&serial.to_be_bytes()[..], group.as_bytes()].concat()
 }
 
-fn list(pids: &[Pid]) -> Vec<u8> {
+pub(super) fn list(pids: &[Pid]) -> Vec<u8> {
     let mut list = Vec::new();
     cbor::put_array(&mut list, pids.len());
     for pid in pids {
@@ -61,7 +120,7 @@ fn list(pids: &[Pid]) -> Vec<u8> {
 }
 
 /// Who has joined or left is the body: there may be many.
-fn group_head(reference: u64, group: &str, what: &str) -> Head {
+pub(super) fn group_head(reference: u64, group: &str, what: &str) -> Head {
     Head::event("group").uint("ref", reference).text("group", group).carries(what)
 }
 
@@ -144,7 +203,7 @@ impl Router {
         let times = self.groups.get(group).and_then(|state| state.here.get(&serial)).copied();
         if let Some(times) = times {
             // One event says it, however often it had joined.
-            self.member_gone(serial, group, times.min(1000), out);
+            self.member_gone(serial, group, times.min(TOLD_MAX), out);
         }
     }
 
@@ -176,7 +235,8 @@ impl Router {
         } else {
             state.there.insert((peer, serial), times).unwrap_or(0)
         };
-        let pids = |times: u32| vec![Pid { node: node.clone(), serial }; times.min(1000) as usize];
+        let pids =
+            |times: u32| vec![Pid { node: node.clone(), serial }; times.min(TOLD_MAX) as usize];
         if times > before {
             self.tell_group(group, "joined", &pids(times - before), out);
         } else if before > times {
@@ -187,37 +247,30 @@ impl Router {
     }
 
     fn tell_group(&mut self, group: &str, what: &str, pids: &[Pid], out: &mut Outbox) {
+        if !self.scopes.is_empty() {
+            self.tell_scopes(group, what, pids, out);
+        }
         let Some(state) = self.groups.get(group) else { return };
         if state.watchers.is_empty() {
             return;
         }
         let list = list(pids);
         for (serial, reference) in state.watchers.clone() {
-            out.count(1);
-            let head = group_head(reference, group, what);
-            self.deliver(
-                None,
-                serial,
-                Origin::Node,
-                Tag::Group(reference),
-                head.bytes(),
-                &list,
-                out,
-            );
+            self.tell_of_group(serial, reference, group, what, &list, out);
         }
     }
 
     /// Every member, as often as it has joined: those here, then those of peers.
-    fn members_of(&self, group: &str, local: bool) -> Vec<Pid> {
-        let Some(state) = self.groups.get(group) else { return Vec::new() };
-        let here = state.here.iter().map(|(serial, times)| (self.pid(*serial), *times));
-        let there = state.there.iter().filter(|_| !local).filter_map(|((peer, serial), times)| {
+    pub(super) fn members_of(&self, group: &str) -> Vec<Pid> {
+        let Some(group) = self.groups.get(group) else { return Vec::new() };
+        let here = group.here.iter().map(|(serial, times)| (self.pid(*serial), *times));
+        let there = group.there.iter().filter_map(|((peer, serial), times)| {
             let node = self.peers.get(peer)?.node.clone();
             Some((Pid { node, serial: *serial }, *times))
         });
         let mut pids = Vec::new();
         for (pid, times) in here.chain(there) {
-            pids.extend(std::iter::repeat_n(pid, times as usize));
+            pids.extend(std::iter::repeat_n(pid, times.min(TOLD_MAX) as usize));
         }
         pids
     }
@@ -227,35 +280,9 @@ impl Router {
         asker: &Asker<'_>,
         group: &str,
         local: bool,
-        out: &mut Outbox,
     ) -> Result<(), Failure> {
         check_name(group).map_err(Failure::badarg)?;
-        if let Some(id) = asker.id {
-            let body = list(&self.members_of(group, local));
-            answer(out, asker.session, &Head::ok(id).carries("members"), &body);
-        }
-        Ok(())
-    }
-
-    pub(super) fn list_groups(
-        &mut self,
-        asker: &Asker<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        if let Some(id) = asker.id {
-            let mut body = Vec::new();
-            let names: Vec<_> = self
-                .groups
-                .iter()
-                .filter(|(_, state)| !(state.here.is_empty() && state.there.is_empty()))
-                .map(|(name, _)| name)
-                .collect();
-            cbor::put_array(&mut body, names.len());
-            for name in names {
-                cbor::put_text(&mut body, name);
-            }
-            answer(out, asker.session, &Head::ok(id).carries("groups"), &body);
-        }
+        self.start_listing(asker, Listed::Members { group: group.into(), local }, "");
         Ok(())
     }
 
@@ -284,7 +311,9 @@ impl Router {
         }
         // What there is now, then what changes: nothing lies between.
         let head = group_head(reference, group, "joined");
-        let list = list(&self.members_of(group, false));
+        let pids = self.members_of(group);
+        out.count(pids.len());
+        let list = list(&pids);
         self.deliver(None, actor, Origin::Node, Tag::Group(reference), head.bytes(), &list, out);
         Ok(())
     }
@@ -296,38 +325,47 @@ impl Router {
         self.drop_group(group);
     }
 
-    /// Every process that is in a group, once.
-    pub(super) fn members_once(&self, group: &str) -> Vec<Member> {
-        let Some(state) = self.groups.get(group) else { return Vec::new() };
-        let here = state.here.keys().filter(|serial| self.alive(**serial).is_some());
-        let there = state.there.keys().map(|(peer, serial)| Member::There(*peer, *serial));
-        here.map(|serial| Member::Here(*serial)).chain(there).collect()
+    /// Whether a process here is in a group.
+    pub(super) fn is_member(&self, group: &str, serial: u64) -> bool {
+        self.groups.get(group).is_some_and(|state| state.here.contains_key(&serial))
     }
 
     /// The member to ask where any will do: one of this node's, else one of this zone's, else any; those with few calls
-    /// under way first, and in turn.
+    /// under way first, and in turn. However many there are, few are looked at.
     pub(super) fn any_member(&mut self, group: &str, tried: &[Member]) -> Option<Member> {
-        let members = self.members_once(group);
-        let left = members.iter().filter(|member| !tried.contains(member));
-        let best = left
-            .map(|member| match member {
-                Member::Here(serial) => {
-                    let busy = self.processes.get(serial).map_or(0, |p| p.serving.len());
-                    (0, busy, *member)
-                }
-                Member::There(peer, _) => {
-                    let busy = self.peers.get(peer).map_or(0, |state| state.calls.len());
-                    (self.distance(*peer), busy, *member)
-                }
+        let state = self.groups.get(group)?;
+        let near = in_turn(&state.here, state.turn)
+            .take(SLICE)
+            .filter(|serial| self.alive(**serial).is_some())
+            .filter(|serial| !tried.contains(&Member::Here(**serial)))
+            .take(SAMPLE)
+            .min_by_key(|serial| self.processes.get(serial).map_or(0, |p| p.serving.len()))
+            .copied();
+        if let Some(serial) = near {
+            self.groups.get_mut(group)?.turn = serial;
+            return Some(Member::Here(serial));
+        }
+        let far = state
+            .peers()
+            .filter_map(|peer| {
+                // Of one peer any will do: what is known is how many calls go there.
+                let (_, last) = state.turn_there;
+                let next = state.there.range((peer, last.saturating_add(1))..=(peer, u64::MAX));
+                let member = next
+                    .chain(state.there.range((peer, 0)..=(peer, last)))
+                    .map(|((peer, serial), _)| Member::There(*peer, *serial))
+                    .find(|member| !tried.contains(member))?;
+                let busy = self.peers.get(&peer).map_or(0, |state| state.calls.len());
+                // Who was asked last comes last of its equals.
+                let turn = peer <= state.turn_there.0;
+                Some((self.distance(peer), busy, turn, member))
             })
-            .collect::<Vec<_>>();
-        let (distance, busy, _) = *best.iter().min()?;
-        let equal: Vec<_> =
-            best.iter().filter(|one| (one.0, one.1) == (distance, busy)).map(|one| one.2).collect();
-        let state = self.groups.get_mut(group)?;
-        state.turn += 1;
-        let at = usize::try_from(state.turn).unwrap_or(0) % equal.len();
-        equal.get(at).copied()
+            .min()
+            .map(|(.., member)| member);
+        if let Some(Member::There(peer, serial)) = far {
+            self.groups.get_mut(group)?.turn_there = (peer, serial);
+        }
+        far
     }
 
     /// How far a peer is: 1 in the same zone, else 2.

@@ -1,18 +1,15 @@
-//! Looking at processes: `info`, `processes`, `registered`.
+//! Looking at processes: `info`, `processes`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use super::deliver::put_item;
+use super::listings::Listed;
 use super::monitors::{Monitored, Watcher};
-use super::peers::PeerId;
 use super::processes::Process;
-use super::questions::write_tell;
+use super::questions::Question;
 use super::receive::LIST_BYTES_MAX;
 use super::send::Target;
-use super::served::Caller;
-use super::work::Work;
-use super::{Asker, Failure, KeptId, Outbox, Router, answer};
+use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::cbor;
 use crate::wire::command::{Delivery, Keys, Overflow};
 use crate::wire::event::Head;
@@ -37,62 +34,6 @@ pub(super) const USUAL: [&str; 14] = [
     "client",
 ];
 
-/// A listing that goes on in slices.
-#[derive(Debug)]
-pub(super) struct Listing {
-    to: ListingFor,
-    what: Listed,
-    /// The last process that was looked at.
-    last: u64,
-    count: usize,
-    items: Vec<u8>,
-}
-
-#[derive(Debug)]
-enum ListingFor {
-    App {
-        session: u64,
-        id: KeptId,
-    },
-    Peer {
-        peer: PeerId,
-        number: u64,
-    },
-    /// `process.list` by rpc.
-    Rpc {
-        caller: Caller,
-        reference: u64,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listed {
-    Pids,
-    Processes,
-    Names,
-}
-
-impl Listing {
-    fn new(to: ListingFor, what: Listed) -> Self {
-        Self { to, what, last: 0, count: 0, items: Vec::new() }
-    }
-
-    /// Every registered name.
-    pub(super) fn names(session: u64, id: KeptId) -> Self {
-        Self::new(ListingFor::App { session, id }, Listed::Names)
-    }
-
-    /// The pid of every process, as the answer to an rpc.
-    pub(super) fn pids(caller: Caller, reference: u64) -> Self {
-        Self::new(ListingFor::Rpc { caller, reference }, Listed::Pids)
-    }
-
-    /// Every process.
-    pub(super) fn processes(session: u64, id: KeptId) -> Self {
-        Self::new(ListingFor::App { session, id }, Listed::Processes)
-    }
-}
-
 impl Process {
     /// How many entries these keys show. One answer is one piece; this hold does little else beside a long one.
     fn weight_of(&self, keys: &[&str]) -> usize {
@@ -108,127 +49,7 @@ impl Process {
 }
 
 impl Router {
-    pub(super) fn start_listing(
-        &mut self,
-        asker: &Asker<'_>,
-        listing: impl FnOnce(u64, KeptId) -> Listing,
-        _out: &mut Outbox,
-    ) {
-        if let Some(id) = asker.id {
-            let listing = listing(asker.session, KeptId::keep(id));
-            if let Some(session) = self.sessions.get_mut(&asker.session) {
-                session.listings += 1;
-            }
-            self.work.push_back(Work::Listing(listing));
-        }
-    }
-
-    pub(super) fn list_for_peer(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        number: u64,
-        out: &mut Outbox,
-    ) {
-        let listing = Listing::new(ListingFor::Peer { peer, number }, Listed::Processes);
-        self.work.push_back(Work::Listing(listing));
-        self.run_work(now, out);
-    }
-
-    /// A slice of a listing; what is left of it comes back.
-    pub(super) fn list_on(
-        &mut self,
-        _now: Instant,
-        mut listing: Listing,
-        out: &mut Outbox,
-    ) -> Option<Listing> {
-        loop {
-            let next = self.serials.range(listing.last + 1..).next().copied();
-            let Some(serial) = next else { break };
-            if !out.may_go_on() {
-                return Some(listing);
-            }
-            out.count(1);
-            listing.last = serial;
-            let Some(process) = self.alive(serial) else { continue };
-            match (listing.what, &process.name) {
-                (Listed::Pids, _) => {
-                    cbor::put_text(&mut listing.items, &self.pid(serial).to_string());
-                    listing.count += 1;
-                }
-                (Listed::Processes, _) => {
-                    self.put_process(serial, process, &mut listing.items);
-                    listing.count += 1;
-                }
-                (Listed::Names, Some(name)) => {
-                    cbor::put_map(&mut listing.items, 2);
-                    cbor::put_text(&mut listing.items, "name");
-                    cbor::put_text(&mut listing.items, name);
-                    cbor::put_text(&mut listing.items, "pid");
-                    cbor::put_text(&mut listing.items, &self.pid(serial).to_string());
-                    listing.count += 1;
-                }
-                (Listed::Names, None) => {}
-            }
-        }
-        let mut body = Vec::with_capacity(listing.items.len() + 9);
-        cbor::put_array(&mut body, listing.count);
-        body.append(&mut listing.items);
-        let noun = match listing.what {
-            Listed::Processes | Listed::Pids => "processes",
-            Listed::Names => "registered",
-        };
-        match listing.to {
-            ListingFor::App { session, id } => {
-                match self.may_be_long(session, body.len(), out) {
-                    Ok(()) => answer(out, session, &Head::ok(id.id()).carries(noun), &body),
-                    Err(full) => {
-                        let head = Head::error(id.id(), full.code, &full.message, false);
-                        answer(out, session, &head, &[]);
-                    }
-                }
-                if let Some(state) = self.sessions.get_mut(&session) {
-                    state.listings -= 1;
-                    out.resumed.push(session);
-                }
-            }
-            ListingFor::Rpc { caller, reference } => {
-                let told = self.fits(body);
-                self.answer_own(caller, reference, &told, out);
-            }
-            ListingFor::Peer { peer, number } => {
-                write_tell(peer, number, &self.fits(body), out);
-            }
-        }
-        None
-    }
-
-    fn put_process(&self, serial: u64, process: &Process, items: &mut Vec<u8>) {
-        let session = self.sessions.get(&process.session);
-        let client = session.and_then(|session| session.client.as_deref());
-        let texts = [
-            ("name", process.name.as_deref()),
-            ("label", process.label.as_deref()),
-            ("client", client),
-        ];
-        cbor::put_map(items, 4 + texts.iter().filter(|(_, text)| text.is_some()).count());
-        cbor::put_text(items, "pid");
-        cbor::put_text(items, &self.pid(serial).to_string());
-        for (key, text) in texts {
-            if let Some(text) = text {
-                cbor::put_text(items, key);
-                cbor::put_text(items, text);
-            }
-        }
-        cbor::put_text(items, "session");
-        cbor::put_uint(items, process.session);
-        cbor::put_text(items, "message_queue_len");
-        cbor::put_uint(items, process.mailbox.messages() as u64);
-        cbor::put_text(items, "status");
-        cbor::put_text(items, self.status(process));
-    }
-
-    fn status(&self, process: &Process) -> &'static str {
+    pub(super) fn status(&self, process: &Process) -> &'static str {
         match self.sessions.get(&process.session) {
             None => "exiting",
             Some(session) if !session.attached => "detached",
@@ -247,10 +68,10 @@ impl Router {
         if let Some(node) = node {
             let node: NodeName = self.full_name(node)?;
             if node != self.me.name {
-                return self.ask(asker, &node, Ask::Processes, None, out);
+                return self.ask(asker, &node, &Ask::Processes, None, out);
             }
         }
-        self.start_listing(asker, Listing::processes, out);
+        self.start_listing(asker, Listed::Processes, "");
         Ok(())
     }
 
@@ -273,7 +94,8 @@ impl Router {
                 let address = Address::parse(to).map_err(Failure::badarg)?;
                 if let Some((node, serial, name)) = self.elsewhere(&address)? {
                     let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-                    return self.ask(asker, &node, Ask::Info { serial, name, keys }, None, out);
+                    let ask = Ask::Info { serial, name, keys };
+                    return self.ask(asker, &node, &ask, None, out);
                 }
                 match self.resolve(address)? {
                     Target::Here(serial) => serial,
@@ -296,6 +118,34 @@ impl Router {
         let body = self.info_of(serial, &keys)?;
         self.may_be_long(asker.session, body.len(), out)?;
         answer(out, asker.session, &Head::ok(id).carries("info"), &body);
+        Ok(())
+    }
+
+    /// `alive`: whether an address leads to a living process, here or on another node.
+    pub(super) fn is_alive<'a>(
+        &mut self,
+        asker: &mut Asker<'a>,
+        to: &'a str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        asker.to = to;
+        let Some(id) = asker.id else { return Ok(()) };
+        let address = Address::parse(to).map_err(Failure::badarg)?;
+        let result = match self.elsewhere(&address) {
+            Ok(Some((node, serial, name))) => {
+                let ask = Ask::Info { serial, name, keys: vec!["pid".to_owned()] };
+                return self.ask_for(asker, &node, Question::Alive, &ask, None, out);
+            }
+            Ok(None) => match self.resolve(address)? {
+                Target::Here(_) => true,
+                // The holder of a global name elsewhere: the name goes with its life.
+                Target::There { .. } => true,
+                _ => false,
+            },
+            Err(Failure { code: "noproc", .. }) => false,
+            Err(failure) => return Err(failure),
+        };
+        answer(out, asker.session, &Head::ok(id).bool("result", result), &[]);
         Ok(())
     }
 
@@ -352,7 +202,7 @@ impl Router {
     }
 
     /// What another node may take as one answer.
-    fn fits(&self, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    pub(super) fn fits(&self, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
         if body.len() <= self.limits.body_bytes {
             return Ok(body);
         }
@@ -399,7 +249,7 @@ impl Router {
             "messages" => put_messages(process, body),
             "links" => {
                 cbor::put_array(body, process.links.len());
-                for pid in &process.links {
+                for pid in process.links.iter() {
                     cbor::put_text(body, &pid.to_string());
                 }
             }
@@ -408,6 +258,7 @@ impl Router {
                 for monitored in process.monitors.values() {
                     let text = match monitored {
                         Monitored::Group(group) => format!("group:{group}"),
+                        Monitored::Groups(prefix) => format!("group:{prefix}*"),
                         Monitored::Local { name: Some(name), .. } => name.to_string(),
                         Monitored::Local { serial, .. } => self.pid(*serial).to_string(),
                         Monitored::Remote { pid, .. } => pid.to_string(),
@@ -419,7 +270,7 @@ impl Router {
             }
             "monitored_by" => {
                 cbor::put_array(body, process.watchers.len());
-                for watcher in &process.watchers {
+                for watcher in process.watchers.iter() {
                     let text = match watcher {
                         Watcher::Local { serial, .. } => self.pid(*serial).to_string(),
                         Watcher::Remote { peer, .. } => self.peers.get(peer).map_or_else(
@@ -433,7 +284,7 @@ impl Router {
             "trap_exit" => cbor::put_bool(body, process.trap_exit),
             "sensitive" => cbor::put_bool(body, process.sensitive),
             "parent" => {
-                let parent = process.parent.map(|parent| self.pid(parent).to_string());
+                let parent = process.parent.map(|parent| self.pid(parent.get()).to_string());
                 put_maybe(body, parent.as_deref());
             }
             "delivery" => match process.delivery {
@@ -471,10 +322,14 @@ impl Router {
                 put_maybe(body, client);
             }
             "session" => cbor::put_uint(body, process.session),
+            "os_pid" => match self.tree.runs.get(&serial).and_then(|run| run.os_pid) {
+                Some(os_pid) => cbor::put_uint(body, os_pid.into()),
+                None => cbor::put_null(body),
+            },
             _ => {
                 let shown: String = key.chars().take(40).collect();
                 return Err(Failure::badarg(format!(
-                    "`{shown}` is not a key of info; there are: {}, messages, memory, session, sensitive",
+                    "`{shown}` is not a key of info; there are: {}, messages, memory, os_pid, session, sensitive",
                     USUAL.join(", ")
                 )));
             }

@@ -248,7 +248,7 @@ impl Router {
         }
         let mut reference = None;
         if let Some(process) = self.processes.get_mut(&serial) {
-            process.parent = Some(parent);
+            process.parent = std::num::NonZeroU64::new(parent);
             process.label = Some(wanted.label.unwrap_or("kv").into());
             process.kv = Some(Box::new(kv));
         }
@@ -413,6 +413,7 @@ impl Router {
                 mode: Mode::Lossy,
                 ct: None,
                 body,
+                checked: false,
             };
             let _ = self.pass_on(passing, out);
         }

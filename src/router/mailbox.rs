@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::few::Few;
 use super::shelf::Shelf;
 use crate::wire::command::Overflow;
 
@@ -81,12 +82,12 @@ pub struct Bounds {
 pub struct Mailbox {
     chunks: VecDeque<Vec<u8>>,
     /// Empty ones, for the next events.
-    spare: Vec<Vec<u8>>,
+    spare: Few<Vec<Vec<u8>>>,
     /// How much of the first chunk has left.
     head: usize,
     entries: VecDeque<Entry>,
-    messages: usize,
-    signals: usize,
+    messages: u32,
+    signals: u32,
     bytes: usize,
     /// Of them, those of signals.
     signal_bytes: usize,
@@ -98,20 +99,20 @@ pub struct Mailbox {
     popped: u64,
     shed: u64,
     /// Entries that were taken back and still stand in line.
-    removed: usize,
+    removed: u32,
 }
 
 impl Mailbox {
     /// How many messages, casts and calls wait.
     #[must_use]
     pub fn messages(&self) -> usize {
-        self.messages
+        self.messages as usize
     }
 
     /// How many other events wait.
     #[must_use]
     pub fn signals(&self) -> usize {
-        self.signals
+        self.signals as usize
     }
 
     /// How many bytes those other events take.
@@ -154,13 +155,14 @@ impl Mailbox {
     /// Whether another message of `size` bytes is within the bounds. One always is.
     #[must_use]
     pub fn has_room(&self, bounds: &Bounds, size: usize) -> bool {
-        self.messages == 0 || (self.messages < bounds.entries && self.bytes + size <= bounds.bytes)
+        self.messages == 0
+            || (self.messages() < bounds.entries && self.bytes + size <= bounds.bytes)
     }
 
     /// Whether it is at most half full.
     #[must_use]
     pub fn is_half_empty(&self, bounds: &Bounds) -> bool {
-        self.messages <= bounds.entries / 2 && self.bytes <= bounds.bytes / 2
+        self.messages() <= bounds.entries / 2 && self.bytes <= bounds.bytes / 2
     }
 
     /// Puts an event last; the closure appends one whole frame of at most about `size` bytes.
@@ -224,7 +226,7 @@ impl Mailbox {
         *kept = kept.saturating_add_signed(bytes);
     }
 
-    fn count(&mut self, tag: Tag, by: isize) {
+    fn count(&mut self, tag: Tag, by: i32) {
         let counter = match tag {
             Tag::Removed => return,
             tag if tag.is_counted() => &mut self.messages,
@@ -286,7 +288,7 @@ impl Mailbox {
             count += 1;
         }
         self.entries.drain(..count);
-        self.messages -= count;
+        self.messages = self.messages.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
         self.bytes -= bytes;
         self.chunks.pop_front().map(|chunk| (chunk, count as u64))
     }
@@ -319,11 +321,10 @@ impl Mailbox {
     /// Gives the memory of an empty mailbox back.
     pub fn rest(&mut self, shelf: &mut Shelf) {
         if self.is_empty() && self.entries.is_empty() {
-            for mut chunk in self.chunks.drain(..).chain(self.spare.drain(..)) {
+            for mut chunk in self.chunks.drain(..).chain(self.spare.take()) {
                 shelf.put(&mut chunk);
             }
             self.chunks = VecDeque::new();
-            self.spare = Vec::new();
             self.entries = VecDeque::new();
             self.head = 0;
         }
@@ -362,7 +363,7 @@ impl Mailbox {
             if self.bytes == 0 && self.dead == 0 {
                 // Nothing but gaps is left, which may stand here for ever.
                 self.chunks = VecDeque::new();
-                self.spare = Vec::new();
+                self.spare = Few::default();
                 self.head = 0;
             }
         } else {
@@ -394,8 +395,10 @@ impl Mailbox {
     /// Gives back what belongs to nothing, once it is more than what is left: something that nobody takes may stand
     /// before it for ever.
     fn tidy(&mut self) {
-        let live = self.entries.len() - self.removed;
-        if self.dead <= CHUNK_BYTES.max(self.bytes) && self.removed <= REMOVED_MAX.max(live) {
+        let live = self.entries.len() - self.removed as usize;
+        if self.dead <= CHUNK_BYTES.max(self.bytes)
+            && self.removed as usize <= REMOVED_MAX.max(live)
+        {
             return;
         }
         let old = std::mem::take(self);
@@ -447,7 +450,7 @@ impl Mailbox {
 
     /// Takes back every event for which `unwanted` says so. How many there were.
     pub fn remove(&mut self, mut unwanted: impl FnMut(Tag, &[u8]) -> bool) -> usize {
-        let mut removed = 0;
+        let mut removed = 0_u32;
         let (mut chunk, mut at) = (0, self.head);
         for entry in &mut self.entries {
             let bytes = entry.bytes as usize;
@@ -482,7 +485,7 @@ impl Mailbox {
         }
         self.removed += removed;
         self.tidy();
-        removed
+        removed as usize
     }
 
     /// Shows every event in order, without taking any. Gaps have an empty frame.

@@ -20,6 +20,8 @@ pub(super) enum Monitored {
     RemoteName { peer: PeerId, address: Box<str> },
     /// Who is in a group.
     Group(Box<str>),
+    /// Every group whose name begins like this.
+    Groups(Box<str>),
     /// A node, once.
     Node(NodeName),
 }
@@ -202,6 +204,7 @@ impl Router {
                 });
             }
             Monitored::Group(group) => self.forget_group_monitor(&group, serial, reference),
+            Monitored::Groups(_) => drop(self.scopes.remove(&reference)),
             Monitored::Node(node) => {
                 self.forget_node_monitor(&node, serial, reference);
             }

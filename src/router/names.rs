@@ -1,7 +1,12 @@
 //! Local names: one process per name, one name per process.
 
-use super::info::Listing;
-use super::{Asker, Failure, Outbox, Router, answer};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use super::processes::Process;
+use super::{Asker, Failure, Map, Outbox, Router, answer};
 use crate::wire::event::Head;
 use crate::wire::id::{NodeName, check_name};
 use crate::wire::message::Ask;
@@ -9,10 +14,43 @@ use crate::wire::message::Ask;
 /// Names that Erlang reserves, and that look like something else.
 const RESERVED: [&str; 5] = ["undefined", "nil", "null", "true", "false"];
 
+/// Which process has which name. The names themselves are with the processes, once.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    hasher: RandomState,
+    serials: HashTable<u64>,
+}
+
+impl Names {
+    fn get(&self, name: &str, processes: &Map<u64, Box<Process>>) -> Option<u64> {
+        let same = |serial: &u64| name_of(*serial, processes) == name;
+        self.serials.find(self.hasher.hash_one(name), same).copied()
+    }
+
+    /// A process that has this name already gets it.
+    fn insert(&mut self, name: &str, serial: u64, processes: &Map<u64, Box<Process>>) {
+        let Self { hasher, serials } = self;
+        let hash = |serial: &u64| hasher.hash_one(name_of(*serial, processes));
+        serials.insert_unique(hasher.hash_one(name), serial, hash);
+    }
+
+    fn remove(&mut self, name: &str, serial: u64) -> bool {
+        let hash = self.hasher.hash_one(name);
+        match self.serials.find_entry(hash, |found| *found == serial) {
+            Ok(entry) => entry.remove().0 == serial,
+            Err(_) => false,
+        }
+    }
+}
+
+fn name_of(serial: u64, processes: &Map<u64, Box<Process>>) -> &str {
+    processes.get(&serial).and_then(|process| process.name.as_deref()).unwrap_or_default()
+}
+
 impl Router {
     /// The live process of this name.
     pub(super) fn named(&self, name: &str) -> Option<u64> {
-        let serial = *self.names.get(name)?;
+        let serial = self.names.get(name, &self.processes)?;
         self.alive(serial).map(|_| serial)
     }
 
@@ -32,9 +70,14 @@ impl Router {
     pub(super) fn give_name(&mut self, serial: u64, name: &str) {
         if let Some(process) = self.processes.get_mut(&serial) {
             process.name = Some(name.into());
-            self.names.insert(name.into(), serial);
+            self.names.insert(name, serial, &self.processes);
             self.routes += 1;
         }
+    }
+
+    /// The name is free. Whether it was this process's.
+    pub(super) fn forget_name(&mut self, name: &str, serial: u64) -> bool {
+        self.names.remove(name, serial)
     }
 
     pub(super) fn register(
@@ -70,7 +113,7 @@ impl Router {
         if !own {
             self.needs_operator(asker.session, "unregistering a name of another session")?;
         }
-        self.names.remove(name);
+        self.forget_name(name, serial);
         self.routes += 1;
         if let Some(process) = self.processes.get_mut(&serial) {
             process.name = None;
@@ -86,25 +129,19 @@ impl Router {
         node: Option<&str>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
+        // What can be nobody's name would be null for ever.
+        check_name(name).map_err(Failure::badarg)?;
         if let Some(node) = node {
             let node: NodeName = self.full_name(node)?;
             if node != self.me.name {
-                return self.ask(asker, &node, Ask::Whereis { name: name.to_owned() }, None, out);
+                let ask = Ask::Whereis { name: name.to_owned() };
+                return self.ask(asker, &node, &ask, None, out);
             }
         }
         let pid = self.named(name).map(|serial| self.pid(serial));
         if let Some(id) = asker.id {
             answer(out, asker.session, &Head::ok(id).pid("pid", pid.as_ref()), &[]);
         }
-        Ok(())
-    }
-
-    pub(super) fn registered(
-        &mut self,
-        asker: &Asker<'_>,
-        out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        self.start_listing(asker, Listing::names, out);
         Ok(())
     }
 

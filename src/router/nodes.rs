@@ -8,8 +8,10 @@ use super::agenda::Deadline;
 use super::mailbox::Tag;
 use super::monitors::Monitored;
 use super::peers::{Peer, PeerId};
+use super::questions::{AskedBy, Question};
 use super::{Asker, Counters, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;
+use crate::wire::command::NodeType;
 use crate::wire::event::Head;
 use crate::wire::id::{Incarnation, NodeName};
 use crate::wire::message::Ask;
@@ -110,6 +112,8 @@ pub(super) struct News {
     at: u64,
     /// The last process that was looked at.
     last: u64,
+    /// The node is a hidden one.
+    hidden: bool,
 }
 
 impl News {
@@ -118,8 +122,13 @@ impl News {
             .text("node", peer.node.name.as_str())
             .text("incarnation", &peer.node.incarnation.to_string())
             .text("reason", reason);
-        Self { head, at, last: 0 }
+        Self { head: shown(head, peer.hidden), at, last: 0, hidden: peer.hidden }
     }
+}
+
+/// A hidden node is told as one.
+fn shown(head: Head, hidden: bool) -> Head {
+    if hidden { head.bool("hidden", true) } else { head }
 }
 
 impl Router {
@@ -133,15 +142,16 @@ impl Router {
             .text("node", state.node.name.as_str())
             .text("incarnation", &state.node.incarnation.to_string())
             .raw("labels", &labels);
-        Some(News { head, at: self.next, last: 0 })
+        let hidden = state.hidden;
+        Some(News { head: shown(head, hidden), at: self.next, last: 0, hidden })
     }
 
     /// Tells the next process that watches nodes. False when there is none.
     pub(super) fn tell_news(&mut self, news: &mut News, out: &mut Outbox) -> bool {
         let next = self.node_watchers.range(news.last + 1..).next();
-        let Some((&serial, &since)) = next else { return false };
+        let Some((&serial, &(since, node_type))) = next else { return false };
         news.last = serial;
-        if since <= news.at {
+        if since <= news.at && node_type.has(news.hidden) {
             self.tell(serial, Tag::Node, &news.head, out);
         }
         true
@@ -165,6 +175,12 @@ impl Router {
         true
     }
 
+    /// Whether it stays out of what peers tell each other.
+    #[cfg(test)]
+    pub(super) fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
     /// What `nodes` says of this node.
     pub fn on_self(&mut self, me: SelfSeen) {
         self.labels = me.labels;
@@ -180,22 +196,25 @@ impl Router {
     pub(super) fn nodes(
         &mut self,
         asker: &Asker<'_>,
-        state: Option<&str>,
+        states: &[&str],
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let (own, connected, hidden, known) = match state {
-            None => (true, true, true, true),
-            Some("self" | "this") => (true, false, false, false),
-            Some("connected") => (false, true, true, false),
-            Some("visible") => (false, true, false, false),
-            Some("hidden") => (false, false, true, false),
-            Some("known") => (false, false, false, true),
-            Some(_) => {
-                return Err(Failure::badarg(
-                    "`state` is self, connected, visible, hidden or known",
-                ));
+        // Several are all that is one or the other.
+        let [mut own, mut connected, mut hidden, mut known] = [states.is_empty(); 4];
+        for state in states {
+            match *state {
+                "self" | "this" => own = true,
+                "connected" => (connected, hidden) = (true, true),
+                "visible" => connected = true,
+                "hidden" => hidden = true,
+                "known" => known = true,
+                _ => {
+                    return Err(Failure::badarg(
+                        "`state` is self, connected, visible, hidden or known, or a list of these",
+                    ));
+                }
             }
-        };
+        }
         let Some(id) = asker.id else { return Ok(()) };
         let mut items = Vec::new();
         let mut count = 0;
@@ -258,7 +277,7 @@ impl Router {
         if node == self.me.name {
             answer(out, asker.session, &Head::ok(id).text("result", "pong"), &[]);
         } else if self.connected.contains_key(&node) {
-            self.ask(asker, &node, Ask::Ping, timeout, out)?;
+            self.ask(asker, &node, &Ask::Ping, timeout, out)?;
         } else if self.needs_operator(asker.session, "connect").is_err() {
             // A ping connects, and connecting is for operators.
             answer(out, asker.session, &Head::ok(id).text("result", "pang"), &[]);
@@ -350,7 +369,8 @@ impl Router {
         let head = match (asked.what, answered) {
             (MeshQuestion::Ping(node, timeout), MeshAnswer::True) => {
                 if let Some((peer, _)) = self.peer_named(node.as_str()) {
-                    self.ask_peer(now, peer, asked.session, asked.id, Ask::Ping, timeout, out);
+                    let by = AskedBy::App { session: asked.session, id: asked.id };
+                    self.ask_peer(now, peer, by, Question::Ping, &Ask::Ping, timeout, out);
                     return;
                 }
                 head.text("result", "pang")
@@ -380,12 +400,13 @@ impl Router {
         asker: &Asker<'_>,
         pid: Option<&str>,
         on: bool,
+        node_type: NodeType,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
         let serial = self.actor(asker.session, pid)?;
         if on {
             let since = self.number();
-            self.node_watchers.entry(serial).or_insert(since);
+            self.node_watchers.entry(serial).or_insert((since, node_type)).1 = node_type;
         } else {
             self.node_watchers.remove(&serial);
         }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::hosting::HostRequest;
 use super::nodes::MeshRequest;
 use super::peers::PeerId;
 use super::sessions::SessionId;
@@ -145,6 +146,10 @@ pub struct Outbox {
     pub peers_up: Vec<PeerId>,
     /// What apps asked of the mesh.
     pub requests: VecDeque<MeshRequest>,
+    /// What is to be done with programs.
+    pub hosting: VecDeque<HostRequest>,
+    /// Nothing is hosted any more.
+    pub unhosted: bool,
     /// A connection that took up an earlier session: (the one it opened, the one it goes on with).
     pub rebound: Option<(SessionId, SessionId)>,
     /// Where lanes and mailboxes that are empty leave their buffers.

@@ -1,10 +1,12 @@
 //! Processes: how they come, what they are told by signals, and the one way in which they go.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 use std::time::Instant;
 
 use super::agenda::Deadline;
-use super::deliver::{Holder, Window};
+use super::deliver::{Early, Holder, Window};
+use super::few::Few;
 use super::mailbox::{Bounds, Mailbox, Tag};
 use super::monitors::{Monitored, Watcher};
 use super::receive::Receiver;
@@ -15,53 +17,57 @@ use crate::wire::command::{Delivery, MailboxOptions};
 use crate::wire::event::Head;
 use crate::wire::id::{Address, Pid};
 
-/// An addressable mailbox and what belongs to it.
+/// An addressable mailbox and what belongs to it. There may be very many that have nothing to do, so what few have is boxed.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) session: SessionId,
     pub(super) name: Option<Box<str>>,
     pub(super) label: Option<Box<str>>,
     /// The serial of the process that spawned it.
-    pub(super) parent: Option<u64>,
+    pub(super) parent: Option<NonZeroU64>,
     pub(super) trap_exit: bool,
     pub(super) sensitive: bool,
+    /// It is a supervisor: what it is told is of no interest.
+    pub(super) supervisor: bool,
     pub(super) delivery: Delivery,
     pub(super) bounds: Bounds,
     pub(super) mailbox: Mailbox,
     /// It stands in its session's queue for room in the lane.
     pub(super) queued: bool,
     /// In `heavy` under this weight.
-    pub(super) weight: usize,
+    pub(super) weight: u32,
     pub(super) window: Window,
-    pub(super) receivers: VecDeque<Receiver>,
+    pub(super) receivers: Few<VecDeque<Receiver>>,
     /// How many answers are being made of what waits here: nothing else is taken meanwhile.
     pub(super) takings: u32,
-    pub(super) links: BTreeSet<Pid>,
+    pub(super) links: Few<BTreeSet<Pid>>,
     /// Links taken back that the other side has not confirmed.
-    pub(super) unlinking: BTreeMap<Pid, u64>,
-    pub(super) monitors: BTreeMap<u64, Monitored>,
-    pub(super) watchers: BTreeSet<Watcher>,
+    pub(super) unlinking: Few<BTreeMap<Pid, u64>>,
+    pub(super) monitors: Few<BTreeMap<u64, Monitored>>,
+    pub(super) watchers: Few<BTreeSet<Watcher>>,
     /// What it stores, when it is one of the key-value kind.
     pub(super) kv: Option<Box<super::kv::Kv>>,
     /// Its global names, its groups, the modules that it serves.
-    pub(super) globals: BTreeSet<Box<str>>,
-    pub(super) groups: BTreeSet<Box<str>>,
-    pub(super) modules: BTreeSet<Box<str>>,
+    pub(super) globals: Few<BTreeSet<Box<str>>>,
+    pub(super) groups: Few<BTreeSet<Box<str>>>,
+    pub(super) modules: Few<BTreeSet<Box<str>>>,
     /// What it has subscribed to, if anything.
     pub(super) topics: Option<Box<super::topics::Subscriptions>>,
     /// Calls of it that have not ended.
-    pub(super) calling: BTreeSet<u64>,
+    pub(super) calling: Few<BTreeSet<u64>>,
     /// Calls to it that it has not answered.
-    pub(super) serving: BTreeSet<u64>,
+    pub(super) serving: Few<BTreeSet<u64>>,
     /// How many calls in the mailbox nobody waits for any more.
-    pub(super) unwanted: usize,
-    pub(super) timers: BTreeSet<u64>,
+    pub(super) unwanted: u32,
+    pub(super) timers: Few<BTreeSet<u64>>,
     /// Bytes of what they will send.
     pub(super) timer_bytes: usize,
     /// Whom its full mailbox holds.
-    pub(super) holding: BTreeSet<Holder>,
+    pub(super) holding: Few<BTreeSet<Holder>>,
     /// Since when; the agenda has it.
-    pub(super) hold_ends: Option<Instant>,
+    pub(super) hold_ends: Option<Box<Instant>>,
+    /// And whether that is because it will be full soon.
+    pub(super) early: Early,
     /// It has held long enough and sheds until half empty.
     pub(super) lapsed: bool,
     /// How many mailboxes hold it.
@@ -93,7 +99,8 @@ pub(super) struct Flags<'a> {
 impl Router {
     /// A process that can be reached: there, and its session not on its way out.
     pub(super) fn alive(&self, serial: u64) -> Option<&Process> {
-        self.processes.get(&serial).filter(|process| self.sessions.contains_key(&process.session))
+        let process = self.processes.get(&serial)?;
+        self.sessions.contains_key(&process.session).then_some(process)
     }
 
     /// The process that a command acts as: the session's own, or the one it names, which must be the session's.
@@ -122,6 +129,7 @@ impl Router {
             parent: None,
             trap_exit: false,
             sensitive: false,
+            supervisor: false,
             delivery,
             bounds: Bounds {
                 entries: self.limits.mailbox_entries,
@@ -132,29 +140,30 @@ impl Router {
             queued: false,
             weight: 0,
             window: Window::default(),
-            receivers: VecDeque::new(),
+            receivers: Few::default(),
             takings: 0,
-            links: BTreeSet::new(),
-            unlinking: BTreeMap::new(),
-            monitors: BTreeMap::new(),
-            watchers: BTreeSet::new(),
+            links: Few::default(),
+            unlinking: Few::default(),
+            monitors: Few::default(),
+            watchers: Few::default(),
             kv: None,
-            globals: BTreeSet::new(),
-            groups: BTreeSet::new(),
-            modules: BTreeSet::new(),
+            globals: Few::default(),
+            groups: Few::default(),
+            modules: Few::default(),
             topics: None,
-            calling: BTreeSet::new(),
-            serving: BTreeSet::new(),
+            calling: Few::default(),
+            serving: Few::default(),
             unwanted: 0,
-            timers: BTreeSet::new(),
+            timers: Few::default(),
             timer_bytes: 0,
-            holding: BTreeSet::new(),
+            holding: Few::default(),
             hold_ends: None,
+            early: Early::default(),
             lapsed: false,
             holds: 0,
             shed: 0,
         };
-        self.processes.insert(serial, process);
+        self.processes.insert(serial, Box::new(process));
         self.serials.insert(serial);
         serial
     }
@@ -183,7 +192,7 @@ impl Router {
         let pid = self.pid(serial);
         let mut reference = None;
         if let Some(process) = self.processes.get_mut(&serial) {
-            process.parent = Some(parent);
+            process.parent = NonZeroU64::new(parent);
             process.label = wanted.label.map(Into::into);
             process.trap_exit = wanted.trap_exit;
             apply(&mut process.bounds, wanted.mailbox);
@@ -367,10 +376,12 @@ impl Router {
         if let Some(kv) = process.kv.take() {
             self.kv_dies(serial, &kv);
         }
+        if process.supervisor {
+            self.supervisor_died(serial, out);
+        }
         if let Some(name) = &process.name
-            && self.names.get(name) == Some(&serial)
+            && self.forget_name(name, serial)
         {
-            self.names.remove(name);
             self.routes += 1;
         }
         self.node_watchers.remove(&serial);
@@ -380,7 +391,7 @@ impl Router {
             process.mailbox = Mailbox::default();
         }
         if let Some(ends) = process.hold_ends.take() {
-            self.agenda.remove(ends, Deadline::Hold(serial));
+            self.agenda.remove(*ends, Deadline::Hold(serial));
         }
         if let Some(session) = self.sessions.get_mut(&process.session) {
             session.processes.remove(&serial);
@@ -424,7 +435,6 @@ impl Router {
             && process.calling.is_empty()
             && process.serving.is_empty();
         if !quiet {
-            let process = Box::new(process);
             self.work.push_back(Work::Death { serial, reason: reason.into(), process });
         }
     }

@@ -10,15 +10,15 @@ use super::calls::{Anyone, Asked, Making, timeout_of};
 use super::deliver::Origin;
 use super::gather::Slot;
 use super::groups::Member;
-use super::info::Listing;
+use super::listings::Listing;
 use super::mailbox::Tag;
 use super::peers::{Payload, PeerId, is_said};
 use super::served::Caller;
 use super::work::Work;
-use super::{Asker, Failure, KeptId, Outbox, Remote, Router, answer};
+use super::{Asker, Failure, KeptId, Outbox, Remote, Router};
 use crate::wire::cbor::{self, Reader};
 use crate::wire::command::{Keys, Mode};
-use crate::wire::event::{self, Head, Said};
+use crate::wire::event::{self, Said};
 use crate::wire::id::{Pid, check_name};
 use crate::wire::message::{self, Frame, FrameError, Kind};
 
@@ -201,45 +201,42 @@ impl Router {
         Some(())
     }
 
-    /// `modules`: what is served, and where.
-    pub(super) fn list_modules(
-        &mut self,
-        asker: &Asker<'_>,
+    /// A module, and where it is served.
+    pub(super) fn put_module(
+        &self,
+        name: &str,
+        state: &Module,
+        items: &mut Vec<u8>,
         out: &mut Outbox,
-    ) -> Result<(), Failure> {
-        let Some(id) = asker.id else { return Ok(()) };
-        let mut body = Vec::new();
-        cbor::put_array(&mut body, self.modules.len());
-        for (name, state) in &self.modules {
-            let mut nodes: Vec<(&str, &Functions)> = Vec::new();
-            let me = self.me.name.as_str();
-            nodes.extend(state.here.values().map(|functions| (me, functions)));
-            nodes.extend(state.there.iter().filter_map(|(peer, functions)| {
-                self.peers.get(peer).map(|peer| (peer.node.name.as_str(), functions))
-            }));
-            cbor::put_map(&mut body, 2);
-            cbor::put_text(&mut body, "module");
-            cbor::put_text(&mut body, name);
-            cbor::put_text(&mut body, "served");
-            cbor::put_array(&mut body, nodes.len());
-            for (node, functions) in nodes {
-                cbor::put_map(&mut body, 2);
-                cbor::put_text(&mut body, "node");
-                cbor::put_text(&mut body, node);
-                cbor::put_text(&mut body, "functions");
-                match functions {
-                    None => cbor::put_null(&mut body),
-                    Some(functions) => {
-                        cbor::put_array(&mut body, functions.len());
-                        for function in functions {
-                            cbor::put_text(&mut body, function);
-                        }
+    ) {
+        let me = self.me.name.as_str();
+        let here = state.here.values().map(|functions| (me, functions));
+        let there = state.there.iter().filter_map(|(peer, functions)| {
+            self.peers.get(peer).map(|peer| (peer.node.name.as_str(), functions))
+        });
+        let nodes: Vec<(&str, &Functions)> = here.chain(there).collect();
+        out.count(nodes.len());
+        cbor::put_map(items, 2);
+        cbor::put_text(items, "module");
+        cbor::put_text(items, name);
+        cbor::put_text(items, "served");
+        cbor::put_array(items, nodes.len());
+        for (node, functions) in nodes {
+            cbor::put_map(items, 2);
+            cbor::put_text(items, "node");
+            cbor::put_text(items, node);
+            cbor::put_text(items, "functions");
+            match functions {
+                None => cbor::put_null(items),
+                Some(functions) => {
+                    out.count(functions.len() / 8);
+                    cbor::put_array(items, functions.len());
+                    for function in functions {
+                        cbor::put_text(items, function);
                     }
                 }
             }
         }
-        answer(out, asker.session, &Head::ok(id).carries("modules"), &body);
-        Ok(())
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one command")]
@@ -588,10 +585,12 @@ impl Router {
                 cbor::put_text(&mut told, "sessions");
                 cbor::put_uint(&mut told, self.sessions.len() as u64);
             }
-            ("process", "whereis") => match self.named(argument()?) {
-                Some(serial) => cbor::put_text(&mut told, &self.pid(serial).to_string()),
-                None => cbor::put_null(&mut told),
-            },
+            ("process", "whereis") => {
+                match self.named(check_name(argument()?).map_err(Failure::badarg)?) {
+                    Some(serial) => cbor::put_text(&mut told, &self.pid(serial).to_string()),
+                    None => cbor::put_null(&mut told),
+                }
+            }
             ("process", "info") => {
                 let text = argument()?;
                 let (serial, name) = match text.parse::<Pid>() {

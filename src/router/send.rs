@@ -74,6 +74,8 @@ pub(super) struct Passing<'a> {
     pub(super) mode: Mode,
     pub(super) ct: Option<&'a str>,
     pub(super) body: &'a [u8],
+    /// An error where it is known to lead nowhere.
+    pub(super) checked: bool,
 }
 
 /// A message that will be sent.
@@ -104,7 +106,11 @@ pub(super) fn no_global(name: &str) -> Failure {
 /// A message to the members of a group, on its way.
 #[derive(Debug)]
 pub(super) struct Spread {
-    members: Vec<Member>,
+    group: Box<str>,
+    /// Who was told last: members stand in order, so that each is told once.
+    last: Option<Member>,
+    /// Peers that take messages too slowly.
+    closed: Vec<PeerId>,
     session: u64,
     sender: Option<u64>,
     lossy: bool,
@@ -124,15 +130,8 @@ impl Router {
         let mut head = Vec::with_capacity(96);
         let sender = from.map(|(_, serial)| serial);
         event::put_said_head(&mut head, said, &self.prefix, sender, ct);
-        let members = self.members_once(group);
-        let mut peers: Vec<PeerId> = members
-            .iter()
-            .filter_map(|member| match member {
-                Member::There(peer, _) => Some(*peer),
-                Member::Here(_) => None,
-            })
-            .collect();
-        peers.dedup();
+        let peers: Vec<PeerId> =
+            self.groups.get(group).into_iter().flat_map(super::groups::Group::peers).collect();
         let mut full: Option<Failure> = None;
         let mut closed = Vec::new();
         for peer in peers {
@@ -145,10 +144,10 @@ impl Router {
                 }
             }
         }
-        let open =
-            |member: &Member| !matches!(member, Member::There(peer, _) if closed.contains(peer));
         let spread = Spread {
-            members: members.into_iter().filter(open).collect(),
+            group: group.into(),
+            last: None,
+            closed,
             session: from.map_or(0, |(session, _)| session),
             sender,
             lossy: mode == Mode::Lossy,
@@ -169,13 +168,17 @@ impl Router {
         mut spread: Spread,
         out: &mut Outbox,
     ) -> Option<Spread> {
-        while let Some(member) = spread.members.pop() {
+        while let Some(member) =
+            self.groups.get(&*spread.group).and_then(|group| group.after(spread.last))
+        {
             if !out.may_go_on() {
-                spread.members.push(member);
                 return Some(spread);
             }
             out.count(1);
+            spread.last = Some(member);
             match member {
+                Member::There(peer, _) if spread.closed.contains(&peer) => {}
+                Member::Here(serial) if self.alive(serial).is_none() => {}
                 Member::Here(serial) => {
                     let origin = match spread.sender {
                         Some(_) if spread.lossy => Origin::Lossy,
@@ -273,6 +276,7 @@ impl Router {
         to: &'a str,
         said: Said,
         mode: Mode,
+        checked: bool,
         ct: Option<&str>,
         body: &[u8],
         out: &mut Outbox,
@@ -280,7 +284,7 @@ impl Router {
         asker.to = to;
         let actor = self.actor(asker.session, pid)?;
         let from = Some((asker.session, actor));
-        self.pass_on(Passing { now: asker.now, from, to, said, mode, ct, body }, out)?;
+        self.pass_on(Passing { now: asker.now, from, to, said, mode, ct, body, checked }, out)?;
         if asker.id.is_some() {
             Self::done(asker, out);
         }
@@ -306,10 +310,13 @@ impl Router {
         passing: Passing<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let Passing { now, from, to, said, mode, ct, body } = passing;
+        let Passing { now, from, to, said, mode, ct, body, checked } = passing;
         self.body_fits(body)?;
         let address = Address::parse(to).map_err(Failure::badarg)?;
         if let Address::Group(group) = address {
+            if checked && !self.groups.get(group).is_some_and(super::groups::Group::has_members) {
+                return Err(Failure::new("noproc", format!("nobody is in the group `{group}`")));
+            }
             return self.spread(passing, group, out);
         }
         let target = self.resolve(address)?;
@@ -320,6 +327,7 @@ impl Router {
         let result = match target {
             Target::NoName(name) => Err(no_name(name)),
             Target::NoGlobal(name) => Err(no_global(name)),
+            Target::Nowhere if checked => Err(self.nobody_there(to, address)),
             Target::Nowhere => Ok(()),
             Target::Here(target) => {
                 if mode == Mode::Try && !self.has_room_for(target, 6 + head.len() + body.len()) {
@@ -548,6 +556,7 @@ impl Router {
                 mode: Mode::Wait,
                 ct: timer.ct.as_deref(),
                 body: &timer.body,
+                checked: false,
             },
             out,
         );
@@ -563,21 +572,37 @@ impl Router {
         }
     }
 
+    /// How long a timer has still to go: null when it has fired or was never there.
+    pub(super) fn read_timer(
+        &mut self,
+        asker: &Asker<'_>,
+        number: u64,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let left_ms = self.time_left(asker, number)?;
+        if let Some(id) = asker.id {
+            answer(out, asker.session, &Head::ok(id).maybe_uint("left_ms", left_ms), &[]);
+        }
+        Ok(())
+    }
+
+    fn time_left(&self, asker: &Asker<'_>, number: u64) -> Result<Option<u64>, Failure> {
+        let Some(timer) = self.timers.get(&number) else { return Ok(None) };
+        if self.processes.get(&timer.serial).is_none_or(|p| p.session != asker.session) {
+            return Err(Failure::denied("the timer belongs to another session"));
+        }
+        let left = timer.due.saturating_duration_since(asker.now);
+        Ok(Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     pub(super) fn cancel_timer(
         &mut self,
         asker: &Asker<'_>,
         number: u64,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let mut left_ms = None;
-        if let Some(timer) = self.timers.get(&number) {
-            let serial = timer.serial;
-            let left = timer.due.saturating_duration_since(asker.now);
-            left_ms = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-            let own = self.processes.get(&serial).is_some_and(|p| p.session == asker.session);
-            if !own {
-                return Err(Failure::denied("the timer belongs to another session"));
-            }
+        let left_ms = self.time_left(asker, number)?;
+        if let Some(serial) = self.timers.get(&number).map(|timer| timer.serial) {
             if let Some(process) = self.processes.get_mut(&serial) {
                 process.timers.remove(&number);
             }

@@ -88,10 +88,16 @@ impl Router {
         }
         let served = Served { callee, caller, handed: false, stream: None };
         self.served.insert(reference, served);
-        let mut process_is_kv = false;
+        let (mut process_is_kv, mut supervises) = (false, false);
         if let Some(process) = self.processes.get_mut(&callee) {
             process.serving.insert(reference);
             process_is_kv = process.kv.is_some();
+            supervises = process.supervisor;
+        }
+        if supervises {
+            let text = "a supervisor answers no calls; `tree` shows what it does";
+            self.answer_served(reference, &Err(Failure::badarg(text)), out);
+            return;
         }
         if process_is_kv {
             self.kv_called(callee, reference, head, body, out);
@@ -136,7 +142,7 @@ impl Router {
     fn drop_unwanted_calls(&mut self, serial: u64, out: &mut Outbox) -> bool {
         let Some(process) = self.processes.get_mut(&serial) else { return false };
         // Looking at all of it has to be worth it.
-        if process.unwanted < process.mailbox.messages() / 4 + 1 {
+        if (process.unwanted as usize) < process.mailbox.messages() / 4 + 1 {
             return false;
         }
         process.unwanted = 0;
@@ -310,7 +316,7 @@ impl Router {
         if let Some(process) = self.processes.get_mut(&served.callee) {
             process.serving.remove(&reference);
             if !served.handed {
-                process.unwanted += 1;
+                process.unwanted = process.unwanted.saturating_add(1);
             }
         }
         if let Caller::There { peer, reference: theirs } = served.caller {

@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub(super) subscriptions: usize,
     /// A connection is there.
     pub(super) attached: bool,
+    /// It is that of a hosted program, and lasts as long.
+    pub(super) hosted: bool,
     secret: Box<str>,
     grace: Duration,
     /// Counts connections, so that an old grace does not end a new one.
@@ -79,6 +81,7 @@ impl Session {
             parts: Vec::new(),
             subscriptions: 0,
             attached: true,
+            hosted: false,
             secret: secret.into(),
             grace: Duration::ZERO,
             epoch: 0,
@@ -86,6 +89,27 @@ impl Session {
             again: None,
         }
     }
+
+    /// The session of a hosted program, which is not connected yet.
+    pub(super) fn hosted(own: u64) -> Self {
+        let mut state = Self::new(own, true, "");
+        state.processes.insert(own);
+        state.attached = false;
+        state.hosted = true;
+        state
+    }
+
+    pub(super) fn set_secret(&mut self, secret: &str) {
+        self.secret = secret.into();
+    }
+}
+
+/// The earlier session that a connection takes up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Earlier<'a> {
+    pub(super) resume: Option<Resume<'a>>,
+    /// That of the hosted program that the connection is.
+    pub(super) process: Option<&'a str>,
 }
 
 impl Router {
@@ -112,6 +136,14 @@ impl Router {
 
     /// The connection of an app is gone.
     pub fn on_session_closed(&mut self, now: Instant, session: SessionId, out: &mut Outbox) {
+        if let Some(state) = self.sessions.get_mut(&session)
+            && state.hosted
+        {
+            state.attached = false;
+            state.epoch += 1;
+            self.hosted_closed(now, session, out);
+            return;
+        }
         if let Some(state) = self.sessions.get_mut(&session)
             && state.grace > Duration::ZERO
         {
@@ -147,6 +179,9 @@ impl Router {
         let Some(state) = self.sessions.remove(&session) else { return };
         self.routes += 1;
         self.mourners.remove(&session);
+        if state.hosted {
+            self.hosted_dies(state.own, reason, out);
+        }
         if reason != "disconnected" && reason != "normal" {
             let pid = self.pid(state.own);
             answer(
@@ -213,7 +248,7 @@ impl Router {
         client: Option<&str>,
         delivery: Option<Delivery>,
         grace_ms: Option<u64>,
-        resume: Option<Resume<'_>>,
+        earlier: Earlier<'_>,
         out: &mut Outbox,
     ) -> Result<(), Failure> {
         if version != VERSION {
@@ -221,9 +256,19 @@ impl Router {
                 format!("this sidecar speaks version {VERSION} of the app protocol, not {version}");
             return Err(Failure::new("unsupported", text));
         }
-        let lost = match resume {
-            Some(resume) => self.take_up(asker, resume, out)?,
-            None => 0,
+        let fresh = self.sessions.get(&asker.session).is_some_and(|session| session.commands == 1);
+        if !fresh && (earlier.resume.is_some() || earlier.process.is_some()) {
+            let text = "`resume` and `process` belong to the first command of a connection";
+            return Err(Failure::badarg(text));
+        }
+        let lost = match (earlier.resume, earlier.process) {
+            (Some(_), Some(_)) => {
+                let text = "`resume` and `process` both name an earlier session; give one of them";
+                return Err(Failure::badarg(text));
+            }
+            (Some(resume), None) => self.take_up(asker, resume, out)?,
+            (None, Some(token)) => self.be_process(asker, token, out)?,
+            (None, None) => 0,
         };
         let Some(session) = self.sessions.get_mut(&asker.session) else { return Ok(()) };
         if let Some(client) = client {
@@ -274,15 +319,9 @@ impl Router {
         resume: Resume<'_>,
         out: &mut Outbox,
     ) -> Result<u64, Failure> {
-        let fresh = self.sessions.get(&asker.session).is_some_and(|session| session.commands == 1);
-        if !fresh {
-            return Err(Failure::badarg("`resume` belongs to the first command of a connection"));
-        }
-        let known = self
-            .sessions
-            .get(&resume.session)
-            .is_some_and(|session| same_secret(&session.secret, resume.secret));
-        let known = known && resume.session != super::kv::NODE_SESSION;
+        let known = self.sessions.get(&resume.session).is_some_and(|session| {
+            !session.secret.is_empty() && same_secret(&session.secret, resume.secret)
+        });
         if !known || resume.session == asker.session {
             let text = format!(
                 "there is no session {} to resume, or the secret is not its own",
@@ -290,6 +329,38 @@ impl Router {
             );
             return Err(Failure::new("not_found", text));
         }
+        self.go_over(asker, resume.session, Some(resume.seen), out)
+    }
+
+    /// A connection proves that it is that of a hosted program. What was written for an earlier connection of it is
+    /// lost with that.
+    fn be_process(
+        &mut self,
+        asker: &mut Asker<'_>,
+        token: &str,
+        out: &mut Outbox,
+    ) -> Result<u64, Failure> {
+        let serial = token.split_once('.').and_then(|(serial, _)| serial.parse::<u64>().ok());
+        let session = serial.and_then(|serial| serial.checked_add(super::hosting::HOSTED_SESSIONS));
+        let known = session.filter(|session| {
+            self.sessions.get(session).is_some_and(|state| {
+                state.hosted && !state.secret.is_empty() && same_secret(&state.secret, token)
+            })
+        });
+        let Some(session) = known else {
+            let text = "`process` is not the PILLION_PROCESS of a program that this node hosts, or that process has died";
+            return Err(Failure::new("not_found", text));
+        };
+        self.go_over(asker, session, None, out)
+    }
+
+    fn go_over(
+        &mut self,
+        asker: &mut Asker<'_>,
+        earlier: SessionId,
+        seen: Option<u64>,
+        out: &mut Outbox,
+    ) -> Result<u64, Failure> {
         let operator = self.sessions.get(&asker.session).is_some_and(|session| session.operator);
         if let Some(mut new) = self.sessions.remove(&asker.session) {
             self.routes += 1;
@@ -297,23 +368,24 @@ impl Router {
                 self.die(serial, "normal", out);
             }
         }
-        if let Some(session) = self.sessions.get_mut(&resume.session) {
+        if let Some(session) = self.sessions.get_mut(&earlier) {
             session.attached = true;
             session.epoch += 1;
             session.operator &= operator;
             session.commands += 1;
         }
         if !operator {
-            self.mourners.remove(&resume.session);
+            self.mourners.remove(&earlier);
         }
-        let frames = out.session_frames(resume.session);
-        out.reset_session(resume.session);
-        out.open_session(resume.session);
+        let frames = out.session_frames(earlier);
+        let seen = seen.unwrap_or(frames);
+        out.reset_session(earlier);
+        out.open_session(earlier);
         // From here on both sides count what arrives: a loss is told once, not at each resume.
-        out.count_session_frames(resume.session, resume.seen.min(frames));
-        out.rebound = Some((asker.session, resume.session));
-        asker.session = resume.session;
-        Ok(frames.saturating_sub(resume.seen))
+        out.count_session_frames(earlier, seen.min(frames));
+        out.rebound = Some((asker.session, earlier));
+        asker.session = earlier;
+        Ok(frames.saturating_sub(seen))
     }
 
     pub(super) fn self_pid(&mut self, asker: &Asker<'_>, out: &mut Outbox) -> Result<(), Failure> {
@@ -326,6 +398,11 @@ impl Router {
 
     pub(super) fn bye(&mut self, asker: &Asker<'_>, out: &mut Outbox) -> Result<(), Failure> {
         Self::done(asker, out);
+        if self.sessions.get(&asker.session).is_some_and(|session| session.hosted) {
+            // Its process lives as long as its program.
+            out.close_session(asker.session);
+            return Ok(());
+        }
         self.end_session(asker.session, "normal", out);
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::deliver::Holder;
-use super::info::Listing;
+use super::listings::Listing;
 use super::nodes::News;
 use super::peers::{Peer, PeerId};
 use super::processes::Process;
@@ -45,6 +45,8 @@ pub(super) enum Work {
     Topics(survey::Topics),
     /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId, news: Option<News> },
+    /// A process that watches many groups is told of those that there are.
+    Scope { reference: u64 },
     /// A listing goes on.
     Listing(Listing),
     /// Events leave a mailbox for one answer.
@@ -149,7 +151,16 @@ impl Router {
                 }
                 Some(Work::PeerUp { peer, news: Some(news) })
             }
-            Work::Listing(listing) => self.list_on(now, listing, out).map(Work::Listing),
+            Work::Scope { reference } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    if !self.tell_scope(reference, out) {
+                        return None;
+                    }
+                }
+                Some(Work::Scope { reference })
+            }
+            Work::Listing(listing) => self.list_on(listing, out).map(Work::Listing),
             Work::Taking(taking) => self.take_on(taking, out).map(Work::Taking),
             Work::Release { mut holders } => {
                 while out.may_go_on() {

@@ -7,6 +7,7 @@
 //! Reading a command allocates nothing: it borrows from the read buffer.
 
 use super::cbor::{Malformed, Reader, Value};
+use super::host::ProcessSpec;
 use fields::{Fields, name_of_answer};
 
 mod fields;
@@ -110,6 +111,30 @@ pub enum OnConflict {
     KillLoser,
 }
 
+/// Which nodes are meant, as in Erlang's `net_kernel:monitor_nodes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeType {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that are not hidden.
+    Visible,
+    /// Those that are.
+    Hidden,
+}
+
+impl NodeType {
+    /// Whether a node that is hidden, or is not, is one of them.
+    #[must_use]
+    pub fn has(self, hidden: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Visible => !hidden,
+            Self::Hidden => hidden,
+        }
+    }
+}
+
 /// Which session to take up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume<'a> {
@@ -124,7 +149,7 @@ pub struct Resume<'a> {
 /// One command of the app protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command<'a> {
-    /// `hello {version, client, delivery?, grace_ms?, resume?}`
+    /// `hello {version, client, delivery?, grace_ms?, resume? | process?}`
     Hello {
         /// Protocol version, 1.
         version: u64,
@@ -136,6 +161,8 @@ pub enum Command<'a> {
         grace_ms: Option<u64>,
         /// The session to take up again.
         resume: Option<Resume<'a>>,
+        /// `PILLION_PROCESS` of the hosted program that the connection is.
+        process: Option<&'a str>,
     },
     /// `self`
     SelfPid,
@@ -143,8 +170,8 @@ pub enum Command<'a> {
     Bye,
     /// `nodes {state?}`
     Nodes {
-        /// `self`, `connected`, `known`, `hidden`, `visible`; all when left out.
-        state: Option<&'a str>,
+        /// `self`, `connected`, `known`, `hidden`, `visible`, or several of them; all when there is none.
+        states: Vec<&'a str>,
     },
     /// `ping {node, timeout_ms?}`
     Ping {
@@ -163,12 +190,14 @@ pub enum Command<'a> {
         /// Which.
         node: &'a str,
     },
-    /// `monitor_nodes {on, pid?}`
+    /// `monitor_nodes {on, node_type?, pid?}`
     MonitorNodes {
         /// Acting process.
         pid: Option<&'a str>,
         /// Start or stop.
         on: bool,
+        /// Of which nodes.
+        node_type: NodeType,
     },
     /// `monitor_node {node, on?, pid?}`
     MonitorNode {
@@ -220,6 +249,47 @@ pub enum Command<'a> {
         /// Most bytes of what it stores.
         bytes: Option<u64>,
     },
+    /// `spawn {factory, node?, args?, name?, link?, monitor?, timeout_ms?, pid?}`
+    SpawnFactory {
+        /// The process it is linked to or monitored by.
+        pid: Option<&'a str>,
+        /// Which factory.
+        factory: &'a str,
+        /// Where; `any` is here if there is room, else where there are fewest; here when left out.
+        node: Option<&'a str>,
+        /// Put behind the arguments of the template.
+        args: Option<Keys<'a>>,
+        /// Registered there.
+        name: Option<&'a str>,
+        /// Linked to the acting process.
+        link: bool,
+        /// Monitored by the acting process.
+        monitor: bool,
+        /// Milliseconds until it ends as `timeout`, on another node.
+        timeout_ms: Option<u64>,
+    },
+    /// `host {name, command, args?, env?, cwd?, restart?, shutdown?, supervisor?, significant?, register?}`
+    Host {
+        /// All of it.
+        spec: Box<ProcessSpec>,
+    },
+    /// `terminate_child {name}`
+    TerminateChild {
+        /// A hosted process, or a supervisor.
+        name: &'a str,
+    },
+    /// `restart_child {name}`
+    RestartChild {
+        /// A hosted process, or a supervisor.
+        name: &'a str,
+    },
+    /// `delete_child {name}`
+    DeleteChild {
+        /// A hosted process, or a supervisor.
+        name: &'a str,
+    },
+    /// `tree`: what is hosted here
+    Tree,
     /// `exit {pid?, reason?}`
     Exit {
         /// Which of the session's processes.
@@ -243,6 +313,11 @@ pub enum Command<'a> {
         /// Which keys, an array of texts as CBOR; the usual ones when left out.
         keys: Option<Keys<'a>>,
     },
+    /// `alive {to}`
+    Alive {
+        /// Whom.
+        to: &'a str,
+    },
     /// `processes {node?}`
     Processes {
         /// Where; here when left out.
@@ -263,7 +338,7 @@ pub enum Command<'a> {
         /// Its bounds.
         mailbox: MailboxOptions,
     },
-    /// `register {name, pid?, scope?, on_conflict?}`
+    /// `register {name, pid?, scope?, on_conflict?, replace?}`
     Register {
         /// Which of the session's processes.
         pid: Option<&'a str>,
@@ -271,6 +346,8 @@ pub enum Command<'a> {
         name: &'a str,
         /// In the whole mesh, and what a conflict means; on this node when left out.
         global: Option<OnConflict>,
+        /// Taken from whoever has it.
+        replace: bool,
     },
     /// `unregister {name, scope?}`
     Unregister {
@@ -288,12 +365,14 @@ pub enum Command<'a> {
         /// Where; here when left out.
         node: Option<&'a str>,
     },
-    /// `registered {scope?}`
+    /// `registered {scope?, prefix?}`
     Registered {
         /// Those of the whole mesh.
         global: bool,
+        /// How they begin.
+        prefix: &'a str,
     },
-    /// `send {to, body, mode?, pid?}`
+    /// `send {to, body, mode?, checked?, pid?}`
     Send {
         /// Who sends.
         pid: Option<&'a str>,
@@ -301,8 +380,10 @@ pub enum Command<'a> {
         to: &'a str,
         /// What when a queue is full.
         mode: Mode,
+        /// An error where this node knows that it leads nowhere.
+        checked: bool,
     },
-    /// `cast {to, body, mode?, pid?}`
+    /// `cast {to, body, mode?, checked?, pid?}`
     Cast {
         /// Who asks.
         pid: Option<&'a str>,
@@ -310,6 +391,8 @@ pub enum Command<'a> {
         to: &'a str,
         /// What when a queue is full.
         mode: Mode,
+        /// An error where this node knows that it leads nowhere.
+        checked: bool,
     },
     /// `abcast {nodes?, name, body, pid?}`
     Abcast {
@@ -319,6 +402,17 @@ pub enum Command<'a> {
         nodes: Option<Keys<'a>>,
         /// Whom: a local name there.
         name: &'a str,
+    },
+    /// `sbcast {nodes?, name, timeout_ms?, body, pid?}`
+    Sbcast {
+        /// Who asks.
+        pid: Option<&'a str>,
+        /// Where; this node and every connected one when left out.
+        nodes: Option<Keys<'a>>,
+        /// Whom: a local name there.
+        name: &'a str,
+        /// Milliseconds until a node that has not answered counts as `timeout`.
+        timeout_ms: Option<u64>,
     },
     /// `call {to, timeout_ms?, body, pid?}`
     Call {
@@ -372,6 +466,11 @@ pub enum Command<'a> {
         /// As `send_after` answered.
         timer: u64,
     },
+    /// `read_timer {timer}`
+    ReadTimer {
+        /// As `send_after` answered.
+        timer: u64,
+    },
     /// `join {group, pid?}`
     Join {
         /// Which of the session's processes.
@@ -393,14 +492,24 @@ pub enum Command<'a> {
         /// Those of this node only.
         local: bool,
     },
-    /// `groups`
-    Groups,
+    /// `groups {prefix?}`
+    Groups {
+        /// How they begin.
+        prefix: &'a str,
+    },
     /// `monitor_group {group, pid?}`
     MonitorGroup {
         /// Who hears of it.
         pid: Option<&'a str>,
         /// The group.
         group: &'a str,
+    },
+    /// `monitor_group {prefix, pid?}`: every group whose name begins like that
+    MonitorGroups {
+        /// Who hears of it.
+        pid: Option<&'a str>,
+        /// How their names begin.
+        prefix: &'a str,
     },
     /// `serve {module, functions?, pid?}`
     Serve {
@@ -654,7 +763,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 52] = [
+pub const OPS: [&str; 60] = [
     "hello",
     "self",
     "bye",
@@ -666,9 +775,15 @@ pub const OPS: [&str; 52] = [
     "monitor_node",
     "monitor_deaths",
     "spawn",
+    "host",
+    "terminate_child",
+    "restart_child",
+    "delete_child",
+    "tree",
     "exit",
     "kill",
     "info",
+    "alive",
     "processes",
     "flag",
     "register",
@@ -678,6 +793,7 @@ pub const OPS: [&str; 52] = [
     "send",
     "cast",
     "abcast",
+    "sbcast",
     "call",
     "multi_call",
     "reply",
@@ -699,6 +815,7 @@ pub const OPS: [&str; 52] = [
     "topics",
     "send_after",
     "cancel_timer",
+    "read_timer",
     "receive",
     "cancel",
     "flush",

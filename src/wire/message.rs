@@ -396,6 +396,21 @@ pub enum Ask {
         /// Who they are, too.
         list: bool,
     },
+    /// Start a child of one of its factories.
+    Spawn {
+        /// Which.
+        factory: String,
+        /// Put behind the arguments of the template.
+        args: Vec<String>,
+        /// Registered there.
+        name: Option<String>,
+        /// The serial of the process that spawns.
+        from: u64,
+        /// The two are linked.
+        link: bool,
+        /// The reference of its monitor.
+        monitor: Option<u64>,
+    },
 }
 
 /// How a call ended without a reply. Fields that a side does not know are ignored.

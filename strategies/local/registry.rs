@@ -179,7 +179,15 @@ impl Registry {
                 return scan.dead.push(stem.to_owned());
             }
             Ok(_) => return scan.notes.push(skipped(&"not an entry")),
-            Err(error) => return scan.notes.push(skipped(&error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return scan.notes.push(skipped(&"not an entry, there is no lock beside it"));
+            }
+            // What is wrong is the lock: the entry beside it may be a living node's.
+            Err(error) => {
+                let lock = self.file(stem, "lock");
+                let note = format!("skipped {}: {}: {error}", path.display(), lock.display());
+                return scan.notes.push(note);
+            }
         };
         match read(&path) {
             Ok(content) => match Entry::parse(&content) {

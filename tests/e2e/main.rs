@@ -16,6 +16,8 @@
 
 mod calls;
 mod executed;
+mod factories;
+mod hosting;
 mod links;
 mod mailboxes;
 mod mesh;

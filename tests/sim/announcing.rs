@@ -159,7 +159,9 @@ fn after_partitions_crashes_and_churn_all_nodes_agree_on_names_and_groups_and_no
                 (6..=8, false, Some(pid)) => {
                     let policy = POLICIES[draw.below(4)];
                     // The conflict may have killed it meanwhile; and somebody else may have the name.
-                    world.says(NODES[i], register(name, &pid, policy));
+                    let mut command = register(name, &pid, policy);
+                    command.push(("replace", (draw.below(3) == 0).into()));
+                    world.says(NODES[i], command);
                 }
                 (9, false, _) => drop(world.says(NODES[i], unregister(name))),
                 (10, false, Some(pid)) => {
@@ -222,6 +224,67 @@ fn pair() -> (World, [String; 2]) {
     world.until("connection", SOON, |w| w.are_joined("a", "b"));
     let pids = [spawn(&mut world, "a"), spawn(&mut world, "b")];
     (world, pids)
+}
+
+#[test]
+fn claims_of_two_islands_meet_and_both_sides_name_the_same_winner_to_both_processes() {
+    for (round, policy) in
+        POLICIES.iter().cycle().take(usize::try_from(rounds(8)).expect("few")).enumerate()
+    {
+        let mut world = World::with_seed(seed() + round as u64);
+        for node in NODES {
+            world.start(node);
+        }
+        world.list("b", &["a"]);
+        world.list("c", &["a", "b"]);
+        world.list("d", &["a", "c"]);
+        settle(&mut world, &NODES);
+        let islands = [["a", "b"], ["c", "d"]];
+        for one in islands[0] {
+            for other in islands[1] {
+                world.partition(one, other);
+            }
+        }
+        world.until("two islands", Duration::from_secs(7), |w| {
+            w.is_full(&islands[0])
+                && w.is_full(&islands[1])
+                && w.peers("a").len() == 1
+                && w.peers("c").len() == 1
+                && w.peers("b").len() == 1
+                && w.peers("d").len() == 1
+        });
+        // One winner in each island, both of them at work until it heals.
+        let pids = [spawn(&mut world, "b"), spawn(&mut world, "d")];
+        assert!(is_ok(&world.says("b", register("stock", &pids[0], policy))));
+        world.pass(Duration::from_millis(50));
+        assert!(is_ok(&world.says("d", register("stock", &pids[1], "keep_oldest"))));
+        world.pass(Duration::from_millis(500));
+        for (island, pid) in islands.iter().zip(&pids) {
+            for node in island {
+                assert_eq!(world.holder(node, "stock").as_ref(), Some(pid), "seed {}", world.seed);
+            }
+        }
+        for one in islands[0] {
+            for other in islands[1] {
+                world.heal(one, other);
+            }
+        }
+        settle(&mut world, &NODES);
+        assert_agreed(&mut world, &NODES);
+        let winner = match *policy {
+            "keep_newest" => Some(pids[1].clone()),
+            "notify" => None,
+            _ => Some(pids[0].clone()),
+        };
+        assert_eq!(world.holder("a", "stock"), winner, "seed {}: {policy}", world.seed);
+        for node in ["b", "d"] {
+            let told = world.app(node).expect("it runs").seen().conflicts.clone();
+            assert_eq!(told, [("stock".to_owned(), winner.clone())], "{node}: {policy}");
+        }
+        assert_eq!(lives(&mut world, "d", &pids[1]), *policy != "kill_loser");
+        assert!(lives(&mut world, "b", &pids[0]));
+        assert_no_zombies(&mut world, &NODES);
+    }
 }
 
 fn part(world: &mut World) {

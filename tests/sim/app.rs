@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) answered: BTreeMap<u64, Value>,
     /// Who is in each group that is watched, as far as the events tell: how often each pid.
     pub(crate) watched: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Of which global names its processes heard that another one has claimed them, and who has them now.
+    pub(crate) conflicts: Vec<(String, Option<String>)>,
 }
 
 /// How often each call was executed, by its body, in all runs of all nodes.
@@ -191,6 +193,10 @@ fn event(header: &Value, body: &[u8], seen: &mut Seen) {
     let node = text(header, "node").unwrap_or_default();
     let base = node.split('@').next().unwrap_or_default().to_owned();
     match text(header, "ev").as_deref() {
+        Some("name_conflict") => {
+            let name = text(header, "name").expect("a name");
+            seen.conflicts.push((name, text(header, "winner")));
+        }
         Some("nodeup") => {
             let incarnation =
                 text(header, "incarnation").and_then(|text| Incarnation::parse(&text));

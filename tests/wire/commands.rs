@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 93] = [
+const COMMANDS: [(&str, &str); 114] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -23,6 +23,10 @@ const COMMANDS: [(&str, &str); 93] = [
     (
         "hello, to resume",
         r#"{"op":"hello","id":1,"version":1,"resume":{"session":7,"secret":"0123456789abcdef0123456789abcdef","seen":42}}"#,
+    ),
+    (
+        "hello, of a hosted program",
+        r#"{"op":"hello","id":1,"version":1,"process":"104.0123456789abcdef0123456789abcdef"}"#,
     ),
     ("self", r#"{"op":"self","id":2}"#),
     ("self, with a text for an id", r#"{"op":"self","id":"who am I"}"#),
@@ -44,6 +48,19 @@ const COMMANDS: [(&str, &str); 93] = [
         "spawn, of a key-value process that stays with the node",
         r#"{"op":"spawn","id":11,"kind":"kv","name":"store","detached":true,"mailbox":{"bytes":1048576},"body":{"pears":2}}"#,
     ),
+    (
+        "spawn, of a factory",
+        r#"{"op":"spawn","id":11,"factory":"worker","node":"any","args":["--job","7"],"name":"job7","link":true,"monitor":true,"timeout_ms":2000,"pid":"PID"}"#,
+    ),
+    ("host", r#"{"op":"host","id":45,"name":"bot","command":"bin/bot"}"#),
+    (
+        "host, with all that can be said",
+        r#"{"op":"host","id":45,"name":"bot","command":"python","args":["bot.py"],"env":{"LEVEL":"7"},"cwd":"/srv/bot","restart":"transient","shutdown":10000,"supervisor":"shop","significant":true,"register":false}"#,
+    ),
+    ("terminate_child", r#"{"op":"terminate_child","id":46,"name":"bot"}"#),
+    ("restart_child", r#"{"op":"restart_child","id":47,"name":"bot"}"#),
+    ("delete_child", r#"{"op":"delete_child","id":48,"name":"bot"}"#),
+    ("tree", r#"{"op":"tree","id":49}"#),
     ("exit", r#"{"op":"exit","id":12,"pid":"PID","reason":"done"}"#),
     ("kill", r#"{"op":"kill","id":13,"to":"FAR","reason":"shutdown","pid":"PID"}"#),
     ("info", r#"{"op":"info","id":14,"to":"bot","keys":["status","message_queue_len"]}"#),
@@ -191,6 +208,31 @@ const COMMANDS: [(&str, &str); 93] = [
     ("demonitor", r#"{"op":"demonitor","id":29,"ref":3,"flush":true}"#),
     ("kill, as hard as it goes", r#"{"op":"kill","id":13,"to":"bot"}"#),
     ("info, of oneself", r#"{"op":"info","id":14}"#),
+    ("nodes, of several states", r#"{"op":"nodes","id":4,"state":["visible","this"]}"#),
+    (
+        "monitor_nodes, of one type",
+        r#"{"op":"monitor_nodes","id":8,"on":true,"node_type":"visible"}"#,
+    ),
+    ("alive", r#"{"op":"alive","id":45,"to":"FAR"}"#),
+    (
+        "register, from whoever has the name",
+        r#"{"op":"register","id":17,"name":"stock","scope":"global","replace":true,"pid":"PID"}"#,
+    ),
+    ("registered, of a prefix", r#"{"op":"registered","id":20,"scope":"global","prefix":"room."}"#),
+    ("groups, of a prefix", r#"{"op":"groups","id":39,"prefix":"room."}"#),
+    (
+        "monitor_group, of a prefix",
+        r#"{"op":"monitor_group","id":40,"prefix":"room.","pid":"PID"}"#,
+    ),
+    ("send, checked", r#"{"op":"send","to":"stock@store@io","id":21,"checked":true,"body":1}"#),
+    ("cast, checked", r#"{"op":"cast","to":"FAR","id":30,"checked":true,"body":1}"#),
+    ("sbcast", r#"{"op":"sbcast","id":46,"name":"stock","body":"count"}"#),
+    (
+        "sbcast, to some nodes",
+        r#"{"op":"sbcast","id":46,"nodes":["store@io","stock@hal"],"name":"stock","timeout_ms":500,"pid":"PID","body":"count"}"#,
+    ),
+    ("read_timer", r#"{"op":"read_timer","id":47,"timer":5}"#),
+    ("monitor_group, of all groups", r#"{"op":"monitor_group","id":40,"prefix":""}"#),
     ("exit, of the session", r#"{"op":"exit","reason":"normal"}"#),
 ];
 

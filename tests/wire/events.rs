@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use pillion::dialect::json::{json_to_cbor, line_to_frame};
+use pillion::router::hosting::{Exit, HostRequest};
 use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
 use pillion::router::{Limits, Router};
 use pillion::wire::event::split_frame;
+use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
 
 use super::golden::{self, Record, line};
 use super::manual::{codes_in_the_source, events_in_the_source};
@@ -360,6 +362,50 @@ fn errors(told: &mut Told) {
     told.add("error, overloaded by a node", &paper.answer(app, &send));
 }
 
+fn hosting(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let app = paper.open(true);
+    let start = |paper: &mut Paper| loop {
+        match paper.out.hosting.pop_front() {
+            Some(HostRequest::Start(start)) => return start.run,
+            Some(_) => {}
+            None => panic!("nothing is to be started"),
+        }
+    };
+    let begun = |paper: &mut Paper, started: Result<u32, String>| {
+        let run = start(paper);
+        paper.router.on_host_started(paper.now, run, started, &mut paper.out);
+        run
+    };
+    let hosts = r#"{"op":"host","id":45,"name":"bot","command":"bin/bot"}"#;
+    assert!(paper.say(app, hosts).is_empty(), "the answer comes with the start");
+    begun(&mut paper, Err("cannot start bot: `bin/bot`: there is no such command".to_owned()));
+    told.all(&["error, cannot_start"], &paper.heard(app));
+    paper.say(app, hosts);
+    let run = begun(&mut paper, Ok(4711));
+    told.all(&["ok, of host"], &paper.heard(app));
+    let factory = FactorySpec {
+        name: "worker".to_owned(),
+        program: Program { command: "worker".to_owned(), ..Program::default() },
+        max_children: 100,
+        restart: Restart::Temporary,
+        shutdown: Shutdown::default(),
+    };
+    paper.router.on_factory_here(paper.now, factory, &mut paper.out);
+    paper.say(app, r#"{"op":"spawn","id":11,"factory":"worker","args":["7"],"monitor":true}"#);
+    begun(&mut paper, Ok(4712));
+    told.all(&["ok, of spawn of a factory"], &paper.heard(app));
+    told.add(
+        "error, undef of a factory",
+        &paper.answer(app, r#"{"op":"spawn","id":11,"factory":"wroker","node":"any"}"#),
+    );
+    told.add("ok, of tree", &paper.answer(app, r#"{"op":"tree","id":49}"#));
+    assert!(paper.say(app, r#"{"op":"terminate_child","id":46,"name":"bot"}"#).is_empty());
+    let exit = Exit { signal: Some(15), ..Exit::default() };
+    paper.router.on_host_exited(paper.now, run, exit, &mut paper.out);
+    told.all(&["ok, of terminate_child"], &paper.heard(app));
+}
+
 fn told() -> Vec<Record> {
     let mut told = Told(Vec::new());
     sessions(&mut told);
@@ -369,6 +415,7 @@ fn told() -> Vec<Record> {
     announced(&mut told);
     topics(&mut told);
     nodes(&mut told);
+    hosting(&mut told);
     errors(&mut told);
     told.0
 }

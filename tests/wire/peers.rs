@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use pillion::dialect::json::cbor_to_json;
+use pillion::router::hosting::HostRequest;
+use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
 use pillion::wire::message::{
     self, FRAGMENT_FIRST, FRAGMENT_LAST, Frame, Goodbye, Hello, Kind, PROTOCOL_MAX, PROTOCOL_MIN,
     PeerEntry, Peers, Refusal, bare_frame, cbor_frame,
@@ -363,6 +365,31 @@ fn topics() -> Vec<Record> {
     records
 }
 
+/// A factory is offered, a program spawned, and the next one not.
+fn of_a_factory() -> Vec<Record> {
+    let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
+    let app = a.open(true);
+    a.meet("store@io");
+    b.meet("stock@hal");
+    let factory = FactorySpec {
+        name: "worker".to_owned(),
+        program: Program { command: "worker".to_owned(), ..Program::default() },
+        max_children: 2,
+        restart: Restart::Temporary,
+        shutdown: Shutdown::default(),
+    };
+    b.router.on_factory_here(b.now, factory, &mut b.out);
+    let mut records =
+        vec![record("state, of a factory", carry(&mut a, &mut b).last().expect("it is offered"))];
+    let spawn = r#"{"op":"spawn","id":1,"factory":"worker","node":"store@io","args":["--job","7"],"name":"job7","link":true,"monitor":true}"#;
+    a.say(app, spawn);
+    records.push(record("ask, to spawn", &carry(&mut a, &mut b)[0]));
+    let Some(HostRequest::Start(start)) = b.out.hosting.pop_front() else { panic!("a start") };
+    b.router.on_host_started(b.now, start.run, Ok(4711), &mut b.out);
+    records.push(record("tell, of what was spawned", &carry(&mut a, &mut b)[0]));
+    records
+}
+
 /// A message in two pieces; the real ones are of 64 KiB.
 fn fragments() -> Vec<Record> {
     let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
@@ -394,6 +421,7 @@ fn fragments() -> Vec<Record> {
 #[test]
 fn every_frame_between_sidecars_is_as_it_was() {
     let mut records = of_the_connection();
+    records.extend(of_a_factory());
     records.extend(of_the_router());
     records.extend(topics());
     records.extend(fragments());

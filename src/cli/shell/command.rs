@@ -22,6 +22,8 @@ pub(super) enum Command {
     Send { to: String, body: Body },
     SendAfter { after: Duration, to: String, body: Body },
     CancelTimer { timer: u64 },
+    ReadTimer { timer: u64 },
+    Alive { to: String },
     Register { name: String },
     Unregister { name: String },
     Whereis { name: String, node: Option<String> },
@@ -33,7 +35,7 @@ pub(super) enum Command {
     Join { group: String },
     Leave { group: String },
     Members { group: String },
-    Groups,
+    Groups { prefix: Option<String> },
     Subscribe { topic: String, group: Option<String> },
     Unsubscribe { topic: String },
     Publish { topic: String, body: Body },
@@ -49,10 +51,27 @@ pub(super) enum Command {
     TrapExit { on: bool },
     Exit { reason: String },
     Kill { to: String, reason: Option<String> },
+    Kv { what: Kv, store: String, body: Body },
+    KvStart { name: String },
     Ps { node: Option<String> },
+    Host { name: String, command: String, args: Vec<String> },
+    Child { op: &'static str, name: String },
+    Spawn { node: String, factory: String, args: Vec<String> },
+    Tree,
     MonitorNodes { on: bool },
     Help { word: Option<String> },
     Quit,
+}
+
+/// What is asked of a key-value process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kv {
+    /// Its answer is a value.
+    Get,
+    /// Its answer is a list.
+    Keys,
+    /// Its answer is ok.
+    Do,
 }
 
 /// A message's body: one CBOR item.
@@ -94,6 +113,11 @@ impl<'a> Words<'a> {
     fn next(&mut self) -> Result<&'a str, Failure> {
         let word = self.maybe();
         word.ok_or_else(|| self.wrong("something is missing"))
+    }
+
+    /// Every word that is left.
+    fn all(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.maybe()).map(str::to_owned).collect()
     }
 
     /// Everything that is left, as it was typed.
@@ -167,6 +191,8 @@ impl Command {
                 Self::SendAfter { after: w.duration(word)?, to: w.next()?.into(), body: w.body()? }
             }
             "cancel_timer" => Self::CancelTimer { timer: w.number("timer")? },
+            "read_timer" => Self::ReadTimer { timer: w.number("timer")? },
+            "alive" => Self::Alive { to: w.next()?.into() },
             "register" => Self::Register { name: w.next()?.into() },
             "unregister" => Self::Unregister { name: w.next()?.into() },
             "whereis" => whereis(w)?,
@@ -187,7 +213,7 @@ impl Command {
             "join" => Self::Join { group: w.next()?.into() },
             "leave" => Self::Leave { group: w.next()?.into() },
             "members" => Self::Members { group: w.next()?.into() },
-            "groups" => Self::Groups,
+            "groups" => Self::Groups { prefix: w.maybe().map(owned) },
             "subscribe" => Self::Subscribe { topic: w.next()?.into(), group: w.maybe().map(owned) },
             "unsubscribe" => Self::Unsubscribe { topic: w.next()?.into() },
             "publish" => Self::Publish { topic: w.next()?.into(), body: w.body()? },
@@ -203,6 +229,17 @@ impl Command {
             "trap_exit" => Self::TrapExit { on: w.switch()? },
             "exit" => w.tail().map_or(Self::Quit, |reason| Self::Exit { reason: reason.into() }),
             "kill" => Self::Kill { to: w.next()?.into(), reason: w.tail().map(owned) },
+            "host" => {
+                Self::Host { name: w.next()?.into(), command: w.next()?.into(), args: w.all() }
+            }
+            "terminate_child" => Self::Child { op: "terminate_child", name: w.next()?.into() },
+            "restart_child" => Self::Child { op: "restart_child", name: w.next()?.into() },
+            "delete_child" => Self::Child { op: "delete_child", name: w.next()?.into() },
+            "spawn" => {
+                Self::Spawn { node: w.next()?.into(), factory: w.next()?.into(), args: w.all() }
+            }
+            "tree" => Self::Tree,
+            "kv" => kv(w)?,
             "ps" | "processes" => Self::Ps { node: w.maybe().map(owned) },
             "monitor_nodes" => Self::MonitorNodes { on: w.switch()? },
             "help" | "?" => Self::Help { word: w.maybe().map(owned) },
@@ -215,7 +252,7 @@ impl Command {
 
     /// Whether it may have been carried out when it failed.
     pub(super) fn is_call(&self) -> bool {
-        matches!(self, Self::Call { .. } | Self::Rpc { .. })
+        matches!(self, Self::Call { .. } | Self::Rpc { .. } | Self::Kv { .. })
     }
 
     /// What is asked of the node. `None` for what the shell does by itself.
@@ -232,6 +269,8 @@ impl Command {
                 .uint("after_ms", milliseconds(*after))
                 .body(&body.0),
             Self::CancelTimer { timer } => Op::new("cancel_timer").uint("timer", *timer),
+            Self::ReadTimer { timer } => Op::new("read_timer").uint("timer", *timer),
+            Self::Alive { to } => Op::new("alive").text("to", to),
             Self::Register { name } => scoped(Op::new("register"), name),
             Self::Unregister { name } => scoped(Op::new("unregister"), name),
             Self::Whereis { name, node } => {
@@ -251,7 +290,7 @@ impl Command {
             Self::Join { group } => Op::new("join").text("group", group),
             Self::Leave { group } => Op::new("leave").text("group", group),
             Self::Members { group } => Op::new("members").text("group", group),
-            Self::Groups => Op::new("groups"),
+            Self::Groups { prefix } => Op::new("groups").maybe_text("prefix", prefix.as_deref()),
             Self::Subscribe { topic, group } => Op::new("subscribe")
                 .text("topic", topic)
                 .bool("sync", true)
@@ -280,7 +319,21 @@ impl Command {
             Self::Kill { to, reason } => {
                 Op::new("kill").text("to", to).maybe_text("reason", reason.as_deref())
             }
+            Self::Kv { store, body, .. } => Op::new("call").text("to", store).body(&body.0),
+            Self::KvStart { name } => {
+                Op::new("spawn").text("kind", "kv").text("name", name).bool("detached", true)
+            }
             Self::Ps { node } => Op::new("processes").maybe_text("node", node.as_deref()),
+            Self::Host { name, command, args } => Op::new("host")
+                .text("name", name)
+                .text("command", command)
+                .json("args", &args.clone().into()),
+            Self::Child { op, name } => Op::new(op).text("name", name),
+            Self::Spawn { node, factory, args } => Op::new("spawn")
+                .text("factory", factory)
+                .text("node", node)
+                .json("args", &args.clone().into()),
+            Self::Tree => Op::new("tree"),
             Self::MonitorNodes { on } => Op::new("monitor_nodes").bool("on", *on),
             Self::Help { .. } | Self::Quit => return None,
         })
@@ -305,6 +358,56 @@ fn receive(w: &mut Words<'_>) -> Result<Command, Failure> {
     };
     let timeout = w.maybe().map(|word| w.duration(word)).transpose()?;
     Ok(Command::Receive { max, timeout })
+}
+
+/// `pillion kv` in the shell: the same words in the same order.
+fn kv(w: &mut Words<'_>) -> Result<Command, Failure> {
+    let verb = w.next()?;
+    let store = w.next()?.to_owned();
+    let mut items: Vec<Vec<u8>> = Vec::new();
+    let text = |text: &str| {
+        let mut item = Vec::new();
+        cbor::put_text(&mut item, text);
+        item
+    };
+    let what = match verb {
+        "start" => return Ok(Command::KvStart { name: store }),
+        "stop" => return Ok(Command::Kill { to: store, reason: Some("shutdown".to_owned()) }),
+        "get" => {
+            items.push(text(w.next()?));
+            Kv::Get
+        }
+        "delete" => {
+            items.push(text(w.next()?));
+            Kv::Do
+        }
+        "keys" | "watch" => {
+            items.push(text(w.maybe().unwrap_or("")));
+            if verb == "keys" { Kv::Keys } else { Kv::Do }
+        }
+        "set" => {
+            items.push(text(w.next()?));
+            let mut ttl = None;
+            if let Some(rest) = w.rest.trim_start().strip_prefix("--ttl ") {
+                w.rest = rest;
+                let word = w.next()?;
+                ttl = Some(milliseconds(w.duration(word)?));
+            }
+            items.push(w.body()?.0);
+            if let Some(ttl) = ttl {
+                let mut item = Vec::new();
+                cbor::put_uint(&mut item, ttl);
+                items.push(item);
+            }
+            Kv::Do
+        }
+        _ => return Err(w.wrong(&format!("`{verb}` is nothing that kv does"))),
+    };
+    let mut body = Vec::new();
+    cbor::put_array(&mut body, items.len() + 1);
+    cbor::put_text(&mut body, verb);
+    body.extend(items.into_iter().flatten());
+    Ok(Command::Kv { what, store, body: Body(body) })
 }
 
 /// The node as a word of its own, or behind the name, where `send` has it.
@@ -427,6 +530,29 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_asked_in_the_words_of_the_command_line() {
+        let body = |line: &str| match parse(line) {
+            Command::Kv { store, body, .. } => {
+                assert_eq!(store, "store@b@hal");
+                crate::dialect::json::cbor_to_json(&body.0).unwrap()
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(body("kv get store@b@hal pears"), r#"["get","pears"]"#);
+        assert_eq!(body("kv set store@b@hal pears [1, 2]"), r#"["set","pears",[1,2]]"#);
+        assert_eq!(
+            body("kv set store@b@hal k --ttl 2s hi there"),
+            r#"["set","k","hi there",2000]"#
+        );
+        assert_eq!(body("kv delete store@b@hal pears"), r#"["delete","pears"]"#);
+        assert_eq!(body("kv keys store@b@hal"), r#"["keys",""]"#);
+        assert_eq!(body("kv watch store@b@hal user."), r#"["watch","user."]"#);
+        assert_eq!(parse("kv start store"), Command::KvStart { name: "store".into() });
+        assert!(wrong("kv eat store").contains("`eat` is nothing that kv does"));
+        assert!(wrong("kv get store").contains("something is missing"));
+    }
+
+    #[test]
     fn references_may_be_typed_as_they_are_printed() {
         assert_eq!(parse("demonitor 3"), Command::Demonitor { reference: 3 });
         assert_eq!(parse("demonitor ref 3"), Command::Demonitor { reference: 3 });
@@ -456,6 +582,8 @@ mod tests {
         for entry in &manual::MANUAL {
             let line = entry
                 .usage()
+                .replace("ACTION", "get")
+                .replace("[KEY] [VALUE]", "KEY")
                 .replace("on|off", "on")
                 .replace("[local|global]", "global")
                 .replace("[BODY]", "1")

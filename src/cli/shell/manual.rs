@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// The keys of `info`; as first word they mean the shell's own process.
-pub(super) const INFO_KEYS: [&str; 18] = [
+pub(super) const INFO_KEYS: [&str; 19] = [
     "client",
     "delivery",
     "dropped",
@@ -15,6 +15,7 @@ pub(super) const INFO_KEYS: [&str; 18] = [
     "messages",
     "monitored_by",
     "monitors",
+    "os_pid",
     "parent",
     "pid",
     "registered_name",
@@ -75,7 +76,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 39] = [
+pub(super) const MANUAL: [Entry; 48] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -117,6 +118,7 @@ pub(super) const MANUAL: [Entry; 39] = [
         "takes a send_after back",
         "Answers the milliseconds that were left, or none when it is too late.",
     ),
+    entry("read_timer", "TIMER", "the milliseconds that a send_after has still to go, or none", ""),
     entry(
         "call",
         "TO BODY",
@@ -165,7 +167,12 @@ pub(super) const MANUAL: [Entry; 39] = [
     ),
     entry("leave", "GROUP", "takes one join back", ""),
     entry("members", "GROUP", "the members of a group, on all nodes", ""),
-    entry("groups", "", "the groups that have members", ""),
+    entry(
+        "groups",
+        "[PREFIX]",
+        "the groups that have members, or those that begin with PREFIX",
+        "",
+    ),
     entry(
         "subscribe",
         "TOPIC [QUEUE]",
@@ -200,9 +207,10 @@ pub(super) const MANUAL: [Entry; 39] = [
         "[TO] [KEY...]",
         "what is known of a process; of this shell's when TO is left out",
         "KEY is client, delivery, dropped, label, links, mailbox, memory, message_queue_len, messages, monitored_by,\n\
-         monitors, parent, pid, registered_name, sensitive, session, status or trap_exit. A first word that is a key\n\
+         monitors, os_pid, parent, pid, registered_name, sensitive, session, status or trap_exit. A first word that is a key\n\
          is one; a process of such a name is found by its pid.",
     ),
+    entry("alive", "TO", "whether a process lives, here or on another node", ""),
     entry(
         "monitor",
         "TO",
@@ -230,7 +238,31 @@ pub(super) const MANUAL: [Entry; 39] = [
         "sends an exit signal",
         "REASON is kill when left out, which cannot be trapped.",
     ),
+    entry(
+        "kv",
+        "ACTION STORE [KEY] [VALUE]",
+        "asks or changes a key-value process",
+        "ACTION is get, set, delete, keys, watch, start or stop. STORE is the store's name, its name on another node (store@b@hal) or its pid. VALUE is as the BODY of send;\n\
+         `kv set store greeting --ttl 1h hello` is gone after an hour. For keys and watch, KEY is how they begin. What\n\
+         is watched comes as messages. start gives this node a store that stays; stop ends one.",
+    ),
     entry("ps", "[NODE]", "the processes of a node; of this one when NODE is left out", ""),
+    entry(
+        "host",
+        "NAME PROGRAM [ARG...]",
+        "runs a program as a process of this node, and keeps it up",
+        "It is started again whenever it ends. `pillion host` has more to say.",
+    ),
+    entry("terminate_child", "NAME", "ends what this node hosts, and keeps it ended", ""),
+    entry("restart_child", "NAME", "starts what was terminated", ""),
+    entry("delete_child", "NAME", "forgets what was terminated", ""),
+    entry(
+        "spawn",
+        "NODE FACTORY [ARG...]",
+        "starts a program that a node offers",
+        "NODE is a node or any: here if there is room, else where there are fewest. Answers its pid.",
+    ),
+    entry("tree", "", "what this node hosts, and who keeps it up", ""),
     entry(
         "monitor_nodes",
         "on|off",
@@ -248,11 +280,7 @@ pub(super) fn find(word: &str) -> Option<&'static Entry> {
 
 /// The command that may have been meant.
 pub(super) fn nearest(word: &str) -> Option<&'static str> {
-    let (distance, word) = MANUAL
-        .iter()
-        .map(|entry| (strsim::damerau_levenshtein(entry.word, word), entry.word))
-        .min()?;
-    (distance <= 2).then_some(word)
+    pillion_strategies::nearest(word, MANUAL.iter().map(|entry| entry.word))
 }
 
 impl Entry {
@@ -279,9 +307,12 @@ impl Entry {
         let argument = self.rest(place).unwrap_or_default().split(' ').next().unwrap_or_default();
         match argument.trim_matches(['[', ']', '.']) {
             // A node may be reached by its name, a process never.
+            "STORE" => Kind::To,
+            "ACTION" => Kind::Words("get set delete keys watch start stop"),
+            "KEY" if self.word == "kv" => Kind::Free,
             "TO" if self.word == "connect" => Kind::Node,
             "TO" => Kind::To,
-            "NODE" if self.word == "rpc" => Kind::Callee,
+            "NODE" if matches!(self.word, "rpc" | "spawn") => Kind::Callee,
             "NODE" => Kind::Node,
             "GROUP" => Kind::Group,
             "MODULE.FUNCTION" => Kind::Function,

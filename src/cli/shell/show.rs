@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::Value as Json;
 
-use super::command::Command;
+use super::command::{Command, Kv};
 use crate::cli::calls::{modules_table, texts_lines};
 use crate::cli::clean;
+use crate::cli::host::tree_lines;
 use crate::cli::nodes::nodes_table;
 use crate::cli::processes::{cell, info_lines, names_table, processes_table};
 use crate::cli::pubsub::topics_table;
@@ -20,16 +21,25 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
     let value = answer.to_value();
     let number = |what: &str| format!("{what} {}", cell(&value[what]));
     match command {
-        Command::SelfPid | Command::Whereis { .. } => or_none(&value["pid"]),
-        Command::Ping { .. } | Command::Connect { .. } | Command::Disconnect { .. } => {
-            cell(&value["result"])
-        }
+        Command::SelfPid
+        | Command::Whereis { .. }
+        | Command::Host { .. }
+        | Command::Spawn { .. } => or_none(&value["pid"]),
+        Command::Child { .. } if !value["pid"].is_null() => cell(&value["pid"]),
+        Command::Tree => tree_lines(&value["tree"]),
+        Command::Ping { .. }
+        | Command::Alive { .. }
+        | Command::Connect { .. }
+        | Command::Disconnect { .. } => cell(&value["result"]),
         Command::Nodes { .. } => nodes_table(&value["nodes"]),
         Command::Names { .. } => names_table(&value["registered"]),
         Command::Call { .. } | Command::Rpc { .. } => part(answer),
+        Command::Kv { what: Kv::Get, .. } => part(answer),
+        Command::Kv { what: Kv::Keys, .. } => lines_or_none(&value["body"]),
+        Command::KvStart { .. } => or_none(&value["pid"]),
         Command::Modules => modules_table(&value["modules"]),
         Command::Members { .. } => lines_or_none(&value["members"]),
-        Command::Groups => lines_or_none(&value["groups"]),
+        Command::Groups { .. } => lines_or_none(&value["groups"]),
         Command::Ps { .. } => processes_table(&value["processes"]),
         Command::Info { .. } => info(&value["info"]),
         Command::Monitor { .. } => number("ref"),
@@ -39,14 +49,16 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
             format!("nodes {}, here {}", cell(&value["nodes"]), cell(&value["local"]))
         }
         Command::SendAfter { .. } => number("timer"),
-        Command::CancelTimer { .. } => or_none(&value["left_ms"]),
+        Command::CancelTimer { .. } | Command::ReadTimer { .. } => or_none(&value["left_ms"]),
         Command::Receive { .. } => match messages(&value["messages"]) {
             lines if lines.is_empty() => "nothing".to_owned(),
             lines => lines,
         },
         Command::Flush => messages(&value["messages"]),
-        Command::Send { .. }
+        Command::Kv { what: Kv::Do, .. }
+        | Command::Send { .. }
         | Command::Cast { .. }
+        | Command::Child { .. }
         | Command::Subscribe { .. }
         | Command::Unsubscribe { .. }
         | Command::Join { .. }

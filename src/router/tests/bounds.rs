@@ -82,6 +82,58 @@ fn a_hold_lapses_after_the_send_timeout_and_then_the_mailbox_sheds_until_half_em
     assert_eq!(bodies(&node.ask(app, json!({"op": "flush"}))), [json!("again")]);
 }
 
+/// An app that is pushed to and reads nothing yet, and a sender of that many kibibytes.
+fn behind(kibibytes: usize) -> (Paper, u64, u64, Value) {
+    let mut node = Paper::new("a");
+    let (app, sender) = (node.open(), node.open());
+    node.ask(app, json!({"op": "flag", "mailbox": {"policy": "wait"}}));
+    let send = json!({"op": "send", "to": node.self_pid(app), "body": "x".repeat(1000)});
+    for _ in 0..kibibytes {
+        node.tell(sender, &send);
+    }
+    (node, app, sender, send)
+}
+
+#[test]
+fn a_wait_mailbox_that_is_far_behind_holds_its_senders_before_it_is_full() {
+    let (mut node, app, sender, _) = behind(600);
+    assert!(!node.router.may_read(sender, &node.out));
+    assert_eq!(node.events(app).len(), 600);
+    assert!(node.router.may_read(sender, &node.out));
+    let (node, _, sender, _) = behind(500);
+    assert!(node.router.may_read(sender, &node.out));
+}
+
+#[test]
+fn an_app_that_takes_nothing_holds_its_senders_early_for_a_moment_and_once() {
+    let (mut node, app, sender, send) = behind(600);
+    node.pass(Duration::from_millis(20));
+    assert!(node.router.may_read(sender, &node.out), "the moment is over");
+    for _ in 0..1000 {
+        node.tell(sender, &send);
+    }
+    assert!(node.router.may_read(sender, &node.out), "it is far from full");
+    assert_eq!(node.events(app).len(), 1600);
+    for _ in 0..600 {
+        node.tell(sender, &send);
+    }
+    assert!(!node.router.may_read(sender, &node.out), "it has been empty since");
+    assert_eq!(node.events(app).len(), 600);
+    assert_eq!(node.router.counters().shed, 0);
+}
+
+#[test]
+fn an_early_hold_becomes_a_hold_for_the_whole_send_timeout_when_the_mailbox_is_full() {
+    let (mut node, app, sender, _) = behind(8400);
+    node.pass(Duration::from_millis(999));
+    assert!(!node.router.may_read(sender, &node.out));
+    assert_eq!(node.events(app).len(), 8400);
+    assert!(node.router.may_read(sender, &node.out));
+    let (mut node, _, sender, _) = behind(8400);
+    node.pass(Duration::from_secs(1));
+    assert!(node.router.may_read(sender, &node.out));
+}
+
 #[test]
 fn a_held_sender_goes_on_when_the_mailbox_dies() {
     let (mut node, app, sender) = filled("wait");
@@ -426,7 +478,7 @@ fn a_node_shows_what_waits_and_what_it_lost() {
     assert!(queued.as_u64().is_some_and(|bytes| (400_000..410_000).contains(&bytes)), "{queued}");
     assert_eq!(lost, json!({"overflow": 2, "congested": 1, "too_large": 0, "no_member": 0}));
     pair.carry();
-    let lost = json!({"overflow": 0, "congested": 0, "too_large": 1});
+    let lost = json!({"overflow": 0, "congested": 0, "too_large": 1, "no_member": 0});
     assert_eq!(of(&mut pair.b, other), (json!(0), lost));
 }
 

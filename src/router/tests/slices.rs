@@ -314,3 +314,42 @@ fn after_a_long_info_the_hold_does_nothing_else() {
     };
     assert_eq!((links("all"), links("some")), (SLICE, 0));
 }
+
+#[test]
+fn lists_of_thousands_of_names_groups_members_and_modules_are_made_in_slices() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let mut pids = Vec::new();
+    for n in 0..2000 {
+        let pid = spawn(&mut node, app, &json!({"name": format!("n{n:04}")}));
+        let name = format!("g{n:04}");
+        node.tell(app, &json!({"op": "join", "group": "all", "pid": pid}));
+        node.tell(app, &json!({"op": "join", "group": name, "pid": pid}));
+        node.tell(app, &json!({"op": "register", "name": name, "scope": "global", "pid": pid}));
+        let module = format!("m{n:04}");
+        node.tell(app, &json!({"op": "serve", "module": module, "functions": ["f"], "pid": pid}));
+        pids.push(pid);
+    }
+    // One that has joined very often is not one entry.
+    for _ in 0..3000 {
+        node.tell(app, &json!({"op": "join", "group": "all", "pid": pids[0]}));
+    }
+    quiet(&mut node, app);
+    for (mut list, noun, length) in [
+        (json!({"op": "registered"}), "registered", 2000),
+        (json!({"op": "registered", "scope": "global"}), "registered", 2000),
+        (json!({"op": "groups"}), "groups", 2001),
+        (json!({"op": "members", "group": "all"}), "members", 5000),
+        (json!({"op": "modules"}), "modules", 2000),
+    ] {
+        node.most = (0, 0);
+        list["id"] = json!("list");
+        node.tell(app, &list);
+        assert!(!node.router.may_read(app, &node.out), "{list}: it was made at once");
+        node.work();
+        in_slices(&node);
+        assert!(node.router.may_read(app, &node.out));
+        let answer = node.events(app).pop().expect("an answer");
+        assert_eq!(answer[noun].as_array().map(Vec::len), Some(length), "{list}");
+    }
+}

@@ -31,10 +31,13 @@ impl Paper {
     pub(super) fn with(name: &str, incarnation: u64, limits: Limits) -> Self {
         let name: NodeName = format!("{name}@paper").parse().expect("a good name");
         let me = Node { name, incarnation: Incarnation(incarnation) };
+        let now = tokio::time::Instant::now().into_std();
+        let mut router = Router::new(me, limits);
+        router.on_start(now);
         Self {
-            router: Router::new(me, limits),
+            router,
             out: Outbox::default(),
-            now: tokio::time::Instant::now().into_std(),
+            now,
             inbox: BTreeMap::new(),
             most: (0, 0),
             next_id: 1,
@@ -162,7 +165,7 @@ impl Router {
         [
             self.calls.len() + self.gathers.len(),
             self.served.len(),
-            self.processes.values().map(process).sum(),
+            self.processes.values().map(|found| process(found)).sum(),
             self.peers.values().map(peer).sum(),
         ]
     }
@@ -219,7 +222,7 @@ impl Pair {
         let hello = |paper: &Paper| PeerHello {
             node: paper.router.me().clone(),
             labels: BTreeMap::new(),
-            hidden: false,
+            hidden: paper.router.is_hidden(),
             addresses: Vec::new(),
             address: ([127, 0, 0, 1], 4470).into(),
         };

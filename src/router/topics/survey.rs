@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::table::{PointId, Text, check_topic};
 use crate::router::peers::PeerId;
+use crate::router::questions::{AskedBy, Question};
 use crate::router::receive::LIST_BYTES_MAX;
 use crate::router::sessions::SessionId;
 use crate::router::work::Work;
@@ -90,7 +91,8 @@ impl Router {
         self.topics.surveys.insert(number, survey);
         for peer in peers {
             out.count(1);
-            self.ask_part(asker.now, peer, session, number, ask, out);
+            let by = AskedBy::Survey(number);
+            self.ask_peer(asker.now, peer, by, Question::Ping, ask, None, out);
         }
         if what == What::Sync {
             self.survey_told(number, "", Some(Told::Ok(&[0xf5])), out);

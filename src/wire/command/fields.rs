@@ -2,10 +2,16 @@
 
 use super::{
     CT_BYTES_MAX, Command, Delivery, Exclude, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX,
-    MailboxOptions, Metadata, Mode, NUMBER_MAX, OPS, OnConflict, Overflow, REASON_BYTES_MAX, Reach,
-    Refused, Resume, WORDS_BYTES_MAX,
+    MailboxOptions, Metadata, Mode, NUMBER_MAX, NodeType, OPS, OnConflict, Overflow,
+    REASON_BYTES_MAX, Reach, Refused, Resume, WORDS_BYTES_MAX,
 };
+use std::time::Duration;
+
 use crate::wire::cbor::{Reader, Value};
+use crate::wire::host::{ProcessSpec, Program, Restart, SHUTDOWN_MAX, Shutdown};
+
+/// There are not more different ones.
+const STATES_MAX: usize = 16;
 
 /// Every field that a header may have, as it stands there.
 #[derive(Default)]
@@ -21,7 +27,10 @@ pub(super) struct Fields<'a> {
     reason: Option<&'a str>,
     label: Option<&'a str>,
     client: Option<&'a str>,
-    state: Option<&'a str>,
+    state: Option<Value<'a>>,
+    node_type: Option<&'a str>,
+    checked: Option<bool>,
+    replace: Option<bool>,
     mode: Option<&'a str>,
     scope: Option<&'a str>,
     delivery: Option<Value<'a>>,
@@ -35,6 +44,7 @@ pub(super) struct Fields<'a> {
     kind: Option<&'a str>,
     detached: Option<bool>,
     group: Option<&'a str>,
+    prefix: Option<&'a str>,
     module: Option<&'a str>,
     function: Option<&'a str>,
     functions: Option<Value<'a>>,
@@ -62,6 +72,17 @@ pub(super) struct Fields<'a> {
     report: Option<bool>,
     retain: Option<bool>,
     list: Option<bool>,
+    process: Option<&'a str>,
+    factory: Option<&'a str>,
+    command: Option<&'a str>,
+    args: Option<Value<'a>>,
+    env: Option<Value<'a>>,
+    cwd: Option<&'a str>,
+    restart: Option<&'a str>,
+    shutdown: Option<Value<'a>>,
+    supervisor: Option<&'a str>,
+    significant: Option<bool>,
+    register: Option<bool>,
 }
 
 fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), Refused> {
@@ -152,7 +173,10 @@ impl<'a> Fields<'a> {
             "reason" => once(&mut self.reason, key, text(key, value)?),
             "label" => once(&mut self.label, key, text(key, value)?),
             "client" => once(&mut self.client, key, text(key, value)?),
-            "state" => once(&mut self.state, key, text(key, value)?),
+            "state" => once(&mut self.state, key, value),
+            "node_type" => once(&mut self.node_type, key, text(key, value)?),
+            "checked" => once(&mut self.checked, key, boolean(key, value)?),
+            "replace" => once(&mut self.replace, key, boolean(key, value)?),
             "mode" => once(&mut self.mode, key, text(key, value)?),
             "scope" => once(&mut self.scope, key, text(key, value)?),
             "delivery" => once(&mut self.delivery, key, value),
@@ -162,6 +186,7 @@ impl<'a> Fields<'a> {
             "nodes" => once(&mut self.nodes, key, value),
             "class" => once(&mut self.class, key, text(key, value)?),
             "stack" => once(&mut self.stack, key, text(key, value)?),
+            "prefix" => once(&mut self.prefix, key, text(key, value)?),
             "group" => once(&mut self.group, key, text(key, value)?),
             "module" => once(&mut self.module, key, text(key, value)?),
             "function" => once(&mut self.function, key, text(key, value)?),
@@ -193,6 +218,17 @@ impl<'a> Fields<'a> {
             "report" => once(&mut self.report, key, boolean(key, value)?),
             "retain" => once(&mut self.retain, key, boolean(key, value)?),
             "list" => once(&mut self.list, key, boolean(key, value)?),
+            "process" => once(&mut self.process, key, text(key, value)?),
+            "factory" => once(&mut self.factory, key, text(key, value)?),
+            "command" => once(&mut self.command, key, text(key, value)?),
+            "args" => once(&mut self.args, key, value),
+            "env" => once(&mut self.env, key, value),
+            "cwd" => once(&mut self.cwd, key, text(key, value)?),
+            "restart" => once(&mut self.restart, key, text(key, value)?),
+            "shutdown" => once(&mut self.shutdown, key, value),
+            "supervisor" => once(&mut self.supervisor, key, text(key, value)?),
+            "significant" => once(&mut self.significant, key, boolean(key, value)?),
+            "register" => once(&mut self.register, key, boolean(key, value)?),
             _ => Ok(()),
         }
     }
@@ -204,8 +240,8 @@ impl<'a> Fields<'a> {
         })?;
         Ok(match op {
             "send" => {
-                let mode = self.mode()?;
-                Command::Send { pid: self.pid, to: need(op, "to", self.to)?, mode }
+                let (mode, checked) = (self.mode()?, self.checked.unwrap_or(false));
+                Command::Send { pid: self.pid, to: need(op, "to", self.to)?, mode, checked }
             }
             "hello" => Command::Hello {
                 version: self.version.unwrap_or(1),
@@ -213,16 +249,21 @@ impl<'a> Fields<'a> {
                 delivery: self.delivery.map(delivery).transpose()?,
                 grace_ms: self.grace_ms,
                 resume: self.resume.map(resume).transpose()?,
+                process: self.process,
             },
             "self" => Command::SelfPid,
             "bye" => Command::Bye,
-            "nodes" => Command::Nodes { state: self.state },
+            "nodes" => Command::Nodes { states: self.states()? },
             "ping" => {
                 Command::Ping { node: need(op, "node", self.node)?, timeout_ms: self.timeout_ms }
             }
             "connect" => Command::Connect { to: need(op, "to", self.to)? },
             "disconnect" => Command::Disconnect { node: need(op, "node", self.node)? },
-            "monitor_nodes" => Command::MonitorNodes { pid: self.pid, on: self.on.unwrap_or(true) },
+            "monitor_nodes" => Command::MonitorNodes {
+                pid: self.pid,
+                on: self.on.unwrap_or(true),
+                node_type: self.node_type()?,
+            },
             "monitor_node" => Command::MonitorNode {
                 pid: self.pid,
                 node: need(op, "node", self.node)?,
@@ -238,6 +279,21 @@ impl<'a> Fields<'a> {
                 detached: self.detached.unwrap_or(false),
                 bytes: self.mailbox.map(mailbox).transpose()?.unwrap_or_default().bytes,
             },
+            "spawn" if self.factory.is_some() && self.kind.is_none() => Command::SpawnFactory {
+                pid: self.pid,
+                factory: need(op, "factory", self.factory)?,
+                node: self.node,
+                args: self.args.map(|value| Keys::read("args", value)).transpose()?,
+                name: self.name,
+                link: self.link.unwrap_or(false),
+                monitor: self.monitor.unwrap_or(false),
+                timeout_ms: self.timeout_ms,
+            },
+            "host" => Command::Host { spec: Box::new(self.process_spec(op)?) },
+            "terminate_child" => Command::TerminateChild { name: need(op, "name", self.name)? },
+            "restart_child" => Command::RestartChild { name: need(op, "name", self.name)? },
+            "delete_child" => Command::DeleteChild { name: need(op, "name", self.name)? },
+            "tree" => Command::Tree,
             "spawn" if self.kind.is_some() || self.detached == Some(true) => {
                 return Err(Refused::badarg(
                     "`kind` of `spawn` is kv, or left out; `detached` is for that kind",
@@ -263,6 +319,7 @@ impl<'a> Fields<'a> {
                 to: self.to,
                 keys: self.keys.map(|value| Keys::read("keys", value)).transpose()?,
             },
+            "alive" => Command::Alive { to: need(op, "to", self.to)? },
             "processes" => Command::Processes { node: self.node },
             "flag" => Command::Flag {
                 pid: self.pid,
@@ -278,7 +335,12 @@ impl<'a> Fields<'a> {
                 if !global && self.on_conflict.is_some() {
                     return Err(Refused::badarg("`on_conflict` is for the scope global"));
                 }
-                Command::Register { pid: self.pid, name, global: global.then_some(on_conflict) }
+                let replace = self.replace.unwrap_or(false);
+                if !global && replace {
+                    return Err(Refused::badarg("`replace` is for the scope global"));
+                }
+                let global = global.then_some(on_conflict);
+                Command::Register { pid: self.pid, name, global, replace }
             }
             "unregister" => {
                 let (name, global) = self.scoped(op)?;
@@ -297,7 +359,10 @@ impl<'a> Fields<'a> {
                 group: need(op, "group", self.group)?,
                 local: self.local.unwrap_or(false),
             },
-            "groups" => Command::Groups,
+            "groups" => Command::Groups { prefix: self.prefix.unwrap_or("") },
+            "monitor_group" if self.group.is_none() && self.prefix.is_some() => {
+                Command::MonitorGroups { pid: self.pid, prefix: self.prefix.unwrap_or("") }
+            }
             "monitor_group" => {
                 Command::MonitorGroup { pid: self.pid, group: need(op, "group", self.group)? }
             }
@@ -359,15 +424,23 @@ impl<'a> Fields<'a> {
                 list: self.list.unwrap_or(false),
             },
             "topics" => Command::Topics,
-            "registered" => Command::Registered { global: self.is_global()? },
+            "registered" => {
+                Command::Registered { global: self.is_global()?, prefix: self.prefix.unwrap_or("") }
+            }
             "cast" => {
-                let mode = self.mode()?;
-                Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode }
+                let (mode, checked) = (self.mode()?, self.checked.unwrap_or(false));
+                Command::Cast { pid: self.pid, to: need(op, "to", self.to)?, mode, checked }
             }
             "abcast" => Command::Abcast {
                 pid: self.pid,
                 nodes: self.nodes()?,
                 name: need(op, "name", self.name)?,
+            },
+            "sbcast" => Command::Sbcast {
+                pid: self.pid,
+                nodes: self.nodes()?,
+                name: need(op, "name", self.name)?,
+                timeout_ms: self.timeout_ms,
             },
             "call" => Command::Call {
                 pid: self.pid,
@@ -396,6 +469,7 @@ impl<'a> Fields<'a> {
                 after_ms: need(op, "after_ms", self.after_ms)?,
             },
             "cancel_timer" => Command::CancelTimer { timer: need(op, "timer", self.timer)? },
+            "read_timer" => Command::ReadTimer { timer: need(op, "timer", self.timer)? },
             "receive" => Command::Receive {
                 pid: self.pid,
                 max: self.max.unwrap_or(1),
@@ -418,6 +492,39 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// What is to be hosted.
+    fn process_spec(&self, op: &str) -> Result<ProcessSpec, Refused> {
+        let args = self.args.map(|value| Keys::read("args", value)).transpose()?;
+        let mut program = Program {
+            command: need(op, "command", self.command)?.to_owned(),
+            args: args.iter().flat_map(Keys::iter).map(str::to_owned).collect(),
+            cwd: self.cwd.map(str::to_owned),
+            ..Program::default()
+        };
+        if let Some(env) = self.env {
+            pairs("env", env, |key, value| {
+                program.env.insert(key.to_owned(), text(key, value)?.to_owned());
+                Ok(())
+            })?;
+        }
+        program.check().map_err(Refused::badarg)?;
+        Ok(ProcessSpec {
+            name: need(op, "name", self.name)?.to_owned(),
+            program,
+            restart: match self.restart {
+                None => Restart::default(),
+                Some(word) => Restart::of_word(word).ok_or_else(|| {
+                    let words = Restart::WORDS.join(", ");
+                    Refused::badarg(format!("`restart` is one of {words}"))
+                })?,
+            },
+            shutdown: self.shutdown.map(shutdown).transpose()?.unwrap_or_default(),
+            supervisor: self.supervisor.unwrap_or_default().to_owned(),
+            significant: self.significant.unwrap_or(false),
+            register: self.register.unwrap_or(true),
+        })
+    }
+
     fn reason(&self) -> Result<Option<&'a str>, Refused> {
         match self.reason {
             Some(reason) if reason.is_empty() || reason.len() > REASON_BYTES_MAX => {
@@ -429,6 +536,23 @@ impl<'a> Fields<'a> {
 
     fn nodes(&self) -> Result<Option<Keys<'a>>, Refused> {
         self.nodes.map(|value| Keys::read("nodes", value)).transpose()
+    }
+
+    fn states(&self) -> Result<Vec<&'a str>, Refused> {
+        match self.state {
+            None => Ok(Vec::new()),
+            Some(Value::Text(state)) => Ok(vec![state]),
+            Some(value) => Ok(Keys::read("state", value)?.iter().take(STATES_MAX).collect()),
+        }
+    }
+
+    fn node_type(&self) -> Result<NodeType, Refused> {
+        match self.node_type {
+            None | Some("all") => Ok(NodeType::All),
+            Some("visible") => Ok(NodeType::Visible),
+            Some("hidden") => Ok(NodeType::Hidden),
+            Some(_) => Err(Refused::badarg("`node_type` is visible, hidden or all")),
+        }
     }
 
     fn mode(&self) -> Result<Mode, Refused> {
@@ -484,13 +608,8 @@ impl<'a> Fields<'a> {
 
 fn unknown(op: &str) -> Refused {
     let shown: String = op.chars().take(40).collect();
-    let nearest = OPS
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(known, &shown), known))
-        .min()
-        .filter(|(distance, _)| *distance <= 3);
-    let message = match nearest {
-        Some((_, known)) => format!("`{shown}` is not a command; did you mean `{known}`?"),
+    let message = match pillion_strategies::nearest(&shown, OPS) {
+        Some(known) => format!("`{shown}` is not a command; did you mean `{known}`?"),
         None => format!("`{shown}` is not a command of this version of the protocol"),
     };
     Refused { code: "badop", message }
@@ -587,6 +706,19 @@ fn mailbox(value: Value<'_>) -> Result<MailboxOptions, Refused> {
         return Err(Refused::badarg("`entries` and `bytes` of a mailbox are at least 1"));
     }
     Ok(options)
+}
+
+fn shutdown(value: Value<'_>) -> Result<Shutdown, Refused> {
+    match value {
+        Value::Text("brutal_kill") => Ok(Shutdown::BrutalKill),
+        Value::Text("infinity") => Ok(Shutdown::Infinity),
+        Value::Uint(ms) if Duration::from_millis(ms) <= SHUTDOWN_MAX => {
+            Ok(Shutdown::Within(Duration::from_millis(ms)))
+        }
+        _ => Err(Refused::badarg(
+            "`shutdown` is \"brutal_kill\", \"infinity\" or a number of milliseconds up to a day",
+        )),
+    }
 }
 
 fn resume(value: Value<'_>) -> Result<Resume<'_>, Refused> {
