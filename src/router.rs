@@ -36,6 +36,7 @@ mod names;
 pub mod nodes;
 pub mod outbox;
 pub mod peers;
+mod presence;
 mod processes;
 mod questions;
 mod receive;
@@ -185,6 +186,7 @@ pub struct Router {
     scopes: BTreeMap<u64, scopes::Scope>,
     modules: BTreeMap<Box<str>, rpc::Module>,
     topics: topics::Topics,
+    presences: presence::Presences,
     /// Programs that run as processes of this node, and who keeps them up.
     tree: hosting::Tree,
     /// The time of what is being done.
@@ -322,6 +324,7 @@ impl Router {
             scopes: BTreeMap::new(),
             modules: BTreeMap::new(),
             topics: topics::Topics::default(),
+            presences: presence::Presences::default(),
             tree: hosting::Tree::default(),
             clock: None,
             kv_bytes: 0,
@@ -527,6 +530,13 @@ impl Router {
             }
             Command::Subscribers { topic, list } => self.subscribers(asker, topic, list, out),
             Command::Topics => self.list_topics(asker, out),
+            Command::Track(wanted) => self.track(asker, &wanted, out),
+            Command::UpdatePresence(wanted) => self.update_presence(asker, &wanted, out),
+            Command::Untrack { pid, topic, key } => self.untrack(asker, pid, topic, key, out),
+            Command::Presence { topic, key, prefix } => self.presence(asker, topic, key, prefix),
+            Command::MonitorPresence { pid, topic } => {
+                self.monitor_presence(asker, pid, topic, out)
+            }
             Command::Registered { global, prefix } => {
                 let what = if global { Listed::Globals } else { Listed::Names };
                 self.start_listing(asker, what, prefix);

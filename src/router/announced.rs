@@ -1,5 +1,5 @@
 //! What each node announces of itself: its global names, its members of groups, its modules, its factories, the topics it
-//! wants to hear.
+//! wants to hear, which of its processes are present where.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::peers::{Peer, PeerId};
+use super::presence::Own;
 use super::work::Work;
 use super::{Outbox, Router};
 use crate::wire::id::Node;
@@ -45,6 +46,8 @@ pub(super) enum Class {
     Queue = 6,
     /// The last value of a topic.
     Retained = 7,
+    /// A process that is present under a topic and a key.
+    Presence = 8,
 }
 
 impl Class {
@@ -57,6 +60,7 @@ impl Class {
             5 => Self::Topic,
             6 => Self::Queue,
             7 => Self::Retained,
+            8 => Self::Presence,
             _ => return None,
         })
     }
@@ -92,6 +96,11 @@ pub(super) enum Told {
     Until(Key),
     /// All of it, and of the topics those up to this place of their table.
     Points(u32),
+    /// All of that, and presences up to this one; the rest when its lane has room again, or at once.
+    Presences {
+        after: Option<Own>,
+        waits: bool,
+    },
     All,
 }
 
@@ -100,7 +109,7 @@ impl Told {
         match self {
             Self::Nothing => false,
             Self::Until(last) => key <= last,
-            Self::Points(_) | Self::All => true,
+            Self::Points(_) | Self::Presences { .. } | Self::All => true,
         }
     }
 
@@ -138,6 +147,7 @@ impl Router {
             Told::Nothing => Bound::Unbounded,
             Told::Until(key) => Bound::Excluded(key),
             Told::Points(next) => return self.announce_rest(peer, next, out),
+            Told::Presences { after, .. } => return self.announce_last(peer, after, out),
             Told::All => {
                 state.told = Told::All;
                 return true;
@@ -164,13 +174,24 @@ impl Router {
         self.announce_rest(peer, 0, out)
     }
 
-    /// Tells a peer of the topics that are wanted here, and that this is all. True when it knows all of it.
+    /// Tells a peer of the topics that are wanted here, and of all that follows. True when it knows all of it.
     fn announce_rest(&mut self, peer: PeerId, next: u32, out: &mut Outbox) -> bool {
         let next = self.announce_points(peer, next, out);
-        self.peer_mut(peer, |state| state.told = next.map_or(Told::All, Told::Points));
-        if next.is_some() {
+        if let Some(next) = next {
+            self.peer_mut(peer, |state| state.told = Told::Points(next));
             return false;
         }
+        self.announce_last(peer, None, out)
+    }
+
+    /// Tells a peer who is present here, and that this is all. True when it knows all of it, or has to read first.
+    fn announce_last(&mut self, peer: PeerId, after: Option<Own>, out: &mut Outbox) -> bool {
+        if let Some(told) = self.announce_presences(peer, after, out) {
+            let waits = matches!(told, Told::Presences { waits: true, .. });
+            self.peer_mut(peer, |state| state.told = told);
+            return waits;
+        }
+        self.peer_mut(peer, |state| state.told = Told::All);
         out.count(1);
         out.write_peer(peer, 0, 16, |bytes| {
             bytes.extend_from_slice(&message::bare_frame(Kind::Announced));
@@ -202,6 +223,9 @@ impl Router {
         if matches!(class, Class::Topic | Class::Queue) {
             // Kept in the table of topics, which may be large: not here too.
             return self.on_interest(peer, class, key, value.is_some()).ok_or_else(wrong);
+        }
+        if class == Class::Presence {
+            return self.on_presence(peer, key, value).ok_or_else(wrong);
         }
         let full: Key = (class, key.into());
         let size = full.1.len() + value.map_or(0, <[u8]>::len);
@@ -249,14 +273,17 @@ impl Router {
             Class::Factory => self.on_factory(peer, key, value),
             Class::Topic | Class::Queue => self.on_interest(peer, class, key, value.is_some()),
             Class::Retained => self.on_retained(peer, key, value, out),
+            Class::Presence => self.on_presence(peer, key, value),
         }
     }
 
     /// A peer has announced all that it has: its nodeup follows.
     pub(super) fn on_announced(&mut self, peer: PeerId) {
+        let told = self.last_change();
         if let Some(state) = self.peers.get_mut(&peer)
             && !std::mem::replace(&mut state.announced, true)
         {
+            state.presences_told = told;
             self.work.push_back(Work::PeerUp { peer, news: None });
         }
     }

@@ -485,6 +485,7 @@ impl Router {
 
     /// Lets its senders go on when a mailbox has become half empty.
     pub(super) fn mailbox_shrank(&mut self, serial: u64, out: &mut Outbox) {
+        self.watcher_reads(serial);
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.early != Early::Ready && process.mailbox.bytes() <= EARLY_BYTES / 2 {
             let holds = process.early == Early::Holding;

@@ -259,6 +259,7 @@ impl Router {
                     let text = match monitored {
                         Monitored::Group(group) => format!("group:{group}"),
                         Monitored::Groups(prefix) => format!("group:{prefix}*"),
+                        Monitored::Presence(topic) => format!("presence:{topic}"),
                         Monitored::Local { name: Some(name), .. } => name.to_string(),
                         Monitored::Local { serial, .. } => self.pid(*serial).to_string(),
                         Monitored::Remote { pid, .. } => pid.to_string(),

@@ -1,12 +1,14 @@
-//! Lists that may be long: of processes, names, groups, members, modules. They are made in slices.
+//! Lists that may be long: of processes, names, groups, members, modules, presences. They are made in slices.
 //!
 //! A list is no picture of one moment: what comes or goes while it is made may be in it or not.
 
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::groups::Member;
 use super::peers::PeerId;
+use super::presence::Place;
 use super::processes::Process;
 use super::questions::write_tell;
 use super::served::Caller;
@@ -66,6 +68,8 @@ pub(super) enum Listed {
     Members { group: Box<str>, local: bool },
     /// What is served where.
     Modules,
+    /// Who is present under a topic; with `whole` under one key, which is the prefix.
+    Presence { topic: Arc<str>, whole: bool },
 }
 
 #[derive(Debug)]
@@ -75,6 +79,7 @@ enum After {
     Name(Box<str>),
     /// A member, so many of whose joins are in the list.
     Member(Member, u32),
+    Place(Place),
 }
 
 impl Listing {
@@ -146,6 +151,10 @@ impl Router {
                     self.list_member(&group, local, &mut listing)
                 }
                 Listed::Modules => self.list_module(&mut listing, out),
+                Listed::Presence { topic, whole } => {
+                    let (topic, whole) = (Arc::clone(topic), *whole);
+                    self.list_presence(&topic, whole, &mut listing, out)
+                }
             };
             if !more {
                 break;
@@ -172,6 +181,7 @@ impl Router {
             Listed::Groups => "groups",
             Listed::Members { .. } => "members",
             Listed::Modules => "modules",
+            Listed::Presence { .. } => "presence",
         };
         match listing.to {
             ListingFor::App { session, id } => {
@@ -287,6 +297,30 @@ impl Router {
         self.put_module(name, module, &mut listing.items, out);
         listing.count += 1;
         listing.after = After::Name(name.clone());
+        true
+    }
+
+    /// The next presence of a topic.
+    fn list_presence(
+        &self,
+        topic: &Arc<str>,
+        whole: bool,
+        listing: &mut Listing,
+        out: &mut Outbox,
+    ) -> bool {
+        let after = match &listing.after {
+            After::Place(place) => Some(place),
+            _ => None,
+        };
+        let next = self.next_presence(topic, &listing.prefix, after, false, out);
+        let Some((place, row)) =
+            next.filter(|(place, _)| !whole || place.is_under(&listing.prefix))
+        else {
+            return false;
+        };
+        listing.items.extend_from_slice(&row);
+        listing.count += 1;
+        listing.after = After::Place(place);
         true
     }
 

@@ -34,6 +34,8 @@ pub enum Tag {
     Down(u64),
     /// `group` of this monitor.
     Group(u64),
+    /// `presence` of this monitor.
+    Presence(u64),
     /// `name_conflict`.
     Name,
     /// `exit`.

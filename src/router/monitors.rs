@@ -22,6 +22,8 @@ pub(super) enum Monitored {
     Group(Box<str>),
     /// Every group whose name begins like this.
     Groups(Box<str>),
+    /// Who is present under a topic.
+    Presence(Box<str>),
     /// A node, once.
     Node(NodeName),
 }
@@ -174,7 +176,8 @@ impl Router {
                 self.take_back(serial, |tag, _| tag == Tag::Down(reference), out);
             }
             if flush {
-                self.take_back(serial, |tag, _| tag == Tag::Group(reference), out);
+                let told = [Tag::Group(reference), Tag::Presence(reference)];
+                self.take_back(serial, |tag, _| told.contains(&tag), out);
             }
         }
         Self::done(asker, out);
@@ -205,6 +208,7 @@ impl Router {
             }
             Monitored::Group(group) => self.forget_group_monitor(&group, serial, reference),
             Monitored::Groups(_) => drop(self.scopes.remove(&reference)),
+            Monitored::Presence(topic) => self.forget_presence_monitor(&topic, serial, reference),
             Monitored::Node(node) => {
                 self.forget_node_monitor(&node, serial, reference);
             }

@@ -9,6 +9,7 @@ use super::announced::{self, Key};
 use super::deliver::{Holder, Origin};
 use super::mailbox::Tag;
 use super::monitors::Watcher;
+use super::presence::{Own, Place};
 use super::send::There;
 use super::topics::publish::KnownTopic;
 use super::work::Work;
@@ -96,6 +97,14 @@ pub(super) struct Peer {
     heard: Option<Heard>,
     /// The topic that its last publication went to.
     pub(super) heard_topic: Option<Box<KnownTopic>>,
+    /// How often its processes are present, the bytes of that, and, once it is lost, how far they are forgotten.
+    pub(super) presences: usize,
+    pub(super) presence_bytes: usize,
+    pub(super) presences_gone: Option<Place>,
+    /// Up to which change watchers are to be told before others hear of its coming, or of its end.
+    pub(super) presences_told: u64,
+    /// Presences of which it is to be told when its lane has room again, and whether it has heard of each before.
+    pub(super) missed: BTreeMap<Own, bool>,
     /// How many topics it wants to hear, and, once it is lost, how far they are forgotten.
     pub(super) wants: usize,
     pub(super) wants_gone: u32,
@@ -212,6 +221,11 @@ impl Router {
                 congested: false,
                 heard: None,
                 heard_topic: None,
+                presences: 0,
+                presence_bytes: 0,
+                presences_gone: None,
+                presences_told: 0,
+                missed: BTreeMap::new(),
                 wants: 0,
                 wants_gone: 0,
                 spreading: 0,
@@ -252,6 +266,7 @@ impl Router {
         if let Some(ends) = state.full_ends.take() {
             self.agenda.remove(ends, Deadline::Congestion(peer));
         }
+        self.presences_leave(&state);
         for partial in std::mem::take(&mut state.partials).into_values() {
             self.partial_bytes -= partial.bytes.len();
         }
@@ -266,7 +281,10 @@ impl Router {
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
     pub(super) fn peer_down_step(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
-        if self.forget_entry(peer, out) || self.forget_interest(peer) {
+        if self.forget_entry(peer, out)
+            || self.forget_interest(peer)
+            || self.forget_presence(peer, out)
+        {
             return true;
         }
         if let Some(reference) = peer.calls.pop_first() {

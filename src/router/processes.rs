@@ -430,6 +430,7 @@ impl Router {
             && process.mailbox.is_empty()
             && process.globals.is_empty()
             && process.groups.is_empty()
+            && !self.presences.has(serial)
             && process.modules.is_empty()
             && process.topics.is_none()
             && process.calling.is_empty()
@@ -452,6 +453,8 @@ impl Router {
             self.withdraw(&name, out);
         } else if let Some(group) = process.groups.pop_first() {
             self.dead_leaves(serial, &group, out);
+        } else if self.dead_untracks(serial, out) {
+            // There may be more.
         } else if process.topics.is_some() {
             self.dead_unsubscribes(serial, process, out);
         } else if let Some(module) = process.modules.pop_first() {

@@ -431,6 +431,7 @@ impl Router {
         if out.peer_len(peer) > self.limits.peer_bytes / 2 {
             return;
         }
+        self.tell_missed(peer, out);
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.paused.is_empty() && !state.congested && state.full_ends.is_none() {
             return;

@@ -11,6 +11,7 @@ use super::deliver::Holder;
 use super::listings::Listing;
 use super::nodes::News;
 use super::peers::{Peer, PeerId};
+use super::presence::Untracking;
 use super::processes::Process;
 use super::receive::Taking;
 use super::send::Spread;
@@ -47,6 +48,12 @@ pub(super) enum Work {
     PeerUp { peer: PeerId, news: Option<News> },
     /// A process that watches many groups is told of those that there are.
     Scope { reference: u64 },
+    /// Those who watch presence are told what has changed.
+    Presence { until: Option<u64> },
+    /// A process that watches the presence of a topic is told what there is.
+    Present { topic: Arc<str>, reference: u64 },
+    /// A process is present no more.
+    Untrack(Untracking),
     /// A listing goes on.
     Listing(Listing),
     /// Events leave a mailbox for one answer.
@@ -139,7 +146,17 @@ impl Router {
             Work::PeerUp { peer, news } => {
                 let mut news = match news {
                     Some(news) => news,
-                    None => self.nodeup(peer)?,
+                    None => {
+                        // Who watches hears first who is present there.
+                        let until = self.peers.get(&peer).map_or(0, |state| state.presences_told);
+                        while out.may_go_on() && self.tell_presence(until, out) {
+                            out.count(1);
+                        }
+                        if !out.may_go_on() {
+                            return Some(Work::PeerUp { peer, news: None });
+                        }
+                        self.nodeup(peer)?
+                    }
                 };
                 while out.may_go_on() {
                     out.count(1);
@@ -160,6 +177,27 @@ impl Router {
                 }
                 Some(Work::Scope { reference })
             }
+            Work::Presence { until } => {
+                let until = until.unwrap_or_else(|| self.last_change());
+                while out.may_go_on() {
+                    out.count(1);
+                    if !self.tell_presence(until, out) {
+                        self.presence_told(out);
+                        return None;
+                    }
+                }
+                Some(Work::Presence { until: Some(until) })
+            }
+            Work::Present { topic, reference } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    if !self.tell_present(&topic, reference, out) {
+                        return None;
+                    }
+                }
+                Some(Work::Present { topic, reference })
+            }
+            Work::Untrack(untracking) => self.untrack_on(untracking, out).map(Work::Untrack),
             Work::Listing(listing) => self.list_on(listing, out).map(Work::Listing),
             Work::Taking(taking) => self.take_on(taking, out).map(Work::Taking),
             Work::Release { mut holders } => {

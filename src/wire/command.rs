@@ -594,6 +594,35 @@ pub enum Command<'a> {
     },
     /// `topics`
     Topics,
+    /// `track {topic, key, metadata?, pid?}`
+    Track(Tracked<'a>),
+    /// `update_presence {topic, key, metadata?, pid?}`
+    UpdatePresence(Tracked<'a>),
+    /// `untrack {topic?, key?, pid?}`
+    Untrack {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The topic; all of them when left out.
+        topic: Option<&'a str>,
+        /// The key; all of them when left out.
+        key: Option<&'a str>,
+    },
+    /// `presence {topic, key? | prefix?}`
+    Presence {
+        /// The topic.
+        topic: &'a str,
+        /// One key only.
+        key: Option<&'a str>,
+        /// How the keys begin.
+        prefix: &'a str,
+    },
+    /// `monitor_presence {topic, pid?}`
+    MonitorPresence {
+        /// Who hears of it.
+        pid: Option<&'a str>,
+        /// The topic.
+        topic: &'a str,
+    },
     /// `receive {pid?, max?, timeout_ms?}`
     Receive {
         /// Which of the session's processes.
@@ -650,6 +679,19 @@ pub enum Command<'a> {
         /// Also take a `down` that is there already.
         flush: bool,
     },
+}
+
+/// Who is present where, and what is to be known of that.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tracked<'a> {
+    /// Which of the session's processes.
+    pub pid: Option<&'a str>,
+    /// The topic.
+    pub topic: &'a str,
+    /// Under which key.
+    pub key: &'a str,
+    /// What everybody sees of it.
+    pub metadata: Option<Metadata<'a>>,
 }
 
 /// Which nodes hear what is published.
@@ -763,7 +805,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 60] = [
+pub const OPS: [&str; 65] = [
     "hello",
     "self",
     "bye",
@@ -813,6 +855,11 @@ pub const OPS: [&str; 60] = [
     "publish",
     "subscribers",
     "topics",
+    "track",
+    "update_presence",
+    "untrack",
+    "presence",
+    "monitor_presence",
     "send_after",
     "cancel_timer",
     "read_timer",

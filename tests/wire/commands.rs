@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 114] = [
+const COMMANDS: [(&str, &str); 124] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -190,6 +190,25 @@ const COMMANDS: [(&str, &str); 114] = [
         r#"{"op":"subscribers","id":48,"topic":"shop.tea","list":true}"#,
     ),
     ("topics", r#"{"op":"topics","id":49}"#),
+    ("track", r#"{"op":"track","id":50,"topic":"room.1","key":"ann"}"#),
+    (
+        "track, with what everybody sees",
+        r#"{"op":"track","id":50,"topic":"room.1","key":"ann","metadata":{"at":"desk"},"pid":"PID"}"#,
+    ),
+    (
+        "update_presence",
+        r#"{"op":"update_presence","id":51,"topic":"room.1","key":"ann","metadata":{"at":"door"},"pid":"PID"}"#,
+    ),
+    ("untrack", r#"{"op":"untrack","id":52,"topic":"room.1","key":"ann","pid":"PID"}"#),
+    ("untrack, of a whole topic", r#"{"op":"untrack","id":52,"topic":"room.1"}"#),
+    ("untrack, everywhere", r#"{"op":"untrack","id":52}"#),
+    ("presence", r#"{"op":"presence","id":53,"topic":"room.1"}"#),
+    ("presence, of one key", r#"{"op":"presence","id":53,"topic":"room.1","key":"ann"}"#),
+    (
+        "presence, of keys that begin alike",
+        r#"{"op":"presence","id":53,"topic":"room.1","prefix":"an"}"#,
+    ),
+    ("monitor_presence", r#"{"op":"monitor_presence","id":54,"topic":"room.1","pid":"PID"}"#),
     (
         "send_after",
         r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,

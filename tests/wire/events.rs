@@ -406,6 +406,33 @@ fn hosting(told: &mut Told) {
     told.all(&["ok, of terminate_child"], &paper.heard(app));
 }
 
+fn presence(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    let watch = r#"{"op":"monitor_presence","id":54,"topic":"room.1"}"#;
+    let heard = paper.say(other, watch);
+    told.all(&["ok, of monitor_presence", "presence, of nobody yet"], &heard);
+    let track = r#"{"op":"track","id":50,"topic":"room.1","key":"ann","metadata":{"at":"desk"}}"#;
+    told.add("ok, of track and update_presence", &paper.answer(app, track));
+    told.all(&["presence, of somebody who joins"], &paper.heard(other));
+    let again = "error, of track twice";
+    told.add(again, &paper.answer(app, track));
+    let list = r#"{"op":"presence","id":53,"topic":"room.1"}"#;
+    told.add("ok, of presence", &paper.answer(other, list));
+    let update =
+        r#"{"op":"update_presence","id":51,"topic":"room.1","key":"ann","metadata":{"at":"door"}}"#;
+    paper.say(app, update);
+    told.all(&["presence, of somebody of whom something else is known"], &paper.heard(other));
+    paper.say(app, r#"{"op":"untrack","topic":"room.1","key":"ann"}"#);
+    told.all(&["presence, of somebody who leaves"], &paper.heard(other));
+    let wide = format!(
+        r#"{{"op":"update_presence","id":51,"topic":"room.1","key":"ann","metadata":"{}"}}"#,
+        "x".repeat(5000)
+    );
+    told.add("error, of metadata that is too large", &paper.answer(app, &wide));
+    told.add("error, of update_presence of nobody", &paper.answer(app, update));
+}
+
 fn told() -> Vec<Record> {
     let mut told = Told(Vec::new());
     sessions(&mut told);
@@ -414,6 +441,7 @@ fn told() -> Vec<Record> {
     calls(&mut told);
     announced(&mut told);
     topics(&mut told);
+    presence(&mut told);
     nodes(&mut told);
     hosting(&mut told);
     errors(&mut told);

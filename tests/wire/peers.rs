@@ -336,6 +336,10 @@ fn topics() -> Vec<Record> {
         b.say(other, command);
         records.push(record(title, carry(&mut a, &mut b).last().expect("it is told")));
     }
+    let track = r#"{"op":"track","topic":"room.1","key":"ann","metadata":{"at":"desk"}}"#;
+    b.say(other, track);
+    let told = carry(&mut a, &mut b);
+    records.push(record("state, of a presence", told.last().expect("it is told")));
     let far = "<store@io.019b3f0c2a4e5f3c.100>";
     let ours = [
         (r#"{"op":"publish","topic":"shop.coffee","body":1}"#, "publish"),

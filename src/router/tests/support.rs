@@ -303,6 +303,7 @@ fn carry(from: &mut Paper, to: &mut Paper, connection: PeerId) -> bool {
         router.on_peer_room(connection, out);
         some
     });
+    from.work();
     let mut rest = bytes.as_slice();
     while let Some((frame, used)) = Frame::cut(rest, 1 << 20).expect("good frames") {
         if to.router.is_waiting(connection) {

@@ -165,7 +165,7 @@ impl Told {
         match self {
             Self::Nothing | Self::Until(_) => false,
             Self::Points(next) => point < *next,
-            Self::All => true,
+            Self::Presences { .. } | Self::All => true,
         }
     }
 }

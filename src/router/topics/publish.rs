@@ -52,9 +52,9 @@ impl KnownTopic {
     }
 }
 
-/// What is not read until all subscribers have a message.
+/// What is not read until those have been told whom it has something to say to.
 #[derive(Clone, Copy, Debug)]
-enum Gate {
+pub(in crate::router) enum Gate {
     Session(SessionId),
     Peer(PeerId),
 }
@@ -367,14 +367,7 @@ impl Router {
         }
         let local = targets.iter().map(|target| u64::from(target.2)).sum();
         self.topics.spread_bytes += passed.body.len();
-        match passed.gate {
-            Gate::Session(session) => {
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.listings += 1;
-                }
-            }
-            Gate::Peer(peer) => self.peer_mut(peer, |state| state.spreading += 1),
-        }
+        self.shut(passed.gate);
         self.work.push_back(Work::Fanout(Fanout {
             targets,
             origin: passed.origin,
@@ -410,7 +403,25 @@ impl Router {
             }
         }
         self.topics.spread_bytes -= fanout.body.len();
-        match fanout.gate {
+        self.open(fanout.gate, out);
+        None
+    }
+
+    /// What it says next is not read.
+    pub(in crate::router) fn shut(&mut self, gate: Gate) {
+        match gate {
+            Gate::Session(session) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.listings += 1;
+                }
+            }
+            Gate::Peer(peer) => self.peer_mut(peer, |state| state.spreading += 1),
+        }
+    }
+
+    /// It is read again.
+    pub(in crate::router) fn open(&mut self, gate: Gate, out: &mut Outbox) {
+        match gate {
             Gate::Session(id) => {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.listings = session.listings.saturating_sub(1);
@@ -422,7 +433,6 @@ impl Router {
                 out.peers_on.push(peer);
             }
         }
-        None
     }
 
     /// A process of a peer has published something.

@@ -3,7 +3,7 @@
 use super::{
     CT_BYTES_MAX, Command, Delivery, Exclude, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX,
     MailboxOptions, Metadata, Mode, NUMBER_MAX, NodeType, OPS, OnConflict, Overflow,
-    REASON_BYTES_MAX, Reach, Refused, Resume, WORDS_BYTES_MAX,
+    REASON_BYTES_MAX, Reach, Refused, Resume, Tracked, WORDS_BYTES_MAX,
 };
 use std::time::Duration;
 
@@ -65,6 +65,7 @@ pub(super) struct Fields<'a> {
     trap_exit: Option<bool>,
     sensitive: Option<bool>,
     topic: Option<&'a str>,
+    key: Option<&'a str>,
     metadata: Option<Value<'a>>,
     exclude: Option<Value<'a>>,
     sync: Option<bool>,
@@ -211,6 +212,7 @@ impl<'a> Fields<'a> {
             "trap_exit" => once(&mut self.trap_exit, key, boolean(key, value)?),
             "sensitive" => once(&mut self.sensitive, key, boolean(key, value)?),
             "topic" => once(&mut self.topic, key, text(key, value)?),
+            "key" => once(&mut self.key, key, text(key, value)?),
             "metadata" => once(&mut self.metadata, key, value),
             "exclude" => once(&mut self.exclude, key, value),
             "sync" => once(&mut self.sync, key, boolean(key, value)?),
@@ -424,6 +426,25 @@ impl<'a> Fields<'a> {
                 list: self.list.unwrap_or(false),
             },
             "topics" => Command::Topics,
+            "track" => Command::Track(self.tracked(op)?),
+            "update_presence" => Command::UpdatePresence(self.tracked(op)?),
+            "untrack" if self.key.is_some() && self.topic.is_none() => {
+                return Err(Refused::badarg("`untrack` of a `key` needs its `topic`"));
+            }
+            "untrack" => Command::Untrack { pid: self.pid, topic: self.topic, key: self.key },
+            "presence" if self.key.is_some() && self.prefix.is_some() => {
+                return Err(Refused::badarg(
+                    "`presence` is about one `key` or those of a `prefix`",
+                ));
+            }
+            "presence" => Command::Presence {
+                topic: need(op, "topic", self.topic)?,
+                key: self.key,
+                prefix: self.prefix.unwrap_or(""),
+            },
+            "monitor_presence" => {
+                Command::MonitorPresence { pid: self.pid, topic: need(op, "topic", self.topic)? }
+            }
             "registered" => {
                 Command::Registered { global: self.is_global()?, prefix: self.prefix.unwrap_or("") }
             }
@@ -577,6 +598,15 @@ impl<'a> Fields<'a> {
             }
             (Some(_), _) => Err(Refused::badarg("`scope` of `publish` is all, local or node")),
         }
+    }
+
+    fn tracked(&self, op: &str) -> Result<Tracked<'a>, Refused> {
+        Ok(Tracked {
+            pid: self.pid,
+            topic: need(op, "topic", self.topic)?,
+            key: need(op, "key", self.key)?,
+            metadata: self.metadata.map(Metadata),
+        })
     }
 
     /// The name, and whether it is one of the whole mesh.
