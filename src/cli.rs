@@ -18,6 +18,7 @@ mod later;
 mod messages;
 mod nodes;
 mod output;
+mod presence;
 mod processes;
 mod pubsub;
 mod run;
@@ -150,6 +151,8 @@ enum Command {
     Sub(Later<pubsub::SubArgs>),
     /// Lists the topics that somebody has subscribed to
     Topics,
+    /// Lists who is present under a topic, or is present there
+    Presence(Later<presence::PresenceArgs>),
     /// Lists the modules, and which nodes serve them
     Modules,
     /// Lists the groups, or the members of one
@@ -258,6 +261,7 @@ impl Command {
             Self::Pub(args) => wait(pubsub::publish(globals, &args.0)),
             Self::Sub(args) => wait(pubsub::subscribe(globals, &args.0)),
             Self::Topics => wait(pubsub::topics(globals)),
+            Self::Presence(args) => wait(presence::presence(globals, &args.0)),
             Self::Modules => wait(calls::modules(globals)),
             Self::Groups(args) => wait(calls::groups(globals, &args.0)),
             Self::Monitor(args) => wait(processes::monitor(globals, &args.0)),

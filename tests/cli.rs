@@ -659,6 +659,47 @@ fn what_is_published_is_printed_by_who_has_subscribed_on_another_node() {
 }
 
 #[test]
+fn who_is_present_is_listed_and_watched_on_another_node_until_ctrl_c_ends_it() {
+    let place = Place::new();
+    let (_a, _b, at) = two_nodes(&place);
+    let on_b = |arguments: &[&str]| place.run(&[arguments, &[&at[2], &at[3]]].concat());
+    let start = |arguments: &[&str], node: usize| {
+        place.start(&[arguments, &[&at[node], &at[node + 1]]].concat())
+    };
+    on_b(&["presence", "room.1"]).ended(0).says("nobody is present under room.1");
+    let mut watch = start(&["presence", "room.1", "--watch"], 2);
+    watch.reads("watching room.1");
+    let mut ann = start(&["presence", "track", "room.1", "ann", "{\"at\": \"desk\"}"], 0);
+    ann.reads("present as ann under room.1");
+    let mut bob = start(&["presence", "track", "room.1", "bob"], 2);
+    bob.reads("present as bob under room.1");
+    while on_b(&["presence", "room.1"]).ended(0).out.lines().count() < 3 {}
+    let listed = on_b(&["presence", "room.1"]).out;
+    assert!(listed.starts_with("KEY  PID "), "{listed}");
+    assert!(listed.lines().nth(1).is_some_and(|line| line.starts_with("ann  <a@")), "{listed}");
+    assert!(listed.lines().nth(1).is_some_and(|line| line.ends_with("{\"at\":\"desk\"}")));
+    let one = on_b(&["presence", "room.1", "--key", "bob", "--json"]).ended(0).json();
+    assert_eq!(one["presence"].as_array().map(Vec::len), Some(1));
+    assert_eq!(one["presence"][0]["key"], "bob");
+    for gone in [ann, bob] {
+        gone.signal("INT");
+        gone.ends().ended(0);
+    }
+    while !on_b(&["presence", "room.1"]).ended(0).out.is_empty() {}
+    watch.signal("INT");
+    let told = watch.ends();
+    let words: Vec<Vec<&str>> =
+        told.ended(0).out.lines().map(|line| line.splitn(3, ' ').collect()).collect();
+    let of = |key: &str| -> Vec<&str> {
+        words.iter().filter(|line| line[1] == key).map(|line| line[0]).collect()
+    };
+    assert_eq!((of("ann"), of("bob")), (vec!["join", "leave"], vec!["join", "leave"]));
+    on_b(&["presence", "track", "room.1", "ann", "{at"]).ended(65).says("not JSON");
+    on_b(&["presence", "track", "room.*", "ann"]).ended(64).says("wildcard");
+    on_b(&["presence"]).ended(64);
+}
+
+#[test]
 fn a_monitor_prints_the_end_of_a_process_and_its_exit_code_says_how_it_was() {
     let place = Place::new();
     let _node = place.up("a", &[]);

@@ -337,6 +337,45 @@ fn topics_are_for_the_shell_as_for_any_process() {
 }
 
 #[test]
+fn presence_is_for_the_shell_as_for_any_process() {
+    let daemon = Daemon::start("presence");
+    let output = daemon.script(
+        &["-k"],
+        "presence room\n\
+         track room ann {\"at\": \"desk\"}\n\
+         track room ann\n\
+         update_presence room ann at the door\n\
+         track room bob\n\
+         presence room\n\
+         presence room bob\n\
+         untrack room bob\n\
+         untrack room\n\
+         presence room\n",
+    );
+    let said = told(&output.stdout);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> =
+        said.lines().filter(|line| !line.starts_with("ref ")).map(words).collect();
+    assert_eq!(
+        lines,
+        [
+            "none",
+            "KEY PID METADATA",
+            "ann <stock@hal.I.100> at the door",
+            "bob <stock@hal.I.100>",
+            "KEY PID",
+            "bob <stock@hal.I.100>",
+            "ok",
+            "ok",
+            "none",
+        ],
+        "{said}"
+    );
+    assert_eq!(said.lines().count() - lines.len(), 3);
+    assert!(told(&output.stderr).contains("tracked under `ann` of room already"));
+}
+
+#[test]
 fn groups_and_names_of_the_mesh_are_for_the_shell_as_for_any_process() {
     let daemon = Daemon::start("groups");
     let output = daemon.script(

@@ -41,6 +41,9 @@ pub(super) enum Command {
     Publish { topic: String, body: Body },
     Subscribers { topic: String },
     Topics,
+    Track { op: &'static str, topic: String, key: String, metadata: Option<Body> },
+    Untrack { topic: String, key: Option<String> },
+    Presence { topic: String, key: Option<String> },
     Flush,
     Receive { max: u64, timeout: Option<Duration> },
     Info { to: Option<String>, keys: Vec<String> },
@@ -219,6 +222,10 @@ impl Command {
             "publish" => Self::Publish { topic: w.next()?.into(), body: w.body()? },
             "subscribers" => Self::Subscribers { topic: w.next()?.into() },
             "topics" => Self::Topics,
+            "track" => track("track", w)?,
+            "update_presence" => track("update_presence", w)?,
+            "untrack" => Self::Untrack { topic: w.next()?.into(), key: w.maybe().map(owned) },
+            "presence" => Self::Presence { topic: w.next()?.into(), key: w.maybe().map(owned) },
             "flush" => Self::Flush,
             "receive" => receive(w)?,
             "info" => info(w),
@@ -301,6 +308,16 @@ impl Command {
             }
             Self::Subscribers { topic } => Op::new("subscribers").text("topic", topic),
             Self::Topics => Op::new("topics"),
+            Self::Track { op, topic, key, metadata } => {
+                let op = Op::new(op).text("topic", topic).text("key", key);
+                metadata.as_ref().map_or(op.clone(), |metadata| op.raw("metadata", &metadata.0))
+            }
+            Self::Untrack { topic, key } => {
+                Op::new("untrack").text("topic", topic).maybe_text("key", key.as_deref())
+            }
+            Self::Presence { topic, key } => {
+                Op::new("presence").text("topic", topic).maybe_text("key", key.as_deref())
+            }
             Self::Flush => Op::new("flush"),
             Self::Receive { max, timeout } => {
                 let timeout = timeout.unwrap_or(FOR_EVER);
@@ -358,6 +375,11 @@ fn receive(w: &mut Words<'_>) -> Result<Command, Failure> {
     };
     let timeout = w.maybe().map(|word| w.duration(word)).transpose()?;
     Ok(Command::Receive { max, timeout })
+}
+
+fn track(op: &'static str, w: &mut Words<'_>) -> Result<Command, Failure> {
+    let (topic, key) = (w.next()?.into(), w.next()?.into());
+    Ok(Command::Track { op, topic, key, metadata: w.tail().map(Body::parse).transpose()? })
 }
 
 /// `pillion kv` in the shell: the same words in the same order.
@@ -592,6 +614,7 @@ mod tests {
                 .replace("TIMER", "1")
                 .replace("[N]", "1")
                 .replace("[QUEUE]", "workers")
+                .replace("[METADATA]", "1")
                 .replace("[TIMEOUT]", "1");
             assert!(matches!(Command::parse(&line), Ok(Some(_))), "{line}");
         }

@@ -76,7 +76,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 48] = [
+pub(super) const MANUAL: [Entry; 52] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -189,6 +189,21 @@ pub(super) const MANUAL: [Entry; 48] = [
     ),
     entry("subscribers", "TOPIC", "how many subscriptions a message to a topic reaches", ""),
     entry("topics", "", "what somebody has subscribed to", ""),
+    entry(
+        "track",
+        "TOPIC KEY [METADATA]",
+        "is present under a topic and a key, on all nodes",
+        "METADATA is what everybody sees of it, as the BODY of send. It ends with this shell's process, or by `untrack`.\n\
+         Answers a reference: the version of what is seen.",
+    ),
+    entry(
+        "update_presence",
+        "TOPIC KEY [METADATA]",
+        "changes what is seen of a presence of this shell",
+        "",
+    ),
+    entry("untrack", "TOPIC [KEY]", "is present no more; under no key when KEY is left out", ""),
+    entry("presence", "TOPIC [KEY]", "who is present, on all nodes", ""),
     entry(
         "flush",
         "",
@@ -309,7 +324,7 @@ impl Entry {
             // A node may be reached by its name, a process never.
             "STORE" => Kind::To,
             "ACTION" => Kind::Words("get set delete keys watch start stop"),
-            "KEY" if self.word == "kv" => Kind::Free,
+            "KEY" if self.word != "info" => Kind::Free,
             "TO" if self.word == "connect" => Kind::Node,
             "TO" => Kind::To,
             "NODE" if matches!(self.word, "rpc" | "spawn") => Kind::Callee,

@@ -9,6 +9,7 @@ use crate::cli::calls::{modules_table, texts_lines};
 use crate::cli::clean;
 use crate::cli::host::tree_lines;
 use crate::cli::nodes::nodes_table;
+use crate::cli::presence::presence_table;
 use crate::cli::processes::{cell, info_lines, names_table, processes_table};
 use crate::cli::pubsub::topics_table;
 use crate::client::{Answer, Event};
@@ -42,7 +43,11 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         Command::Groups { .. } => lines_or_none(&value["groups"]),
         Command::Ps { .. } => processes_table(&value["processes"]),
         Command::Info { .. } => info(&value["info"]),
-        Command::Monitor { .. } => number("ref"),
+        Command::Monitor { .. } | Command::Track { .. } => number("ref"),
+        Command::Presence { .. } => match &value["presence"] {
+            rows if rows.as_array().is_some_and(Vec::is_empty) => "none".to_owned(),
+            rows => presence_table(rows),
+        },
         Command::Topics => topics_table(&value["topics"]),
         Command::Subscribers { .. } => cell(&value["count"]),
         Command::Publish { .. } => {
@@ -61,6 +66,7 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         | Command::Child { .. }
         | Command::Subscribe { .. }
         | Command::Unsubscribe { .. }
+        | Command::Untrack { .. }
         | Command::Join { .. }
         | Command::Leave { .. }
         | Command::Register { .. }
