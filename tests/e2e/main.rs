@@ -22,6 +22,7 @@ mod links;
 mod mailboxes;
 mod mesh;
 mod order;
+mod presence;
 mod seed_a;
 mod seed_b;
 mod sessions;

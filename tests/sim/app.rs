@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) answered: BTreeMap<u64, Value>,
     /// Who is in each group that is watched, as far as the events tell: how often each pid.
     pub(crate) watched: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Who is present under each topic that is watched, as far as the events tell: key and pid, and a number that is known.
+    pub(crate) present: BTreeMap<String, BTreeMap<(String, String), u64>>,
     /// Of which global names its processes heard that another one has claimed them, and who has them now.
     pub(crate) conflicts: Vec<(String, Option<String>)>,
 }
@@ -240,6 +242,25 @@ fn event(header: &Value, body: &[u8], seen: &mut Seen) {
                 if *times == 0 {
                     group.remove(&pid);
                 }
+            }
+        }
+        Some("presence") => {
+            let body: Value = ciborium::from_reader(body).expect("a list");
+            let joined = text(header, "as").as_deref() == Some("joins");
+            let other = field(header, if joined { "leaves" } else { "joins" }).expect("a list");
+            let (joins, leaves) = if joined { (&body, other) } else { (other, &body) };
+            let topic = seen.present.entry(text(header, "topic").expect("a topic")).or_default();
+            let row = |row: &Value| {
+                let place = (text(row, "key").expect("a key"), text(row, "pid").expect("a pid"));
+                let known = field(row, "metadata").and_then(Value::as_integer).expect("a number");
+                (place, u64::try_from(known).expect("a small one"))
+            };
+            for (place, known) in leaves.as_array().expect("a list").iter().map(row) {
+                assert_eq!(topic.remove(&place), Some(known), "who leaves was there: {place:?}");
+            }
+            for (place, known) in joins.as_array().expect("a list").iter().map(row) {
+                let old = topic.insert(place, known);
+                assert!(old.is_none(), "who joins was not there: {header:?}");
             }
         }
         _ => {}

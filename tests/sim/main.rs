@@ -13,5 +13,6 @@ mod leaving;
 mod naming;
 mod publishing;
 mod refusing;
+mod tracking;
 mod transport;
 mod world;
