@@ -1,6 +1,7 @@
 //! Programs as processes: started, supervised, ended, spawned from afar; real programs under real daemons.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -435,10 +436,22 @@ fn only_operators_host_and_what_cannot_be_hosted_says_why() {
         message.contains("/nowhere/at/all") && message.contains("no such command"),
         "{message}"
     );
-    fs::write(place.path().join("plain"), "no program").unwrap();
     let plain = place.path().join("plain");
-    let told = operator.ask(host("bot", plain.to_str().unwrap()));
-    assert_eq!(told["code"], "cannot_start", "{told}");
+    for (text, mode, why) in [
+        ("no program", 0o600, "chmod +x"),
+        ("no program", 0o700, "no first line"),
+        ("#!/nowhere/at/all\n", 0o700, "what its first line (#!) names"),
+    ] {
+        fs::write(&plain, text).unwrap();
+        fs::set_permissions(&plain, fs::Permissions::from_mode(mode)).unwrap();
+        let told = operator.ask(host("bot", plain.to_str().unwrap()));
+        assert_eq!(told["code"], "cannot_start", "{told}");
+        assert!(told["message"].as_str().unwrap().contains(why), "{told}");
+    }
+    let told = operator.ask(host("bot", "/tmp"));
+    assert!(told["message"].as_str().unwrap().contains("it is a directory"), "{told}");
+    let told = operator.ask(host("bot", "no-such-command-at-all"));
+    assert!(told["message"].as_str().unwrap().contains("in the PATH of the node"), "{told}");
     let mut nowhere = host("bot", "/bin/sh");
     nowhere["cwd"] = json!("/nowhere");
     assert_eq!(operator.code(nowhere), "cannot_start");

@@ -355,6 +355,8 @@ fn hosting(told: &mut Told) {
         name: "worker".to_owned(),
         program: Program { command: "worker".to_owned(), ..Program::default() },
         max_children: 100,
+        max_restarts: 3,
+        max_seconds: 5,
         restart: Restart::Temporary,
         shutdown: Shutdown::default(),
     };

@@ -156,7 +156,8 @@ fn who_ends_before_those_that_are_being_restarted_is_restarted_with_them() {
     assert_eq!(top.exited(now(), 4, true), [Stop(2)]);
     assert_eq!(top.exited(now(), 2, true), [Start(1), Start(2), Start(3), Start(4)]);
     // One that is not to come again leaves the others to it.
-    let mut top = of(Strategy::RestForOne, &[Restart::Temporary, Restart::Permanent, Restart::Permanent]);
+    let mut top =
+        of(Strategy::RestForOne, &[Restart::Temporary, Restart::Permanent, Restart::Permanent]);
     assert_eq!(top.exited(now(), 2, true), [Stop(3)]);
     assert_eq!(top.exited(now(), 1, true), [Forget(1)]);
     assert_eq!(top.exited(now(), 3, true), [Start(2), Start(3)]);
