@@ -344,6 +344,19 @@ fn what_is_started_after_its_spawner_has_given_up_or_died_is_ended_again() {
 }
 
 #[test]
+fn what_is_started_for_a_node_that_was_lost_meanwhile_is_ended_when_it_was_to_be_linked() {
+    for link in [true, false] {
+        let (mut pair, _, run) = spawning(json!({"link": link, "monitor": true}));
+        pair.cut();
+        pair.b.started(run);
+        let stop = HostRequest::Stop { run, how: Shutdown::default() };
+        assert_eq!(pair.b.requests(), if link { vec![stop] } else { vec![] });
+        pair.b.exited(run, 0);
+        assert_eq!(pair.b.router.references(), 0);
+    }
+}
+
+#[test]
 fn a_spawn_whose_node_is_lost_may_have_happened() {
     let (mut pair, app, _) = spawning(json!({}));
     pair.cut();
