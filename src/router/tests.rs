@@ -17,3 +17,4 @@ mod options;
 mod slices;
 mod support;
 mod topics;
+mod waits;
