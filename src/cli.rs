@@ -19,6 +19,7 @@ mod messages;
 mod nodes;
 mod output;
 mod processes;
+mod pubsub;
 mod run;
 mod serve;
 mod shell;
@@ -43,6 +44,7 @@ Examples:
   pillion receive inbox               in one terminal
   pillion send inbox '\"hello\"'        in another, on this machine
   pillion send inbox@b@hal '[1, 2]'   or from another node
+  pillion sub 'shop.*'                what is published to topics, on any node
   pillion rpc any stock.count         calls a function, wherever it is served
   pillion host bot -- ./bot           keeps a program up, as a process with a name
   pillion completion zsh > ~/.zfunc/_pillion
@@ -126,6 +128,8 @@ enum Command {
     Nodes(Later<nodes::NodesArgs>),
     /// Asks a node for a sign of life; connects to it first if need be
     Ping(Later<nodes::PingArgs>),
+    /// Waits until nodes are connected: certain ones, or so many of a role
+    WaitFor(Later<nodes::WaitForArgs>),
     /// Connects to a node by its name or address
     Connect(Later<nodes::ConnectArgs>),
     /// Disconnects from a node, and stays away from it
@@ -142,6 +146,12 @@ enum Command {
     Rpc(Later<calls::RpcArgs>),
     /// Answers calls of functions, each by a command
     Serve(Later<serve::ServeArgs>),
+    /// Publishes a message to a topic, or one for each line of standard input
+    Pub(Later<pubsub::PubArgs>),
+    /// Subscribes to topics and prints what is published to them
+    Sub(Later<pubsub::SubArgs>),
+    /// Lists the topics that somebody has subscribed to
+    Topics,
     /// Lists the modules, and which nodes serve them
     Modules,
     /// Lists the groups, or the members of one
@@ -231,6 +241,7 @@ impl Command {
             Self::Up(args) => up::run(&args.0),
             Self::Nodes(args) => wait(nodes::nodes(globals, &args.0)),
             Self::Ping(args) => wait(nodes::ping(globals, &args.0)),
+            Self::WaitFor(args) => wait(nodes::wait_for(globals, &args.0)),
             Self::Connect(args) => wait(nodes::connect(globals, &args.0)),
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
@@ -247,6 +258,9 @@ impl Command {
             Self::Cast(args) => wait(messages::cast(globals, &args.0)),
             Self::Rpc(args) => wait(calls::rpc(globals, &args.0)),
             Self::Serve(args) => wait(serve::serve(globals, &args.0)),
+            Self::Pub(args) => wait(pubsub::publish(globals, &args.0)),
+            Self::Sub(args) => wait(pubsub::subscribe(globals, &args.0)),
+            Self::Topics => wait(pubsub::topics(globals)),
             Self::Modules => wait(calls::modules(globals)),
             Self::Groups(args) => wait(calls::groups(globals, &args.0)),
             Self::Monitor(args) => wait(processes::monitor(globals, &args.0)),

@@ -100,6 +100,7 @@ struct PeerSignal {
     cleared: Notify,
     up: AtomicBool,
     went_up: Notify,
+    goes_on: Notify,
 }
 
 /// One app's connection, as its task holds it. Dropping it is the end of the connection.
@@ -259,6 +260,11 @@ impl Hub {
             if let Some(signal) = peers.get(&peer) {
                 signal.clear.store(true, Ordering::Relaxed);
                 signal.cleared.notify_one();
+            }
+        }
+        for peer in out.peers_on.drain(..) {
+            if let Some(signal) = peers.get(&peer) {
+                signal.goes_on.notify_one();
             }
         }
         for peer in out.peers_up.drain(..) {
@@ -672,7 +678,12 @@ impl PeerHandle {
         }
     }
 
-    /// Whether what the peer says next has to wait for [`PeerHandle::up`].
+    /// Completes when what the peer published may have been delivered and it may be read again. Cancel safe.
+    pub async fn goes_on(&self) {
+        self.signal.goes_on.notified().await;
+    }
+
+    /// Whether what the peer says next has to wait for [`PeerHandle::up`], or after that for [`PeerHandle::goes_on`].
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.hub.lock().router.is_waiting(self.id)

@@ -48,6 +48,8 @@ pub mod shelf;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod topics;
+mod waits;
 mod work;
 
 use agenda::{Agenda, Deadline};
@@ -58,6 +60,7 @@ use outbox::{LANE_BYTES, UNREAD_BYTES_MAX};
 use peers::{Peer, PeerId};
 use processes::Process;
 use sessions::{Session, SessionId};
+use topics::publish::Publish;
 use work::Work;
 
 /// A map that is looked up and never iterated.
@@ -145,6 +148,8 @@ pub struct Counters {
     pub congested: u64,
     /// Messages from peers that were longer than allowed here.
     pub too_large: u64,
+    /// Messages for a queue group of which nobody was left here.
+    pub no_member: u64,
 }
 
 /// The state of one node: its processes, names, sessions and peers.
@@ -180,6 +185,9 @@ pub struct Router {
     /// Who watches many groups at once, by reference.
     scopes: BTreeMap<u64, scopes::Scope>,
     modules: BTreeMap<Box<str>, rpc::Module>,
+    topics: topics::Topics,
+    /// Who waits for nodes.
+    waits: waits::Waits,
     /// Programs that run as processes of this node, and who keeps them up.
     tree: hosting::Tree,
     /// The time of what is being done.
@@ -316,6 +324,8 @@ impl Router {
             groups: BTreeMap::new(),
             scopes: BTreeMap::new(),
             modules: BTreeMap::new(),
+            topics: topics::Topics::default(),
+            waits: waits::Waits::new(),
             tree: hosting::Tree::default(),
             clock: None,
             kv_bytes: 0,
@@ -448,6 +458,9 @@ impl Router {
                 self.monitor_nodes(asker, pid, on, node_type, out)
             }
             Command::MonitorNode { pid, node, on } => self.monitor_node(asker, pid, node, on, out),
+            Command::WaitFor { nodes, role, count, timeout_ms } => {
+                self.wait_for(asker, nodes, role, count, timeout_ms, out)
+            }
             Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
             Command::SpawnKv { pid, name, label, link, monitor, detached, bytes } => {
                 let wanted = kv::SpawnKv { name, label, link, monitor, detached, bytes };
@@ -508,6 +521,19 @@ impl Router {
                 let what = rpc::Function { module, function };
                 self.rpc(asker, pid, node, nodes, what, timeout_ms, cast, ct, body, out)
             }
+            Command::Subscribe { pid, topic, group, metadata, sync, dedupe } => {
+                let metadata = metadata.map(|metadata| metadata.item());
+                let metadata = metadata.as_deref();
+                let wanted = topics::Subscribe { pid, topic, group, metadata, sync, dedupe };
+                self.subscribe(asker, topic, wanted, out)
+            }
+            Command::Unsubscribe { pid, topic } => self.unsubscribe(asker, pid, topic, out),
+            Command::Publish { pid, topic, reach, exclude, mode, report, retain } => {
+                let wanted = Publish { pid, topic, reach, exclude, mode, report, retain };
+                self.publish(asker, wanted, ct, body, out)
+            }
+            Command::Subscribers { topic, list } => self.subscribers(asker, topic, list, out),
+            Command::Topics => self.list_topics(asker, out),
             Command::Registered { global, prefix } => {
                 let what = if global { Listed::Globals } else { Listed::Names };
                 self.start_listing(asker, what, prefix);
@@ -593,11 +619,12 @@ impl Router {
             out.count(1);
             let Some(due) = self.agenda.due(now) else { break };
             match due {
-                Deadline::Timer(timer) => self.timer_fires(now, timer, out),
+                Deadline::Timer(timer) => self.timer_is_due(now, timer, out),
                 Deadline::Receive { serial, wait } => self.receive_times_out(serial, wait, out),
                 Deadline::Call(call) => self.call_times_out(now, call, out),
                 Deadline::Stream(call) => self.stream_lapses(now, call, out),
                 Deadline::Kv(serial) => self.kv_expires(now, serial, out),
+                Deadline::Wait { session, number } => self.wait_times_out(session, number, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
@@ -613,7 +640,12 @@ impl Router {
     /// Bytes in all queues of the node.
     #[must_use]
     pub fn queued(&self, out: &Outbox) -> usize {
-        self.mailbox_bytes + self.partial_bytes + self.timer_bytes + self.retry_bytes + out.queued()
+        self.mailbox_bytes
+            + self.partial_bytes
+            + self.timer_bytes
+            + self.retry_bytes
+            + self.topics.spread_bytes
+            + out.queued()
     }
 
     /// The same, as far as mailboxes give way for it: what apps leave unread beyond their half is no reason to take

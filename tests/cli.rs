@@ -619,6 +619,46 @@ fn who_is_in_a_group_and_who_has_a_global_name_can_be_listed() {
 }
 
 #[test]
+fn what_is_published_is_printed_by_who_has_subscribed_on_another_node() {
+    let place = Place::new();
+    let (_a, _b, at) = two_nodes(&place);
+    let on_a = |arguments: &[&str]| place.run(&[arguments, &[&at[0], &at[1]]].concat());
+    let start_on_b = |arguments: &[&str]| place.start(&[arguments, &[&at[2], &at[3]]].concat());
+    on_a(&["pub", "shop.tea", "1"]).ended(0).says("nobody has subscribed to shop.tea");
+    let subscribe = ["sub", "shop.*", "lamp.>", "--count", "4"];
+    let mut plain = start_on_b(&subscribe);
+    plain.reads("subscribed to shop.* lamp.>");
+    let mut raw = start_on_b(&[&subscribe[..], &["--raw"]].concat());
+    raw.reads("subscribed");
+    let mut pretty = start_on_b(&["sub", "shop.tea", "--count", "1", "--pretty"]);
+    pretty.reads("subscribed");
+    let mut one = start_on_b(&["sub", "shop.tea", "-n", "1", "--json", "--queue", "q"]);
+    one.reads("subscribed");
+    assert_eq!(on_a(&["topics"]).ended(0).out.lines().count(), 4);
+    assert_eq!(on_a(&["pub", "shop.tea", "{\"left\": 3}"]).ended(0).out, "");
+    let mut command = place.command(&["pub", "lamp.hall", "--text", &at[0], &at[1]]);
+    let mut lines = command.stdin(Stdio::piped()).spawn().expect("it runs");
+    let text = b"on\n{not json}\n";
+    lines.stdin.take().expect("piped").write_all(text).expect("written");
+    assert!(lines.wait().expect("it ends").success());
+    let answer = on_a(&["pub", "shop.tea", "[]", "--json"]).ended(0).json();
+    assert_eq!((&answer["nodes"], &answer["local"]), (&json!(1), &json!(0)));
+    assert_eq!(
+        plain.ends().ended(0).out,
+        "shop.tea {\"left\":3}\nlamp.hall \"on\"\nlamp.hall \"{not json}\"\nshop.tea []\n"
+    );
+    assert_eq!(raw.ends().ended(0).out, "{\"left\":3}\non\n{not json}\n[]\n");
+    assert_eq!(pretty.ends().ended(0).out, "shop.tea\n{\n  \"left\": 3\n}\n");
+    assert_eq!(one.ends().ended(0).json()["body"], json!({"left": 3}));
+    on_a(&["pub", "shop.*", "1"]).ended(64).says("wildcard");
+    on_a(&["pub", "lamp.hall", "\"on\"", "--retain"]).ended(0);
+    on_a(&["sub", "lamp.hall", "--count", "1", "--timeout", "30s"]).ended(0);
+    on_a(&["pub", "lamp.hall", "--clear"]).ended(0);
+    let silence = on_a(&["sub", "lamp.hall", "--count", "1", "--timeout", "1ms"]);
+    silence.ended(1).says("nothing more came in time");
+}
+
+#[test]
 fn a_monitor_prints_the_end_of_a_process_and_its_exit_code_says_how_it_was() {
     let place = Place::new();
     let _node = place.up("a", &[]);

@@ -301,6 +301,42 @@ fn calls_are_answered_part_by_part_and_functions_called_where_they_are_served() 
 }
 
 #[test]
+fn topics_are_for_the_shell_as_for_any_process() {
+    let daemon = Daemon::start("topics");
+    let output = daemon.script(
+        &["-k"],
+        "publish shop.tea 1\n\
+         subscribe shop.*\n\
+         subscribe shop.tea workers\n\
+         topics\n\
+         subscribers shop.tea\n\
+         publish shop.tea {\"left\": 3}\n\
+         receive 2\n\
+         unsubscribe shop.tea\n\
+         unsubscribe shop.*\n\
+         publish shop.tea 2\n\
+         publish shop.* 2\n",
+    );
+    assert_eq!(
+        told(&output.stdout),
+        "nodes 0, here 0\n\
+         ok\n\
+         ok\n\
+         TOPIC     HERE  NODES\n\
+         shop.*    1     0\n\
+         shop.tea  1     0\n\
+         2\n\
+         nodes 0, here 2\n\
+         message from=<stock@hal.I.100> topic=shop.tea {\"left\":3}\n\
+         message from=<stock@hal.I.100> topic=shop.tea {\"left\":3}\n\
+         ok\n\
+         ok\n\
+         nodes 0, here 0\n"
+    );
+    assert!(told(&output.stderr).contains("wildcard"), "{}", told(&output.stderr));
+}
+
+#[test]
 fn groups_and_names_of_the_mesh_are_for_the_shell_as_for_any_process() {
     let daemon = Daemon::start("groups");
     let output = daemon.script(

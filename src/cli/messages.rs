@@ -72,7 +72,7 @@ pub(super) struct SendArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
+pub(super) enum Mode {
     /// Wait a while, then fail
     Wait,
     /// Fail at once
@@ -82,7 +82,7 @@ enum Mode {
 }
 
 impl Mode {
-    fn of(self, op: Op) -> Op {
+    pub(super) fn of(self, op: Op) -> Op {
         match self {
             Self::Wait => op,
             Self::Try => op.text("mode", "try"),
@@ -164,19 +164,31 @@ pub(super) enum Form {
 }
 
 impl Form {
-    const fn of(text: bool, raw: bool) -> Self {
+    pub(super) const fn of(text: bool, raw: bool) -> Self {
         match (raw, text) {
             (true, _) => Self::Raw,
             (_, true) => Self::Text,
             _ => Self::Json,
         }
     }
+
+    /// Adds a body that is one line of standard input.
+    pub(super) fn of_line(self, op: Op, line: Vec<u8>) -> Result<Op, Failure> {
+        typed(op, line, self)
+    }
 }
 
 /// Adds a body that was typed, or that stands in standard input.
 pub(super) fn with_body(op: Op, body: &str, form: Form) -> Result<Op, Failure> {
     let piped = body == "-";
-    let body = if piped { read_stdin()? } else { body.to_owned().into_bytes() };
+    let mut body = if piped { read_stdin()? } else { body.to_owned().into_bytes() };
+    if piped && form == Form::Text && body.last() == Some(&b'\n') {
+        body.pop();
+    }
+    typed(op, body, form)
+}
+
+fn typed(op: Op, body: Vec<u8>, form: Form) -> Result<Op, Failure> {
     if form == Form::Raw {
         return Ok(op.text("ct", OPAQUE).body(&body));
     }
@@ -184,8 +196,7 @@ pub(super) fn with_body(op: Op, body: &str, form: Form) -> Result<Op, Failure> {
         let text = String::from_utf8(body).map_err(|_| {
             Failure::new(Exit::Data, "the body is not UTF-8: give --raw to send it as bytes")
         })?;
-        let line = if piped { text.strip_suffix('\n').unwrap_or(&text) } else { &text };
-        return Ok(op.text_body(line));
+        return Ok(op.text_body(&text));
     }
     let item = json_to_cbor(body.trim_ascii()).map_err(|error| {
         let shown: String = String::from_utf8_lossy(&body).chars().take(60).collect();

@@ -40,6 +40,7 @@ struct Turn {
     order: Option<Order>,
     clear: bool,
     up: bool,
+    goes_on: bool,
     read: Option<io::Result<usize>>,
     wrote: Option<io::Result<()>>,
     tick: bool,
@@ -50,6 +51,7 @@ impl Turn {
         self.order.is_none()
             && !self.clear
             && !self.up
+            && !self.goes_on
             && self.read.is_none()
             && self.wrote.is_none()
             && !self.tick
@@ -130,6 +132,7 @@ where
     let mut cleared = pin!(handle.clear());
     let mut told = pin!(handle.up());
     let mut waiting = pin!(handle.waiting());
+    let mut going = pin!(handle.goes_on());
     let now = Instant::now();
     let mut watch = Watch::new(context, now);
     let mut tick = pin!(sleep_until(watch.due));
@@ -149,8 +152,13 @@ where
             }
             if !clear {
                 turn.clear = cleared.as_mut().poll(cx).is_ready();
-            } else if held {
+            } else if held && !up {
                 // Until the turn with `up`.
+            } else if held {
+                if going.as_mut().poll(cx).is_ready() {
+                    going.set(handle.goes_on());
+                    turn.goes_on = true;
+                }
             } else if let Poll::Ready(result) = inbox.poll_read(cx, &mut read) {
                 turn.read = Some(result);
             }
@@ -177,6 +185,10 @@ where
             feed = true;
             watch.heard = Instant::now();
             context.tell(Event::Up(conn)).await;
+        }
+        if turn.goes_on {
+            feed = true;
+            watch.heard = Instant::now();
         }
         match turn.order {
             None | Some(Order::Accept { .. } | Order::Take | Order::Up) => {}
@@ -208,7 +220,7 @@ where
                 Ok(consumed) => inbox.consume(consumed),
                 Err(error) => return Cause::Malformed(error.to_string()),
             }
-            held = !up && handle.is_waiting();
+            held = handle.is_waiting();
             if !held && inbox.is_stuck() {
                 return Cause::Malformed("a frame that never ends".to_owned());
             }

@@ -1,4 +1,5 @@
-//! The same `send` again: most apps send message after message to one address, each with the header of the one before.
+//! The same `send` or `publish` again: most apps send message after message to one address, each with the header of the
+//! one before.
 //!
 //! What such a header means is found out by the ordinary way, which stays the only one that decides. Once a header has
 //! come twice, its meaning is kept and repeated for as long as nothing has changed that it depends on
@@ -11,8 +12,10 @@ use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::send::Target;
 use super::sessions::SessionId;
+use super::topics::publish::KnownTopic;
+use super::topics::table::{Text, check_topic};
 use super::{Outbox, Router};
-use crate::wire::command::{Command, Mode, Request};
+use crate::wire::command::{Command, Exclude, Mode, Reach, Request};
 use crate::wire::event::{self, Said};
 use crate::wire::id::Address;
 use crate::wire::message::{self, Kind};
@@ -20,7 +23,7 @@ use crate::wire::message::{self, Kind};
 /// Longer headers are read each time, so that a session keeps little.
 const START_BYTES_MAX: usize = 512;
 
-/// The last `send` of a session, and what it meant.
+/// The last `send` or `publish` of a session, and what it meant.
 #[derive(Debug, Default)]
 pub(super) struct Again {
     /// The length of the header and the header, as they stand in the frame.
@@ -30,12 +33,15 @@ pub(super) struct Again {
     route: Option<Route>,
     /// The header of the event that it becomes; to a peer, all of the frame that comes before the body.
     lead: Vec<u8>,
+    /// The topic, of a `publish`.
+    known: Option<Box<KnownTopic>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Route {
     Here { own: u64, serial: u64 },
     There { peer: PeerId, event: usize },
+    Topic { own: u64 },
 }
 
 impl Router {
@@ -58,6 +64,15 @@ impl Router {
         }
         match again.route {
             None => false,
+            Some(Route::Topic { own }) => {
+                let Some(mut known) = again.known.take() else { return false };
+                let done = self.publish_again(now, (session, own), &mut known, body, out);
+                let state = self.sessions.get_mut(&session);
+                if let Some(again) = state.and_then(|state| state.again.as_mut()) {
+                    again.known = Some(known);
+                }
+                done
+            }
             Some(Route::There { peer, event }) => {
                 let size = again.lead.len() + body.len();
                 let limit = self.limits.peer_bytes;
@@ -83,14 +98,26 @@ impl Router {
         }
     }
 
-    /// Keeps what a command means if it is a plain `send` like the one before it.
+    /// Keeps what a command means if it is a plain `send` or `publish` like the one before it.
     pub(super) fn remember(&mut self, session: SessionId, rest: &[u8], request: &Request<'_>) {
         let Request { id: None, command: Ok(command), ct: None, body, .. } = request else {
             return;
         };
-        let Command::Send { pid: None, to, mode: Mode::Wait, checked: false } = command else {
+        let plain = matches!(
+            command,
+            Command::Send { pid: None, mode: Mode::Wait, checked: false, .. }
+                | Command::Publish {
+                    pid: None,
+                    reach: Reach::All,
+                    exclude: Exclude::Nobody,
+                    mode: Mode::Wait,
+                    retain: false,
+                    ..
+                }
+        );
+        if !plain {
             return;
-        };
+        }
         let start = &rest[..rest.len() - body.len()];
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let again = state.again.get_or_insert_default();
@@ -106,6 +133,22 @@ impl Router {
         let Some(mut again) = state.again.take() else { return };
         again.routes = self.routes;
         again.lead.clear();
+        again.known = None;
+        let to = match command {
+            Command::Publish { topic, .. } => {
+                if matches!(check_topic(topic), Ok(Text::Topic)) {
+                    event::put_topic_head(&mut again.lead, topic, &self.prefix, own, None);
+                    again.known = Some(Box::new(KnownTopic::new(&again.lead, topic)));
+                    again.route = Some(Route::Topic { own });
+                }
+                if let Some(state) = self.sessions.get_mut(&session) {
+                    state.again = Some(again);
+                }
+                return;
+            }
+            Command::Send { to, .. } => to,
+            _ => return,
+        };
         let target = Address::parse(to).ok().and_then(|address| self.resolve(address).ok());
         again.route = match target {
             Some(Target::Here(serial)) => {

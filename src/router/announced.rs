@@ -1,4 +1,5 @@
-//! What each node announces of itself: its global names, its members of groups, its modules, its factories.
+//! What each node announces of itself: its global names, its members of groups, its modules, its factories, the topics it
+//! wants to hear.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -23,8 +24,8 @@ const ENTRIES_MAX: usize = 1_000_000;
 const BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Longest value of an entry, in bytes.
 pub(super) const VALUE_BYTES_MAX: usize = 32 * 1024;
-/// Longest key of an entry: a name and a serial.
-const KEY_BYTES_MAX: usize = 300;
+/// Longest key of an entry: a queue group and a topic.
+const KEY_BYTES_MAX: usize = 600;
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +39,12 @@ pub(super) enum Class {
     Module = 3,
     /// A factory: how many children it has, and how many it may have.
     Factory = 4,
+    /// A topic or pattern that somebody there has subscribed to.
+    Topic = 5,
+    /// A queue group at one.
+    Queue = 6,
+    /// The last value of a topic.
+    Retained = 7,
 }
 
 impl Class {
@@ -47,6 +54,9 @@ impl Class {
             2 => Self::Member,
             3 => Self::Module,
             4 => Self::Factory,
+            5 => Self::Topic,
+            6 => Self::Queue,
+            7 => Self::Retained,
             _ => return None,
         })
     }
@@ -61,6 +71,18 @@ pub(super) struct Announced {
     entries: BTreeMap<Key, Box<[u8]>>,
 }
 
+impl Announced {
+    /// What is announced under a key.
+    pub(super) fn get(&self, class: Class, key: &[u8]) -> Option<&[u8]> {
+        self.entries.get(&(class, Box::from(key))).map(|value| &**value)
+    }
+
+    /// Every key of a class, which must be the last one.
+    pub(super) fn keys(&self, class: Class) -> impl Iterator<Item = &[u8]> {
+        self.entries.range((class, Box::default())..).map(|((_, key), _)| &**key)
+    }
+}
+
 /// How much of it a peer has been told.
 #[derive(Debug, Default)]
 pub(super) enum Told {
@@ -68,6 +90,8 @@ pub(super) enum Told {
     Nothing,
     /// All up to this key.
     Until(Key),
+    /// All of it, and of the topics those up to this place of their table.
+    Points(u32),
     All,
 }
 
@@ -76,8 +100,12 @@ impl Told {
         match self {
             Self::Nothing => false,
             Self::Until(last) => key <= last,
-            Self::All => true,
+            Self::Points(_) | Self::All => true,
         }
+    }
+
+    pub(super) fn is_all(&self) -> bool {
+        matches!(self, Self::All)
     }
 }
 
@@ -109,7 +137,11 @@ impl Router {
         let after = match std::mem::take(&mut state.told) {
             Told::Nothing => Bound::Unbounded,
             Told::Until(key) => Bound::Excluded(key),
-            Told::All => return true,
+            Told::Points(next) => return self.announce_rest(peer, next, out),
+            Told::All => {
+                state.told = Told::All;
+                return true;
+            }
         };
         let mut last = None;
         for (key, value) in
@@ -129,8 +161,17 @@ impl Router {
             };
             return false;
         }
+        self.announce_rest(peer, 0, out)
+    }
+
+    /// Tells a peer of the topics that are wanted here, and that this is all. True when it knows all of it.
+    fn announce_rest(&mut self, peer: PeerId, next: u32, out: &mut Outbox) -> bool {
+        let next = self.announce_points(peer, next, out);
+        self.peer_mut(peer, |state| state.told = next.map_or(Told::All, Told::Points));
+        if next.is_some() {
+            return false;
+        }
         out.count(1);
-        state.told = Told::All;
         out.write_peer(peer, 0, 16, |bytes| {
             bytes.extend_from_slice(&message::bare_frame(Kind::Announced));
         });
@@ -158,6 +199,10 @@ impl Router {
         }
         let value = (flags & STATE_GONE == 0).then_some(value);
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
+        if matches!(class, Class::Topic | Class::Queue) {
+            // Kept in the table of topics, which may be large: not here too.
+            return self.on_interest(peer, class, key, value.is_some()).ok_or_else(wrong);
+        }
         let full: Key = (class, key.into());
         let size = full.1.len() + value.map_or(0, <[u8]>::len);
         match value {
@@ -202,6 +247,8 @@ impl Router {
             Class::Member => self.on_member(peer, node, key, value, out),
             Class::Module => self.on_module(peer, key, value),
             Class::Factory => self.on_factory(peer, key, value),
+            Class::Topic | Class::Queue => self.on_interest(peer, class, key, value.is_some()),
+            Class::Retained => self.on_retained(peer, key, value, out),
         }
     }
 
@@ -215,7 +262,12 @@ impl Router {
     }
 }
 
-fn write_entry(peer: PeerId, (class, key): &Key, value: Option<&[u8]>, out: &mut Outbox) {
+pub(super) fn write_entry(
+    peer: PeerId,
+    (class, key): &Key,
+    value: Option<&[u8]>,
+    out: &mut Outbox,
+) {
     let flags = if value.is_none() { STATE_GONE } else { 0 };
     let size = 32 + key.len() + value.map_or(0, <[u8]>::len);
     out.write_peer(peer, 0, size, |bytes| {

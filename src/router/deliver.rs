@@ -170,7 +170,7 @@ impl Router {
         }
         let size = 6 + head.len() + body.len();
         let mut hold = false;
-        if tag == Tag::Message {
+        if tag.is_message() {
             if !process.mailbox.has_room(&process.bounds, size) {
                 match process.bounds.policy {
                     Overflow::DropNewest => return self.shed_this(serial),
@@ -242,7 +242,7 @@ impl Router {
         }
         if self.pressing(out) > self.limits.queue_bytes {
             self.shed_heaviest(0, out);
-            if tag == Tag::Message
+            if tag.is_message()
                 && self.heavy.is_empty()
                 && self.pressing(out) > self.limits.queue_bytes
             {

@@ -129,12 +129,21 @@ impl Router {
     }
 
     /// Milliseconds since 1970 by the clock as this run read it when it began, and later than every claim that was seen.
-    fn hybrid_ms(&mut self, now: Instant) -> u64 {
+    pub(super) fn hybrid_ms(&mut self, now: Instant) -> u64 {
         let began = *self.began.get_or_insert(now);
         let since = now.saturating_duration_since(began).as_millis();
         let clock = (self.me.incarnation.0 >> 20) + u64::try_from(since).unwrap_or(u64::MAX >> 24);
         self.last_ms = clock.max(self.last_ms.saturating_add(1));
         self.last_ms
+    }
+
+    /// Another node's clock shows this: what happens here from now on is later.
+    pub(super) fn saw_ms(&mut self, ms: u64) {
+        // A clock that runs a day ahead moves nobody else's.
+        let bound = self.last_ms.max(self.me.incarnation.0 >> 20).saturating_add(24 * 3600 * 1000);
+        if ms <= bound {
+            self.last_ms = self.last_ms.max(ms);
+        }
     }
 
     pub(super) fn register_global(
@@ -329,11 +338,7 @@ impl Router {
             incarnation,
             serial: u64::from_be_bytes(*serial),
         };
-        // A clock that runs a day ahead moves nobody else's.
-        let bound = self.last_ms.max(self.me.incarnation.0 >> 20).saturating_add(24 * 3600 * 1000);
-        if stamp.ms <= bound {
-            self.last_ms = self.last_ms.max(stamp.ms);
-        }
+        self.saw_ms(stamp.ms);
         let replaces = rest[0] & REPLACES != 0;
         let claim = Claim { stamp, on_conflict: policy(rest[0]), replaces };
         let claims = self.globals.entry(name.into()).or_default();

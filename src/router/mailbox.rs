@@ -22,6 +22,10 @@ const REMOVED_MAX: usize = 1024;
 pub enum Tag {
     /// `message`: counted against the bounds, shed when they are reached.
     Message,
+    /// The same, because of a subscription to this topic.
+    Topic(u32),
+    /// The same, as a member of this queue group.
+    Queue(u32),
     /// `call` with this ref: counted against the bounds, never shed.
     Call(u64),
     /// `cancel`.
@@ -46,7 +50,13 @@ impl Tag {
     /// Whether it is counted against the bounds of mailboxes and windows.
     #[must_use]
     pub fn is_counted(self) -> bool {
-        matches!(self, Self::Message | Self::Call(_))
+        self.is_message() || matches!(self, Self::Call(_))
+    }
+
+    /// Whether it may be shed.
+    #[must_use]
+    pub fn is_message(self) -> bool {
+        matches!(self, Self::Message | Self::Topic(_) | Self::Queue(_))
     }
 }
 
@@ -209,7 +219,7 @@ impl Mailbox {
     /// Keeps the books of what cannot be shed.
     fn account(&mut self, tag: Tag, bytes: isize) {
         let kept = match tag {
-            Tag::Message => return,
+            Tag::Message | Tag::Topic(_) | Tag::Queue(_) => return,
             Tag::Call(_) => &mut self.call_bytes,
             _ => &mut self.signal_bytes,
         };
@@ -273,7 +283,7 @@ impl Mailbox {
         }
         let (mut bytes, mut count) = (0, 0);
         while bytes < chunk.len() {
-            let entry = self.entries.get(count).filter(|entry| entry.tag == Tag::Message)?;
+            let entry = self.entries.get(count).filter(|entry| entry.tag.is_message())?;
             bytes += entry.bytes as usize;
             count += 1;
         }
@@ -325,7 +335,7 @@ impl Mailbox {
         // Messages only ever come last: before the one that was shed last there is none.
         let from = usize::try_from(self.shed.saturating_sub(self.popped)).unwrap_or(0);
         let from = from.min(self.entries.len());
-        let found = self.entries.range(from..).position(|entry| entry.tag == Tag::Message);
+        let found = self.entries.range(from..).position(|entry| entry.tag.is_message());
         let Some(at) = found.map(|at| from + at) else { return false };
         self.shed = self.popped + at as u64;
         self.gap_at(at, from);
@@ -336,7 +346,7 @@ impl Mailbox {
 
     /// Loses the newest message and leaves a gap in its place. False when there is none.
     pub fn shed_newest(&mut self) -> bool {
-        let Some(at) = self.entries.iter().rposition(|entry| entry.tag == Tag::Message) else {
+        let Some(at) = self.entries.iter().rposition(|entry| entry.tag.is_message()) else {
             return false;
         };
         if at + 1 == self.entries.len()
@@ -464,7 +474,7 @@ impl Mailbox {
                     self.bytes -= bytes;
                     self.dead += bytes;
                     match entry.tag {
-                        Tag::Message => {}
+                        Tag::Message | Tag::Topic(_) | Tag::Queue(_) => {}
                         Tag::Call(_) => self.call_bytes -= bytes,
                         _ => self.signal_bytes -= bytes,
                     }

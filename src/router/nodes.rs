@@ -143,6 +143,7 @@ impl Router {
             .text("incarnation", &state.node.incarnation.to_string())
             .raw("labels", &labels);
         let hidden = state.hidden;
+        self.look_at_waits();
         Some(News { head: shown(head, hidden), at: self.next, last: 0, hidden })
     }
 
@@ -491,9 +492,16 @@ fn put_texts<'a>(items: &mut Vec<u8>, key: &str, texts: impl ExactSizeIterator<I
     }
 }
 
-fn put_lost(items: &mut Vec<u8>, Counters { shed, congested, too_large }: Counters) {
-    cbor::put_map(items, 3);
-    for (key, count) in [("overflow", shed), ("congested", congested), ("too_large", too_large)] {
+fn put_lost(items: &mut Vec<u8>, counters: Counters) {
+    let Counters { shed, congested, too_large, no_member } = counters;
+    let lost = [
+        ("overflow", shed),
+        ("congested", congested),
+        ("too_large", too_large),
+        ("no_member", no_member),
+    ];
+    cbor::put_map(items, lost.len());
+    for (key, count) in lost {
         cbor::put_text(items, key);
         cbor::put_uint(items, count);
     }

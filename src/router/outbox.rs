@@ -140,6 +140,8 @@ pub struct Outbox {
     pub resumed: Vec<SessionId>,
     /// Peers that may be read: all that was before them has been told.
     pub peers_clear: Vec<PeerId>,
+    /// Peers that may be read again: what they published has been delivered.
+    pub peers_on: Vec<PeerId>,
     /// Peers whose nodeup has been told.
     pub peers_up: Vec<PeerId>,
     /// What apps asked of the mesh.
@@ -183,6 +185,12 @@ impl Outbox {
     #[must_use]
     pub fn may_go_on(&self) -> bool {
         self.handled < SLICE
+    }
+
+    /// How many entries this hold may still handle.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        SLICE.saturating_sub(self.handled)
     }
 
     /// How many entries this hold has handled.

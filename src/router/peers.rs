@@ -10,6 +10,7 @@ use super::deliver::{Holder, Origin};
 use super::mailbox::Tag;
 use super::monitors::Watcher;
 use super::send::There;
+use super::topics::publish::KnownTopic;
 use super::work::Work;
 use super::{Failure, OWNED_MAX, Outbox, Remote, Router};
 use crate::wire::cbor;
@@ -93,6 +94,13 @@ pub(super) struct Peer {
     pub(super) congested: bool,
     /// The name that its last message went to.
     heard: Option<Heard>,
+    /// The topic that its last publication went to.
+    pub(super) heard_topic: Option<Box<KnownTopic>>,
+    /// How many topics it wants to hear, and, once it is lost, how far they are forgotten.
+    pub(super) wants: usize,
+    pub(super) wants_gone: u32,
+    /// Publications of it that are on their way to many here: what it says next waits.
+    pub(super) spreading: u32,
 }
 
 impl Peer {
@@ -203,6 +211,10 @@ impl Router {
                 full_ends: None,
                 congested: false,
                 heard: None,
+                heard_topic: None,
+                wants: 0,
+                wants_gone: 0,
+                spreading: 0,
             },
         );
         self.work.push_back(Work::Announce { peer });
@@ -217,10 +229,13 @@ impl Router {
         }
     }
 
-    /// Whether a peer has said all that it announces and its nodeup is still to be told: what it says next has to wait.
+    /// Whether what a peer says next has to wait: it has said all that it announces and its nodeup is still to be told, or
+    /// something it has published is on its way to many here.
     #[must_use]
     pub fn is_waiting(&self, peer: PeerId) -> bool {
-        self.peers.get(&peer).is_some_and(|state| state.announced && !state.heard_of)
+        self.peers
+            .get(&peer)
+            .is_some_and(|state| (state.announced && !state.heard_of) || state.spreading > 0)
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only
@@ -251,7 +266,7 @@ impl Router {
 
     /// One entry of what a lost peer leaves behind. False when nothing is left.
     pub(super) fn peer_down_step(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
-        if self.forget_entry(peer, out) {
+        if self.forget_entry(peer, out) || self.forget_interest(peer) {
             return true;
         }
         if let Some(reference) = peer.calls.pop_first() {
@@ -353,6 +368,7 @@ impl Router {
                     self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
                 }
             }
+            Kind::Publish => self.on_publish(now, peer, frame, out)?,
             Kind::Call => self.on_call(peer, frame, out)?,
             Kind::Rpc => self.on_rpc(peer, frame, out)?,
             Kind::State => self.on_entry(peer, frame.flags, frame.payload, out)?,

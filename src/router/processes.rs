@@ -51,6 +51,8 @@ pub(super) struct Process {
     pub(super) globals: Few<BTreeSet<Box<str>>>,
     pub(super) groups: Few<BTreeSet<Box<str>>>,
     pub(super) modules: Few<BTreeSet<Box<str>>>,
+    /// What it has subscribed to, if anything.
+    pub(super) topics: Option<Box<super::topics::Subscriptions>>,
     /// Calls of it that have not ended.
     pub(super) calling: Few<BTreeSet<u64>>,
     /// Calls to it that it has not answered.
@@ -148,6 +150,7 @@ impl Router {
             globals: Few::default(),
             groups: Few::default(),
             modules: Few::default(),
+            topics: None,
             calling: Few::default(),
             serving: Few::default(),
             unwanted: 0,
@@ -384,7 +387,7 @@ impl Router {
         self.node_watchers.remove(&serial);
         self.mailbox_bytes -= process.mailbox.bytes();
         self.heavy.remove(&(process.weight, serial));
-        if process.mailbox.signals() == 0 {
+        if process.mailbox.signals() == 0 && process.topics.is_none() {
             process.mailbox = Mailbox::default();
         }
         if let Some(ends) = process.hold_ends.take() {
@@ -428,6 +431,7 @@ impl Router {
             && process.globals.is_empty()
             && process.groups.is_empty()
             && process.modules.is_empty()
+            && process.topics.is_none()
             && process.calling.is_empty()
             && process.serving.is_empty();
         if !quiet {
@@ -448,6 +452,8 @@ impl Router {
             self.withdraw(&name, out);
         } else if let Some(group) = process.groups.pop_first() {
             self.dead_leaves(serial, &group, out);
+        } else if process.topics.is_some() {
+            self.dead_unsubscribes(serial, process, out);
         } else if let Some(module) = process.modules.pop_first() {
             self.serves_no_more(serial, &module, out);
         } else if let Some(reference) = process.serving.pop_first() {

@@ -36,6 +36,8 @@ pub(super) enum AskedBy {
     App { session: u64, id: KeptId },
     /// One of several results, asked by this process: after what it has sent to that node.
     Several { slot: Slot, serial: u64 },
+    /// A question to several peers at once.
+    Survey(u64),
 }
 
 /// What the answer is called.
@@ -52,10 +54,10 @@ pub(super) enum Question {
 impl Question {
     fn of(ask: &Ask) -> Self {
         match ask {
-            Ask::Ping => Self::Ping,
             Ask::Whereis { .. } => Self::Whereis,
             Ask::Processes => Self::Processes,
             Ask::Info { .. } => Self::Info,
+            Ask::Ping | Ask::Subscribers { .. } => Self::Ping,
             &Ask::Spawn { from: actor, link, monitor, .. } => {
                 Self::Spawn(Spawning { actor, link, monitor, late: false })
             }
@@ -156,7 +158,9 @@ impl Router {
     pub(super) fn ask_fails(&mut self, number: u64, node: &NodeName, out: &mut Outbox) {
         let Some(asked) = self.asks.remove(&number) else { return };
         self.agenda.remove(asked.ends, Deadline::Ask(number));
-        if let Question::Spawn(Spawning { late, .. }) = asked.question {
+        if let AskedBy::Survey(survey) = asked.by {
+            self.survey_loses(survey, node.as_str(), out);
+        } else if let Question::Spawn(Spawning { late, .. }) = asked.question {
             let text = format!("the connection to {node} was lost before it answered");
             if !late {
                 self.not_told(&asked, &Failure::new("noconnection", text), out);
@@ -180,6 +184,10 @@ impl Router {
                 answer(out, *session, &head, &[]);
             }
             AskedBy::Several { slot, .. } => self.gathered(*slot, Err(&failure.ending()), out),
+            AskedBy::Survey(survey) => {
+                let node = self.peers.get(&asked.peer).map(|state| state.node.name.to_string());
+                self.survey_told(*survey, &node.unwrap_or_default(), None, out);
+            }
         }
     }
 
@@ -203,6 +211,12 @@ impl Router {
             write_tell(peer, number, &Ok(vec![0xf5]), out);
             return;
         }
+        if let Ask::Subscribers { topic, list } = ask {
+            let list = list && self.limits.remote != Remote::None;
+            let told = self.subscribers_here(&topic, list, out);
+            write_tell(peer, number, &Ok(told), out);
+            return;
+        }
         if self.limits.remote == Remote::None {
             let failure = Failure::denied(format!(
                 "{} does not let other nodes look at its processes, nor start any (its setting `remote` is none)",
@@ -212,7 +226,7 @@ impl Router {
             return;
         }
         match ask {
-            Ask::Ping => {}
+            Ask::Ping | Ask::Subscribers { .. } => {}
             Ask::Whereis { name } => {
                 let mut body = Vec::new();
                 match self.named(&name) {
@@ -238,6 +252,11 @@ impl Router {
         let Some(asked) = self.asks.remove(&number) else { return };
         self.agenda.remove(asked.ends, Deadline::Ask(number));
         self.peer_mut(peer, |state| state.asks.remove(&number));
+        if let AskedBy::Survey(survey) = asked.by {
+            let node = self.peers.get(&peer).map(|state| state.node.name.to_string());
+            self.survey_told(survey, &node.unwrap_or_default(), Some(told), out);
+            return;
+        }
         if let Question::Spawn(spawning) = asked.question {
             self.on_spawned(peer, &asked, spawning, told, out);
             return;
@@ -258,6 +277,7 @@ impl Router {
                 };
                 return self.gathered(*slot, result.as_ref().copied(), out);
             }
+            AskedBy::Survey(_) => return,
         };
         let length = if let Told::Ok(item) = told { item.len() } else { 0 };
         if let Err(full) = self.may_be_long(session, length, out) {

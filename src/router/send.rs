@@ -526,6 +526,18 @@ impl Router {
         Ok(())
     }
 
+    /// A timer is due. What its process said before may still be on its way to many: then it waits its turn behind that.
+    pub(super) fn timer_is_due(&mut self, now: Instant, number: u64, out: &mut Outbox) {
+        let serial = self.timers.get(&number).map(|timer| timer.serial);
+        let session = serial.and_then(|serial| self.processes.get(&serial)).map(|p| p.session);
+        let session = session.and_then(|session| self.sessions.get(&session));
+        if session.is_some_and(|session| session.listings > 0) {
+            self.work.push_back(Work::Timer { number });
+        } else {
+            self.timer_fires(now, number, out);
+        }
+    }
+
     pub(super) fn timer_fires(&mut self, now: Instant, number: u64, out: &mut Outbox) {
         let Some(timer) = self.timers.remove(&number) else { return };
         self.timer_bytes -= timer.size();

@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) wanting: VecDeque<u64>,
     /// Parts of answers that wait for the app, and of which their callees have to hear: call, bytes.
     pub(super) parts: Vec<(u64, usize)>,
+    /// How many subscriptions its processes have.
+    pub(super) subscriptions: usize,
     /// A connection is there.
     pub(super) attached: bool,
     /// It is that of a hosted program, and lasts as long.
@@ -77,6 +79,7 @@ impl Session {
             paused: 0,
             wanting: VecDeque::new(),
             parts: Vec::new(),
+            subscriptions: 0,
             attached: true,
             hosted: false,
             secret: secret.into(),
@@ -176,6 +179,7 @@ impl Router {
         let Some(state) = self.sessions.remove(&session) else { return };
         self.routes += 1;
         self.mourners.remove(&session);
+        self.end_waits(session);
         if state.hosted {
             self.hosted_dies(state.own, reason, out);
         }

@@ -16,3 +16,5 @@ mod nodes;
 mod options;
 mod slices;
 mod support;
+mod topics;
+mod waits;

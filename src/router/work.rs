@@ -3,7 +3,8 @@
 //! The [`Outbox`] counts what a hold of the lock handles, whoever handles it: a command, a frame, an entry of one of
 //! these. Beyond [`SLICE`](super::SLICE) the rest waits for the next hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::deliver::Holder;
@@ -14,6 +15,9 @@ use super::processes::Process;
 use super::receive::Taking;
 use super::send::Spread;
 use super::sessions::SessionId;
+use super::topics::publish::Fanout;
+use super::topics::retained::Giving;
+use super::topics::survey;
 use super::{Outbox, Router};
 
 /// Something that goes on in slices.
@@ -29,8 +33,20 @@ pub(super) enum Work {
     Announce { peer: PeerId },
     /// A message for more processes than one hold of the lock may handle.
     Spread(Spread),
+    /// A publication for more subscriptions than one hold of the lock may handle.
+    Fanout(Fanout),
+    /// A `send_after` that was due while something else of its session was under way.
+    Timer { number: u64 },
+    /// What a member of a queue group has not taken goes to others: group, event.
+    Redeliver { left: Vec<(Arc<str>, Box<[u8]>)> },
+    /// A new subscriber gets the last values of topics.
+    Retained(Giving),
+    /// A listing of topics goes on.
+    Topics(survey::Topics),
     /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId, news: Option<News> },
+    /// A node is up: who waits for nodes is looked at.
+    Waits { after: (SessionId, u64) },
     /// A process that watches many groups is told of those that there are.
     Scope { reference: u64 },
     /// A listing goes on.
@@ -105,6 +121,23 @@ impl Router {
                 (!self.announce_on(peer, out)).then_some(Work::Announce { peer })
             }
             Work::Spread(spread) => self.spread_on(now, spread, out).map(Work::Spread),
+            Work::Fanout(fanout) => self.fan_out_on(now, fanout, out).map(Work::Fanout),
+            Work::Timer { number } => {
+                out.count(1);
+                self.timer_fires(now, number, out);
+                None
+            }
+            Work::Redeliver { left } => {
+                let mut left = VecDeque::from(left);
+                while out.may_go_on() {
+                    out.count(1);
+                    let (group, frame) = left.pop_front()?;
+                    self.redeliver(&group, &frame, out);
+                }
+                Some(Work::Redeliver { left: left.into() })
+            }
+            Work::Retained(giving) => self.give_on(giving, out).map(Work::Retained),
+            Work::Topics(topics) => self.list_topics_on(topics, out).map(Work::Topics),
             Work::PeerUp { peer, news } => {
                 let mut news = match news {
                     Some(news) => news,
@@ -119,6 +152,13 @@ impl Router {
                     }
                 }
                 Some(Work::PeerUp { peer, news: Some(news) })
+            }
+            Work::Waits { mut after } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    after = self.look_at_wait(after, out)?;
+                }
+                Some(Work::Waits { after })
             }
             Work::Scope { reference } => {
                 while out.may_go_on() {

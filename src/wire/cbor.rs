@@ -29,6 +29,20 @@ pub enum Value<'a> {
     Raw(&'a [u8]),
 }
 
+impl Value<'_> {
+    /// Writes it as it was read.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(text) => put_text(out, text),
+            Self::Uint(number) => put_uint(out, *number),
+            Self::Nint(number) => put_int(out, true, (-1 - number).unsigned_abs()),
+            Self::Bool(yes) => put_bool(out, *yes),
+            Self::Null => put_null(out),
+            Self::Raw(item) => out.extend_from_slice(item),
+        }
+    }
+}
+
 /// One item as far as it has no parts: those follow.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step<'a> {

@@ -208,6 +208,17 @@ pub enum Command<'a> {
         /// Start (one `nodedown` each) or take one back.
         on: bool,
     },
+    /// `wait_for {nodes?, role?, count?, timeout_ms?}`
+    WaitFor {
+        /// These are to be up.
+        nodes: Option<Keys<'a>>,
+        /// Those that are counted have this role.
+        role: Option<&'a str>,
+        /// So many others are to be up.
+        count: Option<u64>,
+        /// How long to wait.
+        timeout_ms: Option<u64>,
+    },
     /// `monitor_deaths {on}`: `died` events of every process here.
     MonitorDeaths {
         /// Start or stop.
@@ -546,6 +557,54 @@ pub enum Command<'a> {
         /// Nobody waits for what it gives.
         cast: bool,
     },
+    /// `subscribe {topic, group?, metadata?, sync?, dedupe?, pid?}`
+    Subscribe {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The topic or pattern.
+        topic: &'a str,
+        /// The queue group.
+        group: Option<&'a str>,
+        /// What `subscribers` shows of it.
+        metadata: Option<Metadata<'a>>,
+        /// Answered once every connected node knows of it.
+        sync: bool,
+        /// Nothing happens if the process has subscribed in the same way already.
+        dedupe: bool,
+    },
+    /// `unsubscribe {topic, pid?}`
+    Unsubscribe {
+        /// Which of the session's processes.
+        pid: Option<&'a str>,
+        /// The topic or pattern.
+        topic: &'a str,
+    },
+    /// `publish {topic, body, scope?, node?, exclude?, mode?, report?, retain?, pid?}`
+    Publish {
+        /// Who publishes.
+        pid: Option<&'a str>,
+        /// The topic.
+        topic: &'a str,
+        /// Which nodes hear it.
+        reach: Reach<'a>,
+        /// Who does not.
+        exclude: Exclude<'a>,
+        /// What when a queue is full.
+        mode: Mode,
+        /// The answer says whom it has reached.
+        report: bool,
+        /// It is kept for those who subscribe later.
+        retain: bool,
+    },
+    /// `subscribers {topic, list?}`
+    Subscribers {
+        /// The topic.
+        topic: &'a str,
+        /// Who they are, too.
+        list: bool,
+    },
+    /// `topics`
+    Topics,
     /// `receive {pid?, max?, timeout_ms?}`
     Receive {
         /// Which of the session's processes.
@@ -602,6 +661,44 @@ pub enum Command<'a> {
         /// Also take a `down` that is there already.
         flush: bool,
     },
+}
+
+/// Which nodes hear what is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach<'a> {
+    /// This one and every connected one.
+    #[default]
+    All,
+    /// This one only.
+    Local,
+    /// One only.
+    Node(&'a str),
+}
+
+/// Who does not hear what is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exclude<'a> {
+    /// Everybody hears it.
+    #[default]
+    Nobody,
+    /// The process that publishes.
+    Publisher,
+    /// This process.
+    Pid(&'a str),
+}
+
+/// Something that an app wrote and nobody here looks into.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metadata<'a>(Value<'a>);
+
+impl Metadata<'_> {
+    /// It as one item of CBOR.
+    #[must_use]
+    pub fn item(&self) -> Vec<u8> {
+        let mut item = Vec::new();
+        self.0.put(&mut item);
+        item
+    }
 }
 
 /// An array of texts, as the app wrote it.
@@ -677,7 +774,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 55] = [
+pub const OPS: [&str; 61] = [
     "hello",
     "self",
     "bye",
@@ -688,6 +785,7 @@ pub const OPS: [&str; 55] = [
     "monitor_nodes",
     "monitor_node",
     "monitor_deaths",
+    "wait_for",
     "spawn",
     "host",
     "terminate_child",
@@ -722,6 +820,11 @@ pub const OPS: [&str; 55] = [
     "modules",
     "rpc",
     "rpc_cast",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "subscribers",
+    "topics",
     "send_after",
     "cancel_timer",
     "read_timer",

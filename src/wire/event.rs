@@ -177,6 +177,54 @@ pub fn put_said_head(
     }
 }
 
+/// The first two members of what was published, as they stand in every frame.
+const TOPIC: &[u8] = b"\x62ev\x67message\x65topic";
+
+/// Writes the header of what a process has published.
+pub fn put_topic_head(out: &mut Vec<u8>, topic: &str, prefix: &str, serial: u64, ct: Option<&str>) {
+    out.push(0xa3 + u8::from(ct.is_some()));
+    out.extend_from_slice(TOPIC);
+    cbor::put_text(out, topic);
+    out.extend_from_slice(b"\x64from");
+    put_pid(out, prefix, serial);
+    if let Some(ct) = ct {
+        out.extend_from_slice(b"\x62ct");
+        cbor::put_text(out, ct);
+    }
+}
+
+/// The topic of a header that [`put_topic_head`] wrote.
+#[must_use]
+pub fn topic_of(head: &[u8]) -> Option<&str> {
+    let rest = head.get(1..)?.strip_prefix(TOPIC)?;
+    cbor::Reader::new(rest).text().ok()
+}
+
+/// Says that somebody else may have had it before.
+pub fn put_redelivered(head: &mut Vec<u8>) {
+    put_true(head, "redelivered");
+}
+
+/// Says that it was published before its reader subscribed.
+pub fn put_retained(head: &mut Vec<u8>) {
+    put_true(head, "retained");
+}
+
+fn put_true(head: &mut Vec<u8>, key: &str) {
+    let mut reader = cbor::Reader::new(head);
+    let pairs = reader.map().unwrap_or(0);
+    for _ in 0..pairs {
+        if reader.text() == Ok(key) || reader.skip().is_err() {
+            return;
+        }
+    }
+    if let Some(first) = head.first_mut() {
+        *first += 1;
+        cbor::put_text(head, key);
+        cbor::put_bool(head, true);
+    }
+}
+
 /// Adds a text to a finished header of few members.
 pub fn put_member(head: &mut Vec<u8>, key: &str, text: &str) {
     if let Some(pairs) = head.first_mut() {

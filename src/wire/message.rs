@@ -108,6 +108,10 @@ pub enum Kind {
     State = 0x26,
     /// All that the sender has to announce has been said; `nodeup` follows. Empty.
     Announced = 0x27,
+    /// A process has published something: with [`PUBLISH_EXCLUDE`] the u64 serial of one that does not hear it, with
+    /// [`PUBLISH_QUEUES`] u8 count and for each u16 length and queue group, then a finished CBOR event frame whose
+    /// second member is `topic`.
+    Publish = 0x28,
 }
 
 impl Kind {
@@ -145,6 +149,7 @@ impl Kind {
             0x25 => Self::Rpc,
             0x26 => Self::State,
             0x27 => Self::Announced,
+            0x28 => Self::Publish,
             _ => return None,
         })
     }
@@ -166,6 +171,12 @@ pub const ACCEPT_HOLDS: u8 = 0x01;
 pub const TARGET_NAME: u8 = 0x01;
 /// Flag of `Send`: the sender would rather lose it than wait.
 pub const SEND_LOSSY: u8 = 0x02;
+/// Flag of `Publish`: a process of the receiver hears nothing of it.
+pub const PUBLISH_EXCLUDE: u8 = 0x04;
+/// Flag of `Publish`: the receiver picks a member of each of these queue groups.
+pub const PUBLISH_QUEUES: u8 = 0x08;
+/// Flag of `Publish`: nobody else there hears it.
+pub const PUBLISH_QUEUES_ONLY: u8 = 0x10;
 /// Flag of `Reply`: more of the answer follows.
 pub const REPLY_MORE: u8 = 0x01;
 /// Flag of `State`: the entry is no more.
@@ -377,6 +388,13 @@ pub enum Ask {
         name: Option<String>,
         /// Which keys; empty for the usual ones.
         keys: Vec<String>,
+    },
+    /// How many of its processes have subscribed to what matches a topic: `[count, [each, ...]]`.
+    Subscribers {
+        /// The topic.
+        topic: String,
+        /// Who they are, too.
+        list: bool,
     },
     /// Start a child of one of its factories.
     Spawn {

@@ -500,3 +500,35 @@ fn what_programs_print_is_in_the_log_and_floods_hold_up_nobody() {
     app.ok(json!({"op": "terminate_child", "name": "flood"}));
     assert!(a.lives());
 }
+
+#[test]
+fn what_a_node_hosts_starts_when_the_nodes_are_up_that_it_waits_for() {
+    let place = Place::new();
+    let file = place.path().join("a.toml");
+    let sync = "sync-nodes-mandatory = [\"b\"]\nsync-nodes-optional = [\"never\"]\nsync-nodes-timeout = \"100ms\"\n";
+    fs::write(&file, sync.to_owned() + &script("patient", "exec sleep 1000", "")).unwrap();
+    let a = place.start("a", &["--config", file.to_str().unwrap()]);
+    let mut app = a.json();
+    // It is told more than once who is missing, and nothing is started without.
+    eventually("it is told who is missing", || {
+        a.logged().matches("b@t is not connected").count() > 1
+    });
+    assert_eq!(tree(&mut app), json!([]));
+    let answer = app.ask(json!({"op": "wait_for", "nodes": ["b@t"], "timeout_ms": 1}));
+    assert_eq!((&answer["code"], &answer["nodes"]), (&json!("timeout"), &json!(["b@t"])));
+    let _b = place.start("b", &["--role", "worker"]);
+    running(&mut app, "patient", &Value::Null);
+    assert!(a.logged().contains("without some optional nodes"), "{}", a.logged());
+    let answer = app.ok(json!({"op": "wait_for", "role": "worker"}));
+    assert_eq!(answer["nodes"], json!(["b@t"]));
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        let output = command.arg("--socket").arg(&a.socket).arg("wait-for").args(args).output();
+        let output = output.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(run(&["b", "--count", "1"]), (Some(0), "b@t\n".to_owned(), String::new()));
+    let told = "pillion: waited 10ms: c@t is not connected (timeout)\n".to_owned();
+    assert_eq!(run(&["b", "c", "--timeout", "10ms"]), (Some(75), String::new(), told));
+}

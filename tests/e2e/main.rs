@@ -27,4 +27,5 @@ mod seed_b;
 mod sessions;
 mod sockets;
 mod support;
+mod topics;
 mod trust;

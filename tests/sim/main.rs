@@ -11,6 +11,7 @@ mod failing;
 mod forming;
 mod leaving;
 mod naming;
+mod publishing;
 mod refusing;
 mod transport;
 mod world;

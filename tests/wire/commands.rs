@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 105] = [
+const COMMANDS: [(&str, &str); 116] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -38,6 +38,8 @@ const COMMANDS: [(&str, &str); 105] = [
     ("disconnect", r#"{"op":"disconnect","id":7,"node":"store@io"}"#),
     ("monitor_nodes", r#"{"op":"monitor_nodes","id":8,"on":true,"pid":"PID"}"#),
     ("monitor_node", r#"{"op":"monitor_node","id":9,"node":"store@io","on":true,"pid":"PID"}"#),
+    ("wait_for", r#"{"op":"wait_for","id":93,"role":"worker","count":2,"timeout_ms":30000}"#),
+    ("wait_for, certain nodes", r#"{"op":"wait_for","id":94,"nodes":["store@io","lamp@io"]}"#),
     ("monitor_deaths", r#"{"op":"monitor_deaths","id":10,"on":true}"#),
     ("spawn", r#"{"op":"spawn","id":11}"#),
     (
@@ -169,6 +171,27 @@ const COMMANDS: [(&str, &str); 105] = [
         "rpc_cast",
         r#"{"op":"rpc_cast","node":"any","module":"stock","function":"count","body":null}"#,
     ),
+    ("subscribe", r#"{"op":"subscribe","id":45,"topic":"shop.*"}"#),
+    (
+        "subscribe, with all that can be said",
+        r#"{"op":"subscribe","id":45,"topic":"shop.>","group":"workers","metadata":{"nick":"ann"},"sync":true,"dedupe":true,"pid":"PID"}"#,
+    ),
+    ("unsubscribe", r#"{"op":"unsubscribe","id":46,"topic":"shop.*","pid":"PID"}"#),
+    ("publish", r#"{"op":"publish","topic":"shop.tea","body":{"left":3}}"#),
+    (
+        "publish, with all that can be said",
+        r#"{"op":"publish","topic":"shop.tea","id":47,"scope":"local","exclude":true,"mode":"try","report":true,"retain":true,"pid":"PID","body":{"left":3}}"#,
+    ),
+    (
+        "publish, on one node, past one process",
+        r#"{"op":"publish","topic":"shop.tea","node":"store@io","exclude":"FAR","body":{"left":3}}"#,
+    ),
+    ("subscribers", r#"{"op":"subscribers","id":48,"topic":"shop.tea"}"#),
+    (
+        "subscribers, with who they are",
+        r#"{"op":"subscribers","id":48,"topic":"shop.tea","list":true}"#,
+    ),
+    ("topics", r#"{"op":"topics","id":49}"#),
     (
         "send_after",
         r#"{"op":"send_after","id":22,"to":"stock","after_ms":1500,"pid":"PID","body":"tick"}"#,

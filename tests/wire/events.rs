@@ -253,6 +253,39 @@ fn announced(told: &mut Told) {
     told.all(&["name_conflict"], &paper.heard(app));
 }
 
+fn topics(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    let subscribe = r#"{"op":"subscribe","id":45,"topic":"shop.*","metadata":{"nick":"ann"}}"#;
+    told.add("ok, of subscribe", &paper.answer(app, subscribe));
+    let publish = r#"{"op":"publish","topic":"shop.tea","id":47,"report":true,"retain":true,"body":{"left":3}}"#;
+    told.add("ok, of publish with a report", &paper.answer(other, publish));
+    told.all(&["message, of a topic"], &paper.heard(app));
+    let count = r#"{"op":"subscribers","id":48,"topic":"shop.tea"}"#;
+    told.add("ok, of subscribers", &paper.answer(app, count));
+    let list = r#"{"op":"subscribers","id":48,"topic":"shop.tea","list":true}"#;
+    told.add("ok, of subscribers with who they are", &paper.answer(app, list));
+    told.add("ok, of topics", &paper.answer(app, r#"{"op":"topics","id":49}"#));
+    let heard = paper.say(other, r#"{"op":"subscribe","topic":"shop.tea"}"#);
+    told.all(&["message, of a topic, kept for who subscribes later"], &heard);
+    paper.say(app, r#"{"op":"unsubscribe","topic":"shop.*"}"#);
+    paper.say(other, r#"{"op":"unsubscribe","topic":"shop.tea"}"#);
+
+    let member = r#"{"op":"subscribe","topic":"job","group":"workers"}"#;
+    paper.say(app, r#"{"op":"flag","delivery":"pull"}"#);
+    paper.say(app, member);
+    paper.say(other, r#"{"op":"publish","topic":"job","body":"sweep"}"#);
+    let helper = paper.open(true);
+    paper.say(helper, member);
+    paper.say(app, r#"{"op":"unsubscribe","topic":"job"}"#);
+    told.all(&["message, that another member of a queue group did not take"], &paper.heard(helper));
+    paper.meet("store@io");
+    let sync = r#"{"op":"subscribe","id":45,"topic":"shop.*","sync":true}"#;
+    assert!(paper.say(app, sync).is_empty());
+    paper.pass(Duration::from_secs(5));
+    told.all(&["error, timeout of subscribe with sync"], &paper.heard(app));
+}
+
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
@@ -270,6 +303,10 @@ fn nodes(told: &mut Told) {
         reason: Some("does not answer".to_owned()),
     }]);
     told.add("ok, of nodes", &paper.answer(app, r#"{"op":"nodes","id":4}"#));
+    let wait = r#"{"op":"wait_for","id":93,"nodes":["store@io"]}"#;
+    told.add("ok, of wait_for", &paper.answer(app, wait));
+    let wait = r#"{"op":"wait_for","id":93,"nodes":["lamp@io"],"timeout_ms":0}"#;
+    told.add("timeout, of wait_for", &paper.answer(app, wait));
     told.add("ok, of ping", &paper.answer(app, r#"{"op":"ping","id":5,"node":"stock@hal"}"#));
     assert!(paper.say(app, r#"{"op":"ping","id":5,"node":"till@europa"}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::False);
@@ -382,6 +419,7 @@ fn told() -> Vec<Record> {
     messages(&mut told);
     calls(&mut told);
     announced(&mut told);
+    topics(&mut told);
     nodes(&mut told);
     hosting(&mut told);
     errors(&mut told);

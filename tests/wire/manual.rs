@@ -26,6 +26,8 @@ fn sources() -> String {
             .collect();
     let router = fs::read_dir(root().join("src/router")).expect("the router is there");
     paths.extend(router.filter_map(|entry| Some(entry.ok()?.path())));
+    let topics = fs::read_dir(root().join("src/router/topics")).expect("topics are there");
+    paths.extend(topics.filter_map(|entry| Some(entry.ok()?.path())));
     paths.sort();
     let texts = paths.iter().filter(|path| path.is_file()).map(|path| {
         let text = fs::read_to_string(path).expect("a source");

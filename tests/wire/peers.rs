@@ -1,6 +1,7 @@
 //! Frames between sidecars: those of the router as it writes them, the others as the peer's task does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use pillion::dialect::json::cbor_to_json;
 use pillion::router::hosting::HostRequest;
@@ -17,7 +18,7 @@ const FILE: &str = "peers.txt";
 const ABOUT: &str =
     "What sidecars say to each other: kind, flags, serial and what follows; then the whole frame.";
 
-const KINDS: [Kind; 30] = [
+const KINDS: [Kind; 31] = [
     Kind::Hello,
     Kind::Accept,
     Kind::Refuse,
@@ -48,6 +49,7 @@ const KINDS: [Kind; 30] = [
     Kind::Rpc,
     Kind::State,
     Kind::Announced,
+    Kind::Publish,
 ];
 
 fn record(title: &str, bytes: &[u8]) -> Record {
@@ -109,6 +111,26 @@ fn said(kind: Kind, frame: Frame<'_>) -> String {
         }
         Kind::Raise => format!("ref {}, {}", number(0), cbor(8)),
         Kind::Announced => "nothing".to_owned(),
+        Kind::Publish => {
+            let (mut at, mut words) = (0, String::new());
+            if frame.flags & message::PUBLISH_EXCLUDE != 0 {
+                let _ = write!(words, "past {}, ", number(0));
+                at += 8;
+            }
+            if frame.flags & message::PUBLISH_QUEUES != 0 {
+                let groups = payload[at];
+                at += 1;
+                for _ in 0..groups {
+                    let group = text(&payload[at..]);
+                    at += 2 + group.len();
+                    let _ = write!(words, "to one of {group:?}, ");
+                }
+            }
+            if frame.flags & message::PUBLISH_QUEUES_ONLY != 0 {
+                words.push_str("to nobody else, ");
+            }
+            format!("{words}the event {}", line(&payload[at..]))
+        }
         Kind::Rpc => {
             let module = text(&payload[8..]);
             let function = text(&payload[10 + module.len()..]);
@@ -299,6 +321,50 @@ fn of_the_router() -> Vec<Record> {
     records
 }
 
+/// What is said about topics, both ways.
+fn topics() -> Vec<Record> {
+    let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
+    let (app, other) = (a.open(true), b.open(true));
+    a.meet("store@io");
+    b.meet("stock@hal");
+    let mut records = Vec::new();
+    let theirs = [
+        (r#"{"op":"subscribe","topic":"shop.*"}"#, "state, of a topic"),
+        (r#"{"op":"subscribe","topic":"shop.tea","group":"workers"}"#, "state, of a queue group"),
+    ];
+    for (command, title) in theirs {
+        b.say(other, command);
+        records.push(record(title, carry(&mut a, &mut b).last().expect("it is told")));
+    }
+    let far = "<store@io.019b3f0c2a4e5f3c.100>";
+    let ours = [
+        (r#"{"op":"publish","topic":"shop.coffee","body":1}"#, "publish"),
+        (
+            r#"{"op":"publish","topic":"shop.tea","exclude":"FAR","mode":"lossy","body":1}"#,
+            "publish, past one process, to a member of a queue group, rather lost than waiting",
+        ),
+        (r#"{"op":"publish","topic":"lamp","retain":true,"body":1}"#, "state, of a last value"),
+    ];
+    for (command, title) in ours {
+        a.say(app, &command.replace("FAR", far));
+        records.push(record(title, carry(&mut a, &mut b).first().expect("it is told")));
+    }
+    b.say(other, r#"{"op":"unsubscribe","topic":"shop.*"}"#);
+    records.push(record(
+        "state, a topic taken back",
+        carry(&mut a, &mut b).last().expect("it is told"),
+    ));
+    a.say(app, r#"{"op":"publish","topic":"shop.tea","body":1}"#);
+    let title = "publish, to a member of a queue group and nobody else";
+    records.push(record(title, carry(&mut a, &mut b).first().expect("it is told")));
+    a.say(app, r#"{"op":"subscribers","id":1,"topic":"shop.tea"}"#);
+    let frames = carry(&mut a, &mut b);
+    for (title, frame) in ["ask, for subscribers", "tell, of subscribers"].iter().zip(&frames) {
+        records.push(record(title, frame));
+    }
+    records
+}
+
 /// A factory is offered, a program spawned, and the next one not.
 fn of_a_factory() -> Vec<Record> {
     let (mut a, mut b) = (Paper::new("stock@hal"), Paper::new("store@io"));
@@ -359,6 +425,7 @@ fn every_frame_between_sidecars_is_as_it_was() {
     let mut records = of_the_connection();
     records.extend(of_a_factory());
     records.extend(of_the_router());
+    records.extend(topics());
     records.extend(fragments());
     golden::check(FILE, ABOUT, &records);
 }

@@ -36,6 +36,11 @@ pub(super) enum Command {
     Leave { group: String },
     Members { group: String },
     Groups { prefix: Option<String> },
+    Subscribe { topic: String, group: Option<String> },
+    Unsubscribe { topic: String },
+    Publish { topic: String, body: Body },
+    Subscribers { topic: String },
+    Topics,
     Flush,
     Receive { max: u64, timeout: Option<Duration> },
     Info { to: Option<String>, keys: Vec<String> },
@@ -209,6 +214,11 @@ impl Command {
             "leave" => Self::Leave { group: w.next()?.into() },
             "members" => Self::Members { group: w.next()?.into() },
             "groups" => Self::Groups { prefix: w.maybe().map(owned) },
+            "subscribe" => Self::Subscribe { topic: w.next()?.into(), group: w.maybe().map(owned) },
+            "unsubscribe" => Self::Unsubscribe { topic: w.next()?.into() },
+            "publish" => Self::Publish { topic: w.next()?.into(), body: w.body()? },
+            "subscribers" => Self::Subscribers { topic: w.next()?.into() },
+            "topics" => Self::Topics,
             "flush" => Self::Flush,
             "receive" => receive(w)?,
             "info" => info(w),
@@ -281,6 +291,16 @@ impl Command {
             Self::Leave { group } => Op::new("leave").text("group", group),
             Self::Members { group } => Op::new("members").text("group", group),
             Self::Groups { prefix } => Op::new("groups").maybe_text("prefix", prefix.as_deref()),
+            Self::Subscribe { topic, group } => Op::new("subscribe")
+                .text("topic", topic)
+                .bool("sync", true)
+                .maybe_text("group", group.as_deref()),
+            Self::Unsubscribe { topic } => Op::new("unsubscribe").text("topic", topic),
+            Self::Publish { topic, body } => {
+                Op::new("publish").text("topic", topic).bool("report", true).body(&body.0)
+            }
+            Self::Subscribers { topic } => Op::new("subscribers").text("topic", topic),
+            Self::Topics => Op::new("topics"),
             Self::Flush => Op::new("flush"),
             Self::Receive { max, timeout } => {
                 let timeout = timeout.unwrap_or(FOR_EVER);
@@ -571,6 +591,7 @@ mod tests {
                 .replace("REF", "1")
                 .replace("TIMER", "1")
                 .replace("[N]", "1")
+                .replace("[QUEUE]", "workers")
                 .replace("[TIMEOUT]", "1");
             assert!(matches!(Command::parse(&line), Ok(Some(_))), "{line}");
         }

@@ -76,7 +76,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 43] = [
+pub(super) const MANUAL: [Entry; 48] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -173,6 +173,22 @@ pub(super) const MANUAL: [Entry; 43] = [
         "the groups that have members, or those that begin with PREFIX",
         "",
     ),
+    entry(
+        "subscribe",
+        "TOPIC [QUEUE]",
+        "hears what is published to a topic, from now on",
+        "`*` stands for one segment, a last `>` for one or more: shop.*, shop.>. Of all members of QUEUE, in the whole mesh,\n\
+         one gets each message. What comes is in this shell's mailbox: `flush` or `receive`.",
+    ),
+    entry("unsubscribe", "TOPIC", "ends all subscriptions to a topic or pattern", ""),
+    entry(
+        "publish",
+        "TOPIC BODY",
+        "sends a message to whoever has subscribed, on all nodes",
+        "BODY is JSON, or a text as it is.",
+    ),
+    entry("subscribers", "TOPIC", "how many subscriptions a message to a topic reaches", ""),
+    entry("topics", "", "what somebody has subscribed to", ""),
     entry(
         "flush",
         "",

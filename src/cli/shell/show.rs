@@ -10,6 +10,7 @@ use crate::cli::clean;
 use crate::cli::host::tree_lines;
 use crate::cli::nodes::nodes_table;
 use crate::cli::processes::{cell, info_lines, names_table, processes_table};
+use crate::cli::pubsub::topics_table;
 use crate::client::{Answer, Event};
 
 /// Fields that come first, because they say what an event is about.
@@ -42,6 +43,11 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         Command::Ps { .. } => processes_table(&value["processes"]),
         Command::Info { .. } => info(&value["info"]),
         Command::Monitor { .. } => number("ref"),
+        Command::Topics => topics_table(&value["topics"]),
+        Command::Subscribers { .. } => cell(&value["count"]),
+        Command::Publish { .. } => {
+            format!("nodes {}, here {}", cell(&value["nodes"]), cell(&value["local"]))
+        }
         Command::SendAfter { .. } => number("timer"),
         Command::CancelTimer { .. } | Command::ReadTimer { .. } => or_none(&value["left_ms"]),
         Command::Receive { .. } => match messages(&value["messages"]) {
@@ -53,6 +59,8 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         | Command::Send { .. }
         | Command::Cast { .. }
         | Command::Child { .. }
+        | Command::Subscribe { .. }
+        | Command::Unsubscribe { .. }
         | Command::Join { .. }
         | Command::Leave { .. }
         | Command::Register { .. }

@@ -464,7 +464,7 @@ fn a_node_shows_what_waits_and_what_it_lost() {
         let answer = node.ask(app, json!({"op": "nodes", "state": "self"}));
         (answer["nodes"][0]["queued"].clone(), answer["nodes"][0]["lost"].clone())
     };
-    let nothing = json!({"overflow": 0, "congested": 0, "too_large": 0});
+    let nothing = json!({"overflow": 0, "congested": 0, "too_large": 0, "no_member": 0});
     assert_eq!(of(&mut pair.a, app), (json!(0), nothing.clone()));
     pair.a.ask(app, small("drop_newest"));
     let me = pair.a.self_pid(app);
@@ -476,9 +476,9 @@ fn a_node_shows_what_waits_and_what_it_lost() {
     pair.a.tell(sender, &json!({"op": "send", "to": there, "mode": "lossy", "body": 1}));
     let (queued, lost) = of(&mut pair.a, app);
     assert!(queued.as_u64().is_some_and(|bytes| (400_000..410_000).contains(&bytes)), "{queued}");
-    assert_eq!(lost, json!({"overflow": 2, "congested": 1, "too_large": 0}));
+    assert_eq!(lost, json!({"overflow": 2, "congested": 1, "too_large": 0, "no_member": 0}));
     pair.carry();
-    let lost = json!({"overflow": 0, "congested": 0, "too_large": 1});
+    let lost = json!({"overflow": 0, "congested": 0, "too_large": 1, "no_member": 0});
     assert_eq!(of(&mut pair.b, other), (json!(0), lost));
 }
 

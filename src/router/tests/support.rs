@@ -305,6 +305,9 @@ fn carry(from: &mut Paper, to: &mut Paper, connection: PeerId) -> bool {
     });
     let mut rest = bytes.as_slice();
     while let Some((frame, used)) = Frame::cut(rest, 1 << 20).expect("good frames") {
+        if to.router.is_waiting(connection) {
+            to.work();
+        }
         to.hold(|router, now, out| router.on_message(now, connection, frame, out))
             .expect("a good frame");
         rest = &rest[used..];

@@ -1,9 +1,9 @@
 //! The fields of a header, and the command that they make.
 
 use super::{
-    CT_BYTES_MAX, Command, Delivery, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX, MailboxOptions, Mode,
-    NUMBER_MAX, NodeType, OPS, OnConflict, Overflow, REASON_BYTES_MAX, Refused, Resume,
-    WORDS_BYTES_MAX,
+    CT_BYTES_MAX, Command, Delivery, Exclude, ID_BYTES_MAX, Id, Keys, LABEL_BYTES_MAX,
+    MailboxOptions, Metadata, Mode, NUMBER_MAX, NodeType, OPS, OnConflict, Overflow,
+    REASON_BYTES_MAX, Reach, Refused, Resume, WORDS_BYTES_MAX,
 };
 use std::time::Duration;
 
@@ -64,6 +64,16 @@ pub(super) struct Fields<'a> {
     monitor: Option<bool>,
     trap_exit: Option<bool>,
     sensitive: Option<bool>,
+    topic: Option<&'a str>,
+    metadata: Option<Value<'a>>,
+    exclude: Option<Value<'a>>,
+    sync: Option<bool>,
+    dedupe: Option<bool>,
+    report: Option<bool>,
+    retain: Option<bool>,
+    list: Option<bool>,
+    role: Option<&'a str>,
+    count: Option<u64>,
     process: Option<&'a str>,
     factory: Option<&'a str>,
     command: Option<&'a str>,
@@ -202,6 +212,16 @@ impl<'a> Fields<'a> {
             "monitor" => once(&mut self.monitor, key, boolean(key, value)?),
             "trap_exit" => once(&mut self.trap_exit, key, boolean(key, value)?),
             "sensitive" => once(&mut self.sensitive, key, boolean(key, value)?),
+            "topic" => once(&mut self.topic, key, text(key, value)?),
+            "metadata" => once(&mut self.metadata, key, value),
+            "exclude" => once(&mut self.exclude, key, value),
+            "sync" => once(&mut self.sync, key, boolean(key, value)?),
+            "dedupe" => once(&mut self.dedupe, key, boolean(key, value)?),
+            "report" => once(&mut self.report, key, boolean(key, value)?),
+            "retain" => once(&mut self.retain, key, boolean(key, value)?),
+            "list" => once(&mut self.list, key, boolean(key, value)?),
+            "role" => once(&mut self.role, key, text(key, value)?),
+            "count" => once(&mut self.count, key, number(key, value)?),
             "process" => once(&mut self.process, key, text(key, value)?),
             "factory" => once(&mut self.factory, key, text(key, value)?),
             "command" => once(&mut self.command, key, text(key, value)?),
@@ -252,6 +272,12 @@ impl<'a> Fields<'a> {
                 pid: self.pid,
                 node: need(op, "node", self.node)?,
                 on: self.on.unwrap_or(true),
+            },
+            "wait_for" => Command::WaitFor {
+                nodes: self.nodes()?,
+                role: self.role.map(|role| short("role", role)).transpose()?,
+                count: self.count,
+                timeout_ms: self.timeout_ms,
             },
             "monitor_deaths" => Command::MonitorDeaths { on: self.on.unwrap_or(true) },
             "spawn" if self.kind == Some("kv") => Command::SpawnKv {
@@ -376,6 +402,38 @@ impl<'a> Fields<'a> {
                     cast: op == "rpc_cast",
                 }
             }
+            "publish" => Command::Publish {
+                pid: self.pid,
+                topic: need(op, "topic", self.topic)?,
+                reach: self.reach()?,
+                exclude: match self.exclude {
+                    None | Some(Value::Bool(false)) => Exclude::Nobody,
+                    Some(Value::Bool(true)) => Exclude::Publisher,
+                    Some(Value::Text(pid)) => Exclude::Pid(pid),
+                    Some(_) => {
+                        return Err(Refused::badarg("`exclude` is true, false or a pid"));
+                    }
+                },
+                mode: self.mode()?,
+                report: self.report.unwrap_or(false),
+                retain: self.retain.unwrap_or(false),
+            },
+            "subscribe" => Command::Subscribe {
+                pid: self.pid,
+                topic: need(op, "topic", self.topic)?,
+                group: self.group,
+                metadata: self.metadata.map(Metadata),
+                sync: self.sync.unwrap_or(false),
+                dedupe: self.dedupe.unwrap_or(false),
+            },
+            "unsubscribe" => {
+                Command::Unsubscribe { pid: self.pid, topic: need(op, "topic", self.topic)? }
+            }
+            "subscribers" => Command::Subscribers {
+                topic: need(op, "topic", self.topic)?,
+                list: self.list.unwrap_or(false),
+            },
+            "topics" => Command::Topics,
             "registered" => {
                 Command::Registered { global: self.is_global()?, prefix: self.prefix.unwrap_or("") }
             }
@@ -513,6 +571,21 @@ impl<'a> Fields<'a> {
             Some("try") => Ok(Mode::Try),
             Some("lossy") => Ok(Mode::Lossy),
             Some(_) => Err(Refused::badarg("`mode` is wait, try or lossy")),
+        }
+    }
+
+    fn reach(&self) -> Result<Reach<'a>, Refused> {
+        match (self.scope, self.node) {
+            (None | Some("all"), None) => Ok(Reach::All),
+            (Some("local"), None) => Ok(Reach::Local),
+            (None | Some("node"), Some(node)) => Ok(Reach::Node(node)),
+            (Some("node"), None) => {
+                Err(Refused::badarg("the `scope` node needs `node`: which one"))
+            }
+            (Some("all" | "local"), Some(_)) => {
+                Err(Refused::badarg("`node` names one node; leave `scope` out"))
+            }
+            (Some(_), _) => Err(Refused::badarg("`scope` of `publish` is all, local or node")),
         }
     }
 

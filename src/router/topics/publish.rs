@@ -1,0 +1,516 @@
+//! The way of a published message: to each peer that has a subscriber once, to each subscription here.
+//!
+//! The header is written once, by the publisher's node, and the frame that crosses to a peer holds the event as its
+//! subscribers read it. A message for more subscriptions than one hold of the lock may handle goes on in slices; until
+//! all have it nothing more is read of its publisher's session, or of the peer that it came from, so that nothing of
+//! the publisher overtakes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::table::{PointId, Text, check_topic};
+use crate::router::deliver::{Holder, Origin};
+use crate::router::mailbox::Tag;
+use crate::router::peers::{Payload, PeerId, is_said};
+use crate::router::sessions::SessionId;
+use crate::router::work::Work;
+use crate::router::{Asker, Failure, Outbox, Router, answer};
+use crate::wire::command::{Exclude, Mode, Reach};
+use crate::wire::event::{self, Head, Said};
+use crate::wire::id::Pid;
+use crate::wire::message::{self, Frame, FrameError, Kind};
+
+/// Most queue groups that one frame names.
+const GROUPS_MAX: usize = 255;
+
+/// What `publish` asks for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::router) struct Publish<'a> {
+    pub(in crate::router) pid: Option<&'a str>,
+    pub(in crate::router) topic: &'a str,
+    pub(in crate::router) reach: Reach<'a>,
+    pub(in crate::router) exclude: Exclude<'a>,
+    pub(in crate::router) mode: Mode,
+    pub(in crate::router) report: bool,
+    pub(in crate::router) retain: bool,
+}
+
+/// What a topic led to the last time, for as long as nothing changes that it depends on.
+#[derive(Debug)]
+pub(in crate::router) struct KnownTopic {
+    /// The header of the event.
+    head: Box<[u8]>,
+    topic: Box<str>,
+    changes: u64,
+    points: Vec<PointId>,
+}
+
+impl KnownTopic {
+    pub(in crate::router) fn new(head: &[u8], topic: &str) -> Self {
+        Self { head: head.into(), topic: topic.into(), changes: u64::MAX, points: Vec::new() }
+    }
+}
+
+/// What is not read until all subscribers have a message.
+#[derive(Clone, Copy, Debug)]
+enum Gate {
+    Session(SessionId),
+    Peer(PeerId),
+}
+
+/// A message on its way to subscribers here.
+#[derive(Clone, Copy, Debug)]
+struct Passed<'a> {
+    now: Instant,
+    origin: Origin,
+    exclude: Option<u64>,
+    head: &'a [u8],
+    body: &'a [u8],
+    gate: Gate,
+}
+
+/// A message for more subscriptions than one hold of the lock may handle.
+#[derive(Debug)]
+pub(in crate::router) struct Fanout {
+    /// Who has subscribed when it was published: process, topic, how often. The last ones have it already.
+    targets: Vec<(u64, PointId, u32)>,
+    origin: Origin,
+    head: Box<[u8]>,
+    body: Box<[u8]>,
+    gate: Gate,
+}
+
+/// A message on its way to peers.
+#[derive(Clone, Copy, Debug)]
+struct Sent<'a> {
+    now: Instant,
+    from: (SessionId, u64),
+    mode: Mode,
+    exclude: Option<&'a Pid>,
+    only: Option<PeerId>,
+    head: &'a [u8],
+    body: &'a [u8],
+}
+
+impl Router {
+    #[allow(clippy::too_many_arguments, reason = "a command, its content type and its body")]
+    pub(in crate::router) fn publish<'a>(
+        &mut self,
+        asker: &mut Asker<'a>,
+        wanted: Publish<'a>,
+        ct: Option<&str>,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        asker.to = wanted.topic;
+        let serial = self.actor(asker.session, wanted.pid)?;
+        self.body_fits(body)?;
+        if check_topic(wanted.topic).map_err(Failure::badarg)? == Text::Pattern {
+            let text = format!(
+                "`{}` has a wildcard, which is for `subscribe`; publish to one topic",
+                wanted.topic
+            );
+            return Err(Failure::badarg(text));
+        }
+        let exclude = match wanted.exclude {
+            Exclude::Nobody => None,
+            Exclude::Publisher => Some(self.pid(serial)),
+            Exclude::Pid(text) => Some(text.parse::<Pid>().map_err(Failure::badarg)?),
+        };
+        let (near, far) = match wanted.reach {
+            Reach::All => (true, Some(None)),
+            Reach::Local => (true, None),
+            Reach::Node(name) => match self.node_to_reach(name)? {
+                None => (true, None),
+                Some(peer) => (false, Some(Some(peer))),
+            },
+        };
+        let mut head = std::mem::take(&mut self.scratch);
+        head.clear();
+        event::put_topic_head(&mut head, wanted.topic, &self.prefix, serial, ct);
+        let mut done = Ok((0, 0));
+        if wanted.retain {
+            done = self.retain(asker.now, wanted.topic, &head, body, out).map(|()| (0, 0));
+        }
+        let mut failure = None;
+        if done.is_ok() {
+            let mut points = std::mem::take(&mut self.topics.found);
+            self.topics.table.collect(wanted.topic, &mut points);
+            let here = exclude.as_ref().filter(|pid| pid.node == self.me).map(|pid| pid.serial);
+            let sent = Sent {
+                now: asker.now,
+                from: (asker.session, serial),
+                mode: wanted.mode,
+                exclude: exclude.as_ref(),
+                only: far.flatten(),
+                head: &head,
+                body,
+            };
+            let passed = Passed {
+                now: asker.now,
+                origin: Self::origin(wanted.mode, Holder::Local(serial)),
+                exclude: here,
+                head: &head,
+                body,
+                gate: Gate::Session(asker.session),
+            };
+            let reached = self.pass_around(sent, passed, &points, near, far.is_some(), out);
+            done = Ok((reached.0, reached.1));
+            failure = reached.2;
+            self.topics.found = points;
+        }
+        self.scratch = head;
+        let (nodes, local) = done?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if let Some(id) = asker.id {
+            let head = Head::ok(id);
+            let head =
+                if wanted.report { head.uint("nodes", nodes).uint("local", local) } else { head };
+            answer(out, asker.session, &head, &[]);
+        }
+        Ok(())
+    }
+
+    /// None for this node.
+    fn node_to_reach(&self, name: &str) -> Result<Option<PeerId>, Failure> {
+        let name = self.full_name(name)?;
+        if name == self.me.name {
+            return Ok(None);
+        }
+        match self.peer_named(name.as_str()) {
+            Some((peer, _)) => Ok(Some(peer)),
+            None => Err(crate::router::questions::no_connection(&name)),
+        }
+    }
+
+    /// The same topic again, by the same process, with the usual options.
+    pub(in crate::router) fn publish_again(
+        &mut self,
+        now: Instant,
+        from: (SessionId, u64),
+        known: &mut KnownTopic,
+        body: &[u8],
+        out: &mut Outbox,
+    ) -> bool {
+        if known.changes != self.topics.table.changes() {
+            known.changes = self.topics.table.changes();
+            self.topics.table.collect(&known.topic, &mut known.points);
+        }
+        if known.points.is_empty() {
+            return true;
+        }
+        for point in &known.points {
+            let Some(point) = self.topics.table.get(*point) else { return false };
+            let busy = |peer: &PeerId| {
+                out.peer_len(*peer) >= self.limits.peer_bytes
+                    || self.peers.get(peer).is_some_and(|state| state.congested)
+            };
+            if point.peers().any(|peer| busy(&peer)) {
+                return false;
+            }
+        }
+        let head: &[u8] = &known.head;
+        let sent = Sent { now, from, mode: Mode::Wait, exclude: None, only: None, head, body };
+        let origin = Origin::Process(Holder::Local(from.1));
+        let gate = Gate::Session(from.0);
+        let passed = Passed { now, origin, exclude: None, head, body, gate };
+        self.pass_around(sent, passed, &known.points, true, true, out);
+        true
+    }
+
+    /// To peers and to processes here: how many nodes, how many subscriptions here, and what could not be told.
+    fn pass_around(
+        &mut self,
+        sent: Sent<'_>,
+        passed: Passed<'_>,
+        points: &[PointId],
+        near: bool,
+        far: bool,
+        out: &mut Outbox,
+    ) -> (u64, u64, Option<Failure>) {
+        let table = &self.topics.table;
+        let queued =
+            points.iter().any(|point| table.get(*point).is_some_and(|p| p.queues.is_some()));
+        let picked = if queued {
+            let may = |peer| far && sent.only.is_none_or(|only| only == peer);
+            self.pick(points, passed.exclude, near, may, out)
+        } else {
+            super::queues::Picked::default()
+        };
+        let (mut nodes, mut failure) = (0, None);
+        if far {
+            (nodes, failure) = self.send_around(sent, points, &picked.there, out);
+        }
+        let mut local = 0;
+        for (serial, queue) in picked.here {
+            out.count(1);
+            local += 1;
+            let Passed { now, origin, head, body, .. } = passed;
+            self.deliver(Some(now), serial, origin, Tag::Queue(queue), head, body, out);
+        }
+        if near {
+            local += self.fan_out(passed, points, out);
+        }
+        (nodes, local, failure)
+    }
+
+    /// Whether a peer has been told all that this node announces: nothing else is sent to it before.
+    pub(super) fn is_reachable(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|state| state.told.is_all())
+    }
+
+    /// One frame to each peer that has to hear it.
+    fn send_around(
+        &mut self,
+        sent: Sent<'_>,
+        points: &[PointId],
+        queues: &BTreeMap<PeerId, Vec<Arc<str>>>,
+        out: &mut Outbox,
+    ) -> (u64, Option<Failure>) {
+        let mut peers = std::mem::take(&mut self.topics.peers);
+        peers.clear();
+        for point in points {
+            if let Some(point) = self.topics.table.get(*point) {
+                peers.extend(
+                    point.there.iter().filter(|peer| sent.only.is_none_or(|only| only == **peer)),
+                );
+            }
+        }
+        if points.len() > 1 {
+            peers.sort_unstable();
+            peers.dedup();
+        }
+        let plain = peers.len();
+        peers.extend(
+            queues
+                .keys()
+                .filter(|peer| !peers[..plain].contains(peer))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        let (mut nodes, mut failure) = (0, None);
+        for (place, peer) in peers.iter().enumerate() {
+            if !self.is_reachable(*peer) {
+                continue;
+            }
+            match self.admit(sent.now, *peer, Some(sent.from), sent.mode, out) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(full) => {
+                    Failure::gather(&mut failure, full);
+                    continue;
+                }
+            }
+            out.count(1);
+            nodes += 1;
+            let groups = queues.get(peer).map(Vec::as_slice).unwrap_or_default();
+            let exclude = sent
+                .exclude
+                .filter(|pid| self.peers.get(peer).is_some_and(|state| state.node == pid.node));
+            let (first, more) = groups.split_at(groups.len().min(GROUPS_MAX));
+            write_publish(*peer, sent, exclude, place < plain, first, out);
+            for groups in more.chunks(GROUPS_MAX) {
+                write_publish(*peer, sent, exclude, false, groups, out);
+            }
+        }
+        self.topics.peers = peers;
+        (nodes, failure)
+    }
+
+    /// To every subscription here. How many there are.
+    fn fan_out(&mut self, passed: Passed<'_>, points: &[PointId], out: &mut Outbox) -> u64 {
+        let table = &self.topics.table;
+        let subscriptions =
+            |point: &PointId| table.get(*point).map_or(0, |point| point.here.subscriptions());
+        let total: usize = points.iter().map(|point| subscriptions(point) as usize).sum();
+        if total == 0 {
+            return 0;
+        }
+        if total > out.left() {
+            return self.fan_out_later(passed, points);
+        }
+        let mut local = 0;
+        for point in points {
+            let mut place = 0;
+            while let Some(member) =
+                self.topics.table.get(*point).and_then(|point| point.here.at(place))
+            {
+                place += 1;
+                if passed.exclude == Some(member.serial) {
+                    continue;
+                }
+                for _ in 0..member.times {
+                    out.count(1);
+                    local += 1;
+                    let Passed { now, origin, head, body, .. } = passed;
+                    let tag = Tag::Topic(*point);
+                    self.deliver(Some(now), member.serial, origin, tag, head, body, out);
+                }
+            }
+        }
+        local
+    }
+
+    /// In slices, to those who have subscribed by now.
+    fn fan_out_later(&mut self, passed: Passed<'_>, points: &[PointId]) -> u64 {
+        let mut targets = Vec::new();
+        for point in points {
+            let members = self.topics.table.get(*point).into_iter().flat_map(|p| p.here.iter());
+            targets.extend(
+                members
+                    .filter(|member| passed.exclude != Some(member.serial))
+                    .map(|member| (member.serial, *point, member.times)),
+            );
+        }
+        let local = targets.iter().map(|target| u64::from(target.2)).sum();
+        self.topics.spread_bytes += passed.body.len();
+        match passed.gate {
+            Gate::Session(session) => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.listings += 1;
+                }
+            }
+            Gate::Peer(peer) => self.peer_mut(peer, |state| state.spreading += 1),
+        }
+        self.work.push_back(Work::Fanout(Fanout {
+            targets,
+            origin: passed.origin,
+            head: passed.head.into(),
+            body: passed.body.into(),
+            gate: passed.gate,
+        }));
+        local
+    }
+
+    /// Some of those; what is left comes back.
+    pub(in crate::router) fn fan_out_on(
+        &mut self,
+        now: Instant,
+        mut fanout: Fanout,
+        out: &mut Outbox,
+    ) -> Option<Fanout> {
+        while let Some((serial, point, times)) = fanout.targets.pop() {
+            if !out.may_go_on() {
+                fanout.targets.push((serial, point, times));
+                return Some(fanout);
+            }
+            out.count(1);
+            // Who has unsubscribed meanwhile gets nothing more.
+            let left = self.topics.table.get(point).map_or(0, |p| p.here.times_of(serial));
+            if left > 0 {
+                let (head, body) = (&fanout.head, &fanout.body);
+                let tag = Tag::Topic(point);
+                self.deliver(Some(now), serial, fanout.origin, tag, head, body, out);
+            }
+            if left > 0 && times > 1 {
+                fanout.targets.push((serial, point, times - 1));
+            }
+        }
+        self.topics.spread_bytes -= fanout.body.len();
+        match fanout.gate {
+            Gate::Session(id) => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.listings = session.listings.saturating_sub(1);
+                    out.resumed.push(id);
+                }
+            }
+            Gate::Peer(peer) => {
+                self.peer_mut(peer, |state| state.spreading = state.spreading.saturating_sub(1));
+                out.peers_on.push(peer);
+            }
+        }
+        None
+    }
+
+    /// A process of a peer has published something.
+    pub(in crate::router) fn on_publish(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        frame: Frame<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), FrameError> {
+        let wrong = || FrameError::Malformed("publish");
+        let mut payload = Payload(frame.payload);
+        let mut exclude = None;
+        if frame.flags & message::PUBLISH_EXCLUDE != 0 {
+            exclude = Some(payload.serial().ok_or_else(wrong)?);
+        }
+        let mut groups = Vec::new();
+        if frame.flags & message::PUBLISH_QUEUES != 0 {
+            let (count, rest) = payload.0.split_first().ok_or_else(wrong)?;
+            payload.0 = rest;
+            for _ in 0..*count {
+                groups.push(payload.text().ok_or_else(wrong)?);
+            }
+        }
+        let (head, body) = event::split_frame(payload.0).ok_or_else(wrong)?;
+        let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
+        let mut known = match state.heard_topic.take() {
+            Some(known) if *known.head == *head => known,
+            _ => {
+                let topic = event::topic_of(head).filter(|_| is_said(head, Said::Message));
+                Box::new(KnownTopic::new(head, topic.ok_or_else(wrong)?))
+            }
+        };
+        if known.changes != self.topics.table.changes() {
+            known.changes = self.topics.table.changes();
+            self.topics.table.collect(&known.topic, &mut known.points);
+        }
+        let lossy = frame.flags & message::SEND_LOSSY != 0 || frame.serial == 0;
+        let mode = if lossy { Mode::Lossy } else { Mode::Wait };
+        let origin = Self::origin(mode, Holder::Remote(peer, frame.serial));
+        for group in groups {
+            match self.pick_member(&known.points, group, exclude) {
+                Some((serial, queue)) => {
+                    out.count(1);
+                    self.deliver(Some(now), serial, origin, Tag::Queue(queue), head, body, out);
+                }
+                // The last one here left while it was under way.
+                None => self.counters.no_member += 1,
+            }
+        }
+        if frame.flags & message::PUBLISH_QUEUES_ONLY == 0 {
+            let gate = Gate::Peer(peer);
+            let passed = Passed { now, origin, exclude, head, body, gate };
+            self.fan_out(passed, &known.points, out);
+        }
+        self.peer_mut(peer, |state| state.heard_topic = Some(known));
+        Ok(())
+    }
+}
+
+fn write_publish(
+    peer: PeerId,
+    sent: Sent<'_>,
+    exclude: Option<&Pid>,
+    plain: bool,
+    groups: &[Arc<str>],
+    out: &mut Outbox,
+) {
+    let Sent { from: (_, serial), head, body, .. } = sent;
+    let flags = if sent.mode == Mode::Lossy { message::SEND_LOSSY } else { 0 }
+        | if exclude.is_some() { message::PUBLISH_EXCLUDE } else { 0 }
+        | if groups.is_empty() { 0 } else { message::PUBLISH_QUEUES }
+        | if plain { 0 } else { message::PUBLISH_QUEUES_ONLY };
+    let size =
+        64 + head.len() + body.len() + groups.iter().map(|group| group.len() + 2).sum::<usize>();
+    out.write_peer(peer, serial, size, |bytes| {
+        let at = message::start(bytes, Kind::Publish, flags, serial);
+        if let Some(pid) = exclude {
+            bytes.extend_from_slice(&pid.serial.to_be_bytes());
+        }
+        if !groups.is_empty() {
+            bytes.push(u8::try_from(groups.len()).unwrap_or(u8::MAX));
+            for group in groups {
+                bytes.extend_from_slice(&u16::try_from(group.len()).unwrap_or(0).to_be_bytes());
+                bytes.extend_from_slice(group.as_bytes());
+            }
+        }
+        event::put_frame(bytes, head, body);
+        message::finish(bytes, at);
+    });
+}
