@@ -159,7 +159,7 @@ fn what_a_program_said_last_comes_before_its_end() {
 /// A script that stays until SIGTERM, and writes down when it comes and goes.
 fn noting(name: &str, supervisor: &str) -> String {
     let text = format!(
-        "trap 'echo {name} stops >> notes; exit 0' TERM; echo {name} starts >> notes; while :; do sleep 0.02; done"
+        "trap 'echo {name} stops >> notes; exit 0' TERM; echo {name} starts >> notes; sleep 1000 & wait"
     );
     script(name, &text, &format!("supervisor = {supervisor:?}"))
 }
@@ -288,7 +288,7 @@ fn a_node_that_leaves_ends_what_it_hosts_last_one_first_and_others_hear_shutdown
 #[test]
 fn a_program_that_does_not_end_in_its_time_is_killed_with_all_that_it_started() {
     let place = Place::new();
-    let text = "trap '' TERM; sleep 1000 & echo $! > other; while :; do sleep 0.02; done";
+    let text = "trap '' TERM; sleep 1000 & echo $! > other; exec sleep 1000";
     let a = hosting(&place, "a", &script("deaf", text, "shutdown = \"100ms\""));
     let mut app = a.json();
     let deaf = running(&mut app, "deaf", &Value::Null);
