@@ -129,6 +129,8 @@ enum Command {
     Nodes(Later<nodes::NodesArgs>),
     /// Asks a node for a sign of life; connects to it first if need be
     Ping(Later<nodes::PingArgs>),
+    /// Waits until nodes are connected: certain ones, or so many of a role
+    WaitFor(Later<nodes::WaitForArgs>),
     /// Connects to a node by its name or address
     Connect(Later<nodes::ConnectArgs>),
     /// Disconnects from a node, and stays away from it
@@ -242,6 +244,7 @@ impl Command {
             Self::Up(args) => up::run(&args.0),
             Self::Nodes(args) => wait(nodes::nodes(globals, &args.0)),
             Self::Ping(args) => wait(nodes::ping(globals, &args.0)),
+            Self::WaitFor(args) => wait(nodes::wait_for(globals, &args.0)),
             Self::Connect(args) => wait(nodes::connect(globals, &args.0)),
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),

@@ -43,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::wire::host::Hosting;
+use crate::wire::id::NodeName;
 pub use key::Key;
 pub use local_dir::{Claim, LocalDir, LocalDirError, SOCKET_PATH_BYTES_MAX, claim_base};
 pub use machine::Machine;
@@ -93,6 +94,8 @@ pub struct Config {
     pub send_timeout: Duration,
     /// What other nodes may ask of this one.
     pub remote: Remote,
+    /// The nodes that what this node hosts waits for.
+    pub sync: SyncNodes,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How it is logged.
@@ -112,6 +115,17 @@ pub struct WantedBase {
     pub text: String,
     /// Somebody asked for it: then it is this or nothing, else `-2`, `-3` may be put behind it.
     pub explicit: bool,
+}
+
+/// The nodes that what a node hosts waits for, as in Erlang's `kernel` application.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncNodes {
+    /// Nothing starts without these.
+    pub mandatory: Vec<NodeName>,
+    /// Those are waited for as long as [`SyncNodes::timeout`] allows.
+    pub optional: Vec<NodeName>,
+    /// How long; also how often it is told who is missing.
+    pub timeout: Duration,
 }
 
 /// What holds a mesh together. The files are read by `tls`, not here.

@@ -68,7 +68,7 @@ pub async fn run(options: HostingOptions, hub: Arc<Hub>, mut shutdown: Shutdown)
                     Ok(program) => {
                         let (stop, stopped) = watch::channel(None);
                         runs.insert(run, stop);
-                        tracing::info!("{} started as process {}", start.label, program.os_pid());
+                        tracing::info!("{} started, os pid {}", program.label(), program.os_pid());
                         hub.host_started(run, Ok(program.os_pid()));
                         let hub = Arc::clone(&hub);
                         tasks.spawn(async move {

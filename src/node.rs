@@ -1,5 +1,7 @@
 //! The composition root: owns every task, starts the edges, stops them in order.
 
+mod synced;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
-    self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, Trust,
-    claim_base,
+    self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, SyncNodes,
+    Trust, claim_base,
 };
 use crate::hosting::{self, HostingOptions};
 use crate::hub::Hub;
@@ -27,6 +29,7 @@ use crate::shutdown::{self, Trigger};
 use crate::socket::{Socket, SocketError};
 use crate::tls::{self, CookieError, Tls, TlsError};
 use crate::transport::{self, Tcp, Transport};
+use crate::wire::host::Hosting;
 use crate::wire::id::{Incarnation, Node, NodeName};
 use crate::wire::message::PROTOCOL_MAX;
 
@@ -103,6 +106,8 @@ pub struct Running {
     apps: Trigger,
     hosting: Trigger,
     tasks: JoinSet<()>,
+    /// What is hosted may start.
+    synced: watch::Receiver<bool>,
     _claim: Option<Claim>,
 }
 
@@ -200,6 +205,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     let mut tasks = JoinSet::new();
     let (mesh_trigger, mesh_shutdown) = shutdown::channel();
     let (apps_trigger, apps_shutdown) = shutdown::channel();
+    let synced_shutdown = mesh_shutdown.clone();
     {
         let (hub, shutdown) = (Arc::clone(&hub), apps_shutdown.clone());
         tasks.spawn(async move { hub.run_deadlines(shutdown).await });
@@ -273,7 +279,8 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         listen.port(),
         path.display()
     );
-    hub.host(config.hosting);
+    let synced =
+        host_when_synced(&hub, &path, config.sync, config.hosting, synced_shutdown, &mut tasks);
     Ok(Running {
         hub,
         socket: path,
@@ -282,6 +289,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         apps: apps_trigger,
         hosting: hosting_trigger,
         tasks,
+        synced,
         _claim: Some(claim),
     })
 }
@@ -297,6 +305,12 @@ impl Running {
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.hub.me().name
+    }
+
+    /// Completes when the nodes that were to be waited for are up: what depends on them may start. Cancel safe.
+    pub async fn synced(&self) {
+        // Its sender lives as long as the node.
+        let _ = self.synced.clone().wait_for(|synced| *synced).await;
     }
 
     /// Completes when a task has ended that should not have: the node is of no use then. Cancel safe.
@@ -329,6 +343,36 @@ impl Running {
             tracing::warn!("some tasks did not end within {END_WITHIN:?}; they are dropped");
         }
     }
+}
+
+/// Hosts what is configured: at once, or when the nodes are up that it waits for.
+fn host_when_synced(
+    hub: &Arc<Hub>,
+    socket: &Path,
+    sync: SyncNodes,
+    hosting: Hosting,
+    mut shutdown: shutdown::Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> watch::Receiver<bool> {
+    let waits = !sync.mandatory.is_empty() || !sync.optional.is_empty();
+    let (tell, synced) = watch::channel(!waits);
+    if !waits {
+        hub.host(hosting);
+        return synced;
+    }
+    let (hub, socket) = (Arc::clone(hub), socket.to_owned());
+    tasks.spawn(async move {
+        tokio::select! {
+            biased;
+            () = shutdown.asked() => return,
+            () = synced::synced(&socket, &sync) => {}
+        }
+        hub.host(hosting);
+        tell.send_replace(true);
+        // A task that ends before it was asked to is one that has failed.
+        shutdown.asked().await;
+    });
+    synced
 }
 
 /// `pillion run` and people set `PILLION_SOCKET` for apps; a node that is started there would take it for its own. That

@@ -50,6 +50,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod waits;
 mod work;
 
 use agenda::{Agenda, Deadline};
@@ -187,6 +188,8 @@ pub struct Router {
     modules: BTreeMap<Box<str>, rpc::Module>,
     topics: topics::Topics,
     presences: presence::Presences,
+    /// Who waits for nodes.
+    waits: waits::Waits,
     /// Programs that run as processes of this node, and who keeps them up.
     tree: hosting::Tree,
     /// The time of what is being done.
@@ -325,6 +328,7 @@ impl Router {
             modules: BTreeMap::new(),
             topics: topics::Topics::default(),
             presences: presence::Presences::default(),
+            waits: waits::Waits::new(),
             tree: hosting::Tree::default(),
             clock: None,
             kv_bytes: 0,
@@ -457,6 +461,9 @@ impl Router {
                 self.monitor_nodes(asker, pid, on, node_type, out)
             }
             Command::MonitorNode { pid, node, on } => self.monitor_node(asker, pid, node, on, out),
+            Command::WaitFor { nodes, role, count, timeout_ms } => {
+                self.wait_for(asker, nodes, role, count, timeout_ms, out)
+            }
             Command::MonitorDeaths { on } => self.monitor_deaths(asker, on, out),
             Command::SpawnKv { pid, name, label, link, monitor, detached, bytes } => {
                 let wanted = kv::SpawnKv { name, label, link, monitor, detached, bytes };
@@ -627,6 +634,7 @@ impl Router {
                 Deadline::Call(call) => self.call_times_out(now, call, out),
                 Deadline::Stream(call) => self.stream_lapses(now, call, out),
                 Deadline::Kv(serial) => self.kv_expires(now, serial, out),
+                Deadline::Wait { session, number } => self.wait_times_out(session, number, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),

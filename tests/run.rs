@@ -84,6 +84,30 @@ fn with_prefix_each_line_of_the_app_has_its_name() {
 }
 
 #[test]
+fn the_app_of_a_run_waits_for_the_nodes_too() {
+    let scratch = Scratch::new("sync");
+    let flags = ["--sync-nodes-optional", "b", "--sync-nodes-timeout", "10ms"];
+    let output = scratch.run(&flags, &["sh", "-c", "echo ran"]).output().expect("it ends");
+    assert_eq!(text(&output.stdout), "ran\n");
+    let told = "without some optional nodes: waited";
+    assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
+    // ctrl-c ends the wait for a mandatory one.
+    let mut run = scratch.run(
+        &["--sync-nodes-mandatory", "b@hal", "--sync-nodes-timeout", "10ms"],
+        &["sh", "-c", "echo ran"],
+    );
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut errors = BufReader::new(run.stderr.take().expect("errors")).lines();
+    assert!(errors.by_ref().any(|line| line.expect("read").contains("b@hal is not connected")));
+    let pid = Pid::from_child(&run);
+    kill_process(pid, Signal::TERM).expect("it runs");
+    let rest: Vec<_> = errors.map(|line| line.expect("read")).collect();
+    assert!(!rest.iter().any(|line| line.contains("did not end")), "{rest:?}");
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(128 + 15), String::new()));
+}
+
+#[test]
 fn what_an_app_said_before_it_ended_is_all_there_however_slowly_it_is_read() {
     let scratch = Scratch::new("slow");
     let command = ["sh", "-c", "i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); done"];

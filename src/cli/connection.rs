@@ -82,6 +82,11 @@ impl Connection {
         within(extra, self.client.request(op)).await
     }
 
+    /// Asks and waits for as long as it takes.
+    pub(super) async fn request_without_end(&self, op: Op) -> Result<Answer, Failure> {
+        Ok(self.client.request(op).await?)
+    }
+
     /// Calls, and tells of each part of the answer as it comes. The answer may be an error.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ use crate::wire::command::Delivery;
 use crate::wire::host::{Restart, SHUTDOWN_MAX};
 
 const HOST_EXAMPLES: &str = "\
-The program finds its node and itself in its environment: PILLION_SOCKET, PILLION_NODE, PILLION_PID, PILLION_NAME and
-PILLION_PROCESS. Whether or not it connects, it is a process with a name, and its end is a `down` to whoever monitors it.
+The program finds its node and itself in its environment: PILLION_SOCKET, PILLION_NODE, PILLION_PID, PILLION_NAME and \
+PILLION_PROCESS. Whether or not it connects, it is a process with a name, and its end is a `down` to whoever monitors it. \
 It is hosted until the node ends; for longer, put it into the file of --config as [[process]].
 
 Examples:
@@ -72,7 +72,7 @@ pub(super) struct HostArgs {
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-NAME is that of a hosted program, of a supervisor or of a factory; `pillion tree` shows them.
+NAME is that of a hosted program, of a supervisor or of a factory, or a pid; `pillion tree` shows them.
 
 Examples:
   pillion child terminate bot
@@ -153,12 +153,16 @@ pub(super) async fn host(globals: &Globals, args: &HostArgs) -> Result<(), Failu
     let Some((command, rest)) = args.command.split_first() else {
         return Err(Failure::new(Exit::Usage, "there is no command"));
     };
+    let Some(cwd) = cwd.to_str() else {
+        let text = format!("{} is no UTF-8; give another --cwd", cwd.display());
+        return Err(Failure::new(Exit::Usage, text));
+    };
     let connection = Connection::open(globals, "host", Delivery::Pull).await?;
     let mut op = Op::new("host")
         .text("name", &args.name)
         .text("command", command)
         .json("args", &rest.into())
-        .text("cwd", &cwd.to_string_lossy())
+        .text("cwd", cwd)
         .text("restart", args.restart.word())
         .maybe_text("supervisor", args.supervisor.as_deref())
         .bool("significant", args.significant)
@@ -257,13 +261,14 @@ pub(super) fn tree_lines(tree: &Json) -> String {
         let children: Vec<&Json> = one["children"].as_array().into_iter().flatten().collect();
         for (index, child) in children.iter().enumerate() {
             let branch = if index + 1 == children.len() { "└─" } else { "├─" };
-            let name = match &child["name"] {
-                Json::Null => told(child, "pid"),
+            let name = match (&child["name"], &child["pid"]) {
+                (Json::Null, Json::Null) => "-".to_owned(),
+                (Json::Null, _) => told(child, "pid"),
                 _ => told(child, "name"),
             };
             let mut line = format!("{branch} {name} {}", state(child));
             if !child["os_pid"].is_null() {
-                let _ = write!(line, ", process {}", child["os_pid"]);
+                let _ = write!(line, ", os pid {}", child["os_pid"]);
                 if !child["name"].is_null() {
                     let _ = write!(line, ", {}", told(child, "pid"));
                 }
@@ -282,11 +287,16 @@ fn told(value: &Json, key: &str) -> String {
     clean(&cell(&value[key]))
 }
 
-/// `running`, and how often that had to be made so.
+/// As `running`, and how often that had to be made so.
 fn state(value: &Json) -> String {
+    let state = match value["state"].as_str() {
+        Some("failed") => "failed, starts again by itself".to_owned(),
+        _ => told(value, "state"),
+    };
     match value["restarts"].as_u64() {
-        None | Some(0) => told(value, "state"),
-        Some(restarts) => format!("{}, restarted {restarts} times", told(value, "state")),
+        None | Some(0) => state,
+        Some(1) => format!("{state}, restarted once"),
+        Some(restarts) => format!("{state}, restarted {restarts} times"),
     }
 }
 
@@ -303,16 +313,16 @@ mod tests {
         let tree = json!([
             {"name": "shop", "kind": "supervisor", "state": "running", "strategy": "one_for_all", "restarts": 2,
              "specs": 2, "children": [child("a".into(), Json::Null), child("b".into(), "signal 9".into())]},
-            {"name": "worker", "kind": "factory", "state": "running", "max_children": 5, "restarts": 0,
+            {"name": "worker", "kind": "factory", "state": "failed", "max_children": 5, "restarts": 1,
              "specs": 1, "children": [child(Json::Null, Json::Null)]},
         ]);
         assert_eq!(
             tree_lines(&tree),
             "supervisor shop (one_for_all) running, restarted 2 times\n\
-             ├─ a running, process 7, <a.1>, permanent\n\
-             └─ b running, process 7, <a.1>, permanent, last: signal 9\n\
-             factory worker (1 of 5) running\n\
-             └─ <a.1> running, process 7, permanent\n"
+             ├─ a running, os pid 7, <a.1>, permanent\n\
+             └─ b running, os pid 7, <a.1>, permanent, last: signal 9\n\
+             factory worker (1 of 5) failed, starts again by itself, restarted once\n\
+             └─ <a.1> running, os pid 7, permanent\n"
         );
         assert_eq!(tree_lines(&json!([])), "nothing is hosted here");
     }

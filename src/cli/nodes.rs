@@ -45,6 +45,30 @@ pub(super) struct PingArgs {
     timeout: Option<Duration>,
 }
 
+const WAIT_FOR_EXAMPLES: &str = "\
+Prints the nodes that it waited for. Hidden nodes do not count, nor does this one.
+
+Examples:
+  pillion wait-for store@io && ./migrate
+  pillion wait-for --role worker --count 3 --timeout 1m";
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = WAIT_FOR_EXAMPLES)]
+pub(super) struct WaitForArgs {
+    /// Their names; without @HOST those of this machine
+    #[arg(value_name = "NODE", required_unless_present_any = ["role", "count"])]
+    nodes: Vec<String>,
+    /// Those that are counted have this role
+    #[arg(long)]
+    role: Option<String>,
+    /// How many others are to be connected [default: 1 of the role]
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// How long to wait [default: without end]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  pillion connect b@hal\n  pillion connect 10.0.0.5:4470")]
 pub(super) struct ConnectArgs {
@@ -97,6 +121,29 @@ pub(super) async fn ping(globals: &Globals, args: &PingArgs) -> Result<(), Failu
     let result = answer.text("result").unwrap_or_default();
     connection.output.tell(&answer, || result.to_owned())?;
     if result == "pong" { Ok(()) } else { Err(Failure::no()) }
+}
+
+pub(super) async fn wait_for(globals: &Globals, args: &WaitForArgs) -> Result<(), Failure> {
+    let connection = Connection::open(globals, "wait-for", Delivery::Pull).await?;
+    let mut op = Op::new("wait_for").maybe_text("role", args.role.as_deref());
+    if !args.nodes.is_empty() {
+        op = op.json("nodes", &args.nodes.clone().into());
+    }
+    if let Some(count) = args.count {
+        op = op.uint("count", count);
+    }
+    let answer = match args.timeout {
+        Some(timeout) => {
+            let op = op.uint("timeout_ms", milliseconds(timeout));
+            connection.request_for(op, timeout).await?
+        }
+        None => connection.request_without_end(op).await?,
+    };
+    connection.output.tell(&answer, || {
+        let nodes = answer.to_value()["nodes"].take();
+        let names = nodes.as_array().into_iter().flatten().filter_map(Json::as_str);
+        names.collect::<Vec<_>>().join("\n")
+    })
 }
 
 pub(super) async fn connect(globals: &Globals, args: &ConnectArgs) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! `pillion ps`, `info`, `names`, `monitor`: looking at processes.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -142,16 +143,36 @@ pub(super) fn names_table(names: &Json) -> String {
 }
 
 pub(super) fn processes_table(processes: &Json) -> String {
-    let rows: Vec<_> = processes
-        .as_array()
-        .into_iter()
-        .flatten()
+    let all = || processes.as_array().into_iter().flatten();
+    // A parent is best known by what it is called.
+    let called = |process: &Json| {
+        let called = [&process["name"], &process["label"], &process["pid"]];
+        cell(called.into_iter().find(|called| !called.is_null()).unwrap_or(&Json::Null))
+    };
+    let calls: BTreeMap<_, _> =
+        all().filter_map(|process| Some((process["pid"].as_str()?, called(process)))).collect();
+    let rows: Vec<_> = all()
         .map(|process| {
-            ["pid", "name", "status", "message_queue_len", "session", "client", "label", "os_pid"]
-                .map(|key| cell(&process[key]))
+            let keys = [
+                "pid",
+                "name",
+                "status",
+                "message_queue_len",
+                "session",
+                "client",
+                "label",
+                "os_pid",
+                "parent",
+            ];
+            keys.map(|key| match (key, process[key].as_str()) {
+                ("parent", Some(pid)) => calls.get(pid).cloned().unwrap_or_else(|| pid.to_owned()),
+                _ => cell(&process[key]),
+            })
         })
         .collect();
-    table(["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "LABEL", "PROCESS"], &rows)
+    let headings =
+        ["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "LABEL", "OS PID", "PARENT"];
+    table(headings, &rows)
 }
 
 pub(super) fn info_lines(info: &Json) -> String {

@@ -97,6 +97,11 @@ async fn beside(
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Failure::new(Exit::Usage, "there is no command"));
     };
+    tokio::select! {
+        biased;
+        signal = signals.next() => return Ok(ended_by(signal)),
+        () = node.synced() => {}
+    }
     let mut command = Command::new(program);
     command
         .args(arguments)

@@ -130,6 +130,18 @@ pub struct UpArgs {
     #[arg(long, value_name = "WHAT")]
     pub remote: Option<String>,
 
+    /// A node that must be up before what this node hosts starts; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub sync_nodes_mandatory: Vec<String>,
+
+    /// A node that what this node hosts waits for a while; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub sync_nodes_optional: Vec<String>,
+
+    /// How long it waits for optional nodes, and how often it tells who is missing [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub sync_nodes_timeout: Option<String>,
+
     /// How much is logged: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -174,6 +186,9 @@ impl UpArgs {
                 Key::QueueBytes => one(&self.queue_bytes),
                 Key::SendTimeout => one(&self.send_timeout),
                 Key::Remote => one(&self.remote),
+                Key::SyncNodesMandatory => self.sync_nodes_mandatory.clone(),
+                Key::SyncNodesOptional => self.sync_nodes_optional.clone(),
+                Key::SyncNodesTimeout => one(&self.sync_nodes_timeout),
                 Key::LogLevel => one(&self.log_level),
                 Key::LogFormat => one(&self.log_format),
             }

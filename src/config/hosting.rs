@@ -16,8 +16,8 @@ use crate::config::problem::{Origin, Problem};
 use crate::config::value;
 use crate::wire::host::{
     AutoShutdown, CHILDREN_MAX, DEFAULT_SUPERVISOR, FactorySpec, Hosting, MAX_CHILDREN,
-    ProcessSpec, Program, Restart, SHUTDOWN_MAX, SUPERVISORS_MAX, Shutdown, Strategy,
-    SupervisorSpec,
+    MAX_RESTARTS, MAX_SECONDS, ProcessSpec, Program, Restart, SHUTDOWN_MAX, SUPERVISORS_MAX,
+    Shutdown, Strategy, SupervisorSpec,
 };
 use crate::wire::id::check_name;
 
@@ -37,8 +37,26 @@ const PROCESS: [&str; 10] = [
     "significant",
     "register",
 ];
-const FACTORY: [&str; 8] =
-    ["name", "command", "args", "env", "cwd", "max-children", "restart", "shutdown"];
+const FACTORY: [&str; 10] = [
+    "name",
+    "command",
+    "args",
+    "env",
+    "cwd",
+    "max-children",
+    "restart",
+    "shutdown",
+    "max-restarts",
+    "max-seconds",
+];
+
+/// Where the tables begin, in the order of what is in [`Hosting`].
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    supervisors: Vec<Origin>,
+    processes: Vec<Origin>,
+    factories: Vec<Origin>,
+}
 
 /// One of the tables, and what is wrong in it.
 struct Table<'a> {
@@ -59,7 +77,7 @@ pub(super) fn read<'a>(
     origin: &dyn Fn(usize) -> Origin,
     directory: &Path,
     machine: &Machine,
-    hosting: &mut Hosting,
+    (hosting, places): (&mut Hosting, &mut Places),
     problems: &mut Vec<Problem>,
 ) {
     let at = origin(value.span().start);
@@ -68,41 +86,59 @@ pub(super) fn read<'a>(
     for table in tables {
         let DeValue::Table(content) = table.get_ref() else { return problems.push(wrong()) };
         let at = origin(table.span().start);
-        let mut table = Table { kind, content, at, origin, directory, machine, problems };
+        let mut table =
+            Table { kind, content, at: at.clone(), origin, directory, machine, problems };
         match kind {
-            "supervisor" => table.supervisor(hosting),
-            "process" => table.process(hosting),
-            _ => table.factory(hosting),
+            "supervisor" => {
+                hosting.supervisors.push(table.supervisor());
+                places.supervisors.push(at);
+            }
+            "process" => {
+                hosting.processes.push(table.process());
+                places.processes.push(at);
+            }
+            _ => {
+                hosting.factories.push(table.factory());
+                places.factories.push(at);
+            }
         }
     }
 }
 
 /// What can only be said of all tables together.
-pub(super) fn check(hosting: &Hosting, at: &Origin, problems: &mut Vec<Problem>) {
-    let mut wrong = |kind: &str, words: String| {
+pub(super) fn check(hosting: &Hosting, places: &Places, problems: &mut Vec<Problem>) {
+    let mut wrong = |at: &Origin, kind: &str, words: String| {
         problems.push(Problem::of_word(at.clone(), kind, words));
     };
-    let supervisors = hosting.supervisors.iter().map(|one| ("supervisor", one.name.as_str()));
-    let processes = hosting.processes.iter().map(|one| ("process", one.name.as_str()));
-    let factories = hosting.factories.iter().map(|one| ("factory", one.name.as_str()));
+    let supervisors = hosting.supervisors.iter().map(|one| ("supervisor", &one.name));
+    let processes = hosting.processes.iter().map(|one| ("process", &one.name));
+    let factories = hosting.factories.iter().map(|one| ("factory", &one.name));
+    let all = supervisors.chain(processes).chain(factories);
+    let at = places.supervisors.iter().chain(&places.processes).chain(&places.factories);
     let mut names = BTreeMap::new();
-    for (kind, name) in supervisors.chain(processes).chain(factories) {
+    for ((kind, name), at) in all.zip(at).filter(|((_, name), _)| !name.is_empty()) {
         if let Some(before) = names.insert(name, kind) {
-            wrong(
-                kind,
-                format!(
-                    "`{name}` is there twice, first as a {before}: the names of all that is hosted differ"
-                ),
+            let text = format!(
+                "`{name}` is there twice, first as a {before}: the names of all that is hosted differ"
             );
+            wrong(at, kind, text);
+        } else if name == DEFAULT_SUPERVISOR && kind != "supervisor" {
+            let text = format!("`{name}` is the supervisor of those that name none");
+            wrong(at, kind, text);
         }
     }
     let known = |name: &str| {
         name == DEFAULT_SUPERVISOR || hosting.supervisors.iter().any(|one| one.name == name)
     };
     let mut children: BTreeMap<&str, usize> = BTreeMap::new();
-    for process in &hosting.processes {
+    for (process, at) in hosting.processes.iter().zip(&places.processes) {
         let supervisor = process.supervisor.as_str();
-        *children.entry(supervisor).or_default() += 1;
+        let count = children.entry(supervisor).or_default();
+        *count += 1;
+        if *count == CHILDREN_MAX + 1 {
+            let text = format!("`{supervisor}` has more than {CHILDREN_MAX} children");
+            wrong(at, "process", text);
+        }
         if !known(supervisor) {
             let all = hosting.supervisors.iter().map(|one| one.name.as_str());
             let hint = nearest(supervisor, all)
@@ -112,19 +148,12 @@ pub(super) fn check(hosting: &Hosting, at: &Origin, problems: &mut Vec<Problem>)
                 "the supervisor `{supervisor}` of `{}` is not there: add a [[supervisor]] of that name{hint}",
                 process.name
             );
-            wrong("process", text);
+            wrong(at, "process", text);
         }
     }
-    for (supervisor, count) in children {
-        if count > CHILDREN_MAX {
-            wrong(
-                "process",
-                format!("`{supervisor}` has {count} children; at most are {CHILDREN_MAX}"),
-            );
-        }
-    }
-    if hosting.supervisors.len() + hosting.factories.len() > SUPERVISORS_MAX {
-        wrong("supervisor", format!("there are more than {SUPERVISORS_MAX} of them and factories"));
+    if let Some(at) = places.supervisors.iter().chain(&places.factories).nth(SUPERVISORS_MAX) {
+        let text = format!("there are more than {SUPERVISORS_MAX} of them and factories");
+        wrong(at, "supervisor", text);
     }
 }
 
@@ -261,7 +290,7 @@ impl<'a> Table<'a> {
         let command = if command.contains('/') { self.path(command) } else { command.to_owned() };
         let cwd = self.text("cwd").map(|cwd| self.path(cwd));
         let program = Program { command, args: self.texts("args"), env, cwd };
-        if self.value("command").is_some()
+        if matches!(self.value("command"), Some(DeValue::String(_)))
             && let Err(words) = program.check()
         {
             self.wrong("command", words);
@@ -288,20 +317,26 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn supervisor(&mut self, hosting: &mut Hosting) {
-        self.known(&SUPERVISOR);
-        let usual = SupervisorSpec::new("");
-        let spec = SupervisorSpec {
-            name: self.name(),
-            strategy: self.word("strategy", Strategy::WORDS, Strategy::of_word),
-            max_restarts: self.number("max-restarts", usual.max_restarts, 0, 10_000),
-            max_seconds: self.number("max-seconds", usual.max_seconds, 1, 24 * 3600),
-            auto_shutdown: self.word("auto-shutdown", AutoShutdown::WORDS, AutoShutdown::of_word),
-        };
-        hosting.supervisors.push(spec);
+    fn max_restarts(&mut self) -> u32 {
+        self.number("max-restarts", MAX_RESTARTS, 0, 10_000)
     }
 
-    fn process(&mut self, hosting: &mut Hosting) {
+    fn max_seconds(&mut self) -> u32 {
+        self.number("max-seconds", MAX_SECONDS, 1, 24 * 3600)
+    }
+
+    fn supervisor(&mut self) -> SupervisorSpec {
+        self.known(&SUPERVISOR);
+        SupervisorSpec {
+            name: self.name(),
+            strategy: self.word("strategy", Strategy::WORDS, Strategy::of_word),
+            max_restarts: self.max_restarts(),
+            max_seconds: self.max_seconds(),
+            auto_shutdown: self.word("auto-shutdown", AutoShutdown::WORDS, AutoShutdown::of_word),
+        }
+    }
+
+    fn process(&mut self) -> ProcessSpec {
         self.known(&PROCESS);
         let spec = ProcessSpec {
             name: self.name(),
@@ -318,13 +353,13 @@ impl<'a> Table<'a> {
                 "is for transient and temporary processes: a permanent one never ends by itself",
             );
         }
-        hosting.processes.push(spec);
+        spec
     }
 
-    fn factory(&mut self, hosting: &mut Hosting) {
+    fn factory(&mut self) -> FactorySpec {
         self.known(&FACTORY);
         let most = u32::try_from(CHILDREN_MAX).unwrap_or(u32::MAX);
-        let spec = FactorySpec {
+        FactorySpec {
             name: self.name(),
             program: self.program(),
             max_children: self.number("max-children", MAX_CHILDREN, 1, most),
@@ -333,8 +368,9 @@ impl<'a> Table<'a> {
                 Some(_) => self.word("restart", Restart::WORDS, Restart::of_word),
             },
             shutdown: self.shutdown(),
-        };
-        hosting.factories.push(spec);
+            max_restarts: self.max_restarts(),
+            max_seconds: self.max_seconds(),
+        }
     }
 }
 
@@ -366,7 +402,11 @@ pub(super) fn show(hosting: &Hosting) -> String {
     for one in &hosting.factories {
         let _ = writeln!(text, "\n[[factory]]\nname = {}", quoted(&one.name));
         show_program(&one.program, one.restart, one.shutdown, &mut text);
-        let _ = writeln!(text, "max-children = {}", one.max_children);
+        let _ = writeln!(
+            text,
+            "max-children = {}\nmax-restarts = {}\nmax-seconds = {}",
+            one.max_children, one.max_restarts, one.max_seconds
+        );
     }
     text
 }

@@ -53,6 +53,12 @@ pub enum Key {
     SendTimeout,
     /// What other nodes may ask of this one.
     Remote,
+    /// Nodes without which hosted programs do not start.
+    SyncNodesMandatory,
+    /// Nodes that hosted programs wait for a while.
+    SyncNodesOptional,
+    /// How long.
+    SyncNodesTimeout,
     /// How much is logged.
     LogLevel,
     /// How it is logged.
@@ -78,7 +84,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -102,6 +108,9 @@ impl Key {
         Self::QueueBytes,
         Self::SendTimeout,
         Self::Remote,
+        Self::SyncNodesMandatory,
+        Self::SyncNodesOptional,
+        Self::SyncNodesTimeout,
         Self::LogLevel,
         Self::LogFormat,
         // A table, and TOML wants tables last.
@@ -136,6 +145,9 @@ impl Key {
             Self::QueueBytes => "queue-bytes",
             Self::SendTimeout => "send-timeout",
             Self::Remote => "remote",
+            Self::SyncNodesMandatory => "sync-nodes-mandatory",
+            Self::SyncNodesOptional => "sync-nodes-optional",
+            Self::SyncNodesTimeout => "sync-nodes-timeout",
             Self::LogLevel => "log-level",
             Self::LogFormat => "log-format",
         }
@@ -160,7 +172,9 @@ impl Key {
     #[must_use]
     pub const fn shape(self) -> Shape {
         match self {
-            Self::Join | Self::Advertise => Shape::List,
+            Self::Join | Self::Advertise | Self::SyncNodesMandatory | Self::SyncNodesOptional => {
+                Shape::List
+            }
             Self::Strategy => Shape::Urls,
             Self::Labels => Shape::Pairs,
             Self::Hidden => Shape::Switch,
@@ -182,6 +196,7 @@ impl Key {
             | Self::Grace
             | Self::SendTimeout
             | Self::Remote
+            | Self::SyncNodesTimeout
             | Self::LogLevel
             | Self::LogFormat => Shape::Text,
         }

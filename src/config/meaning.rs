@@ -15,7 +15,9 @@ use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem, Problems};
 use crate::config::typed::{Item, Typed};
 use crate::config::value::{self, Advertise, Host, Listen, MeshName};
-use crate::config::{Config, LogFormat, LogLevel, Profile, Remote, Shown, Trust, WantedBase};
+use crate::config::{
+    Config, LogFormat, LogLevel, Profile, Remote, Shown, SyncNodes, Trust, WantedBase,
+};
 use crate::wire::id::NodeName;
 
 /// The mesh of those who name none.
@@ -48,6 +50,14 @@ const QUEUE_BYTES_MAX: usize = 1 << if usize::BITS < 64 { 30 } else { 36 };
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// One for each way into a network is plenty; a node tells at most 16 addresses in all.
 const ADVERTISED_MAX: usize = 8;
+/// Nodes that start together see each other within a second; the rest is for slow disks and schedulers.
+const SYNC: Duration = Duration::from_secs(30);
+/// Below this nobody could have come.
+const SYNC_MIN: Duration = Duration::from_millis(10);
+/// A start that takes a day is one that hangs.
+const SYNC_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// As many as one `wait_for` names.
+const SYNCED_MAX: usize = 256;
 /// Looking harms nobody and is what `ps --node` does; messages and lives stay with their own node.
 const REMOTE: Remote = Remote::Read;
 /// Below this the clock's own lateness decides.
@@ -109,6 +119,7 @@ impl Reader<'_> {
         );
         let bounds = self.bounds();
         let remote = self.or_default(Key::Remote, named::<Remote>, REMOTE, |r| toml_text(r.word()));
+        let sync = self.sync_nodes(&host);
         let log_level = self
             .or_default(Key::LogLevel, named::<LogLevel>, LogLevel::Info, |l| toml_text(l.word()));
         let log_format =
@@ -139,6 +150,7 @@ impl Reader<'_> {
             queue_bytes_max: bounds.queue,
             send_timeout,
             remote,
+            sync,
             log_level,
             log_format,
             hosting_shown: super::hosting::show(&self.typed.hosting),
@@ -267,6 +279,35 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    fn sync_nodes(&mut self, host: &str) -> SyncNodes {
+        let (mandatory, optional) =
+            (self.nodes(Key::SyncNodesMandatory, host), self.nodes(Key::SyncNodesOptional, host));
+        let timeout = self.or_default(
+            Key::SyncNodesTimeout,
+            |text| value::parse_duration(text, SYNC_MIN, SYNC_MAX),
+            SYNC,
+            |timeout| toml_text(&value::show_duration(*timeout)),
+        );
+        SyncNodes { mandatory, optional, timeout }
+    }
+
+    /// Names of nodes; a bare base is one of this host.
+    fn nodes(&mut self, key: Key, host: &str) -> Vec<NodeName> {
+        let given = self.several(key, |text| {
+            let (base, host) = text.split_once('@').unwrap_or((text, host));
+            NodeName::new(base, host)
+                .map_err(|_| "is no name of a node: base@host, or base for this host".to_owned())
+        });
+        if let Some((_, item)) = given.get(SYNCED_MAX) {
+            let words = format!("is one too many: at most {SYNCED_MAX} nodes are waited for");
+            self.problem(item, key, words);
+        }
+        let nodes: Vec<NodeName> = given.into_iter().map(|(node, _)| node).collect();
+        let texts: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        self.show_list(key, &texts, "nobody");
+        nodes
     }
 
     fn advertise(&mut self) -> Vec<Advertise> {

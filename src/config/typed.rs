@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use pillion_strategies::nearest;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::hosting::{self, TABLES};
+use crate::config::hosting::{self, Places, TABLES};
 use crate::config::key::{Key, Shape};
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem};
@@ -148,6 +148,7 @@ impl Typed {
         if !errors.is_empty() {
             return;
         }
+        let mut places = Places::default();
         for (word, value) in table.get_ref() {
             let at = origin(word.span().start);
             if TABLES.contains(&&**word.get_ref()) {
@@ -157,7 +158,7 @@ impl Typed {
                     &origin,
                     &self.file_directory,
                     machine,
-                    &mut self.hosting,
+                    (&mut self.hosting, &mut places),
                     &mut self.problems,
                 );
                 continue;
@@ -174,7 +175,7 @@ impl Typed {
                 }
             }
         }
-        hosting::check(&self.hosting, &origin(0), &mut self.problems);
+        hosting::check(&self.hosting, &places, &mut self.problems);
     }
 }
 

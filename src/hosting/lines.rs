@@ -7,6 +7,8 @@ use tokio::process::{ChildStderr, ChildStdout};
 
 /// A longer line is logged as several.
 const LINE_BYTES_MAX: u64 = 8 * 1024;
+/// What a line costs beside its bytes.
+const LINE_COST: usize = 128;
 /// After so many bytes ...
 const BURST_BYTES: usize = 64 * 1024;
 /// ... a program that prints on has to wait this long, for the node has other things to do.
@@ -35,7 +37,7 @@ async fn lines(from: impl AsyncRead + Unpin, mut say: impl FnMut(&str)) {
         line.clear();
         match (&mut from).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
-            Ok(read) => burst += read,
+            Ok(read) => burst += read + LINE_COST,
         }
         say(&clean(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
         if burst >= BURST_BYTES {
@@ -69,6 +71,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_text_is_shown_as_far_as_it_goes() {
         assert_eq!(said(b"caf\xe9\n\x1b[2J\ta\n").await, ["caf\u{fffd}", "\u{fffd}[2J\ta"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_short_lines_slow_their_author_down_too() {
+        let began = tokio::time::Instant::now();
+        assert_eq!(said(&b"y\n".repeat(5050)).await.len(), 5050);
+        assert_eq!(began.elapsed(), PAUSE * 10);
     }
 
     #[tokio::test(start_paused = true)]

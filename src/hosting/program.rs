@@ -85,13 +85,19 @@ impl Program {
             }
             command.current_dir(cwd);
         }
-        let child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => failed(&"there is no such command"),
-            _ => failed(&error),
-        })?;
+        let child = command.spawn().map_err(|error| failed(&why_not(&error, program)))?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let label = start.label.clone();
+        let label = if start.many {
+            format!("{}[{}]", start.label, child.id())
+        } else {
+            start.label.clone()
+        };
         Ok(Self { run: start.run, label, group: Group(group), child, ends })
+    }
+
+    /// What it is called in the log.
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
 
     /// Its number in the system.
@@ -124,13 +130,17 @@ impl Program {
                 Ok(()) = stop.changed() => {
                     let how = *stop.borrow_and_update();
                     if how == Some(host::Shutdown::BrutalKill) {
+                        tracing::info!("{} is killed", self.label);
                         forced = true;
                         self.group.signal(Signal::KILL);
                     } else if let Some(how) = how.filter(|_| !asked) {
                         asked = true;
                         self.group.signal(Signal::TERM);
                         if let host::Shutdown::Within(time) = how {
+                            tracing::info!("{} is asked to end within {time:?}", self.label);
                             deadline = Some(Instant::now() + time);
+                        } else {
+                            tracing::info!("{} is asked to end and waited for", self.label);
                         }
                     }
                 }
@@ -148,18 +158,46 @@ impl Program {
         self.group.signal(Signal::KILL);
         self.group.0 = None;
         let exit = match self.child.wait() {
-            Ok(status) => Exit { code: status.code(), signal: status.signal(), forced },
-            Err(_) => Exit { forced, ..Exit::default() },
+            Ok(status) if status.success() || asked || forced => {
+                tracing::info!("{} ended, {status}", self.label);
+                Exit { code: status.code(), signal: status.signal(), forced }
+            }
+            Ok(status) => {
+                tracing::warn!("{} ended, {status}", self.label);
+                Exit { code: status.code(), signal: status.signal(), forced }
+            }
+            Err(error) => {
+                tracing::warn!("{} ended, nobody knows how: {error}", self.label);
+                Exit { forced, ..Exit::default() }
+            }
         };
-        match (exit.code, exit.signal) {
-            (Some(code), _) => tracing::info!("{} ended with status {code}", self.label),
-            (_, Some(signal)) => tracing::info!("{} was ended by signal {signal}", self.label),
-            (None, None) => tracing::info!("{} ended", self.label),
-        }
         hub.host_exited(self.run, exit);
         if !copied {
             let _ = tokio::time::timeout(LAST_LINES, lines).await;
         }
+    }
+}
+
+/// What people can do about a program that cannot be started.
+fn why_not(error: &io::Error, program: &host::Program) -> String {
+    let path = Path::new(program.cwd.as_deref().unwrap_or(".")).join(&program.command);
+    let is_path = program.command.contains('/');
+    match error.kind() {
+        io::ErrorKind::NotFound if is_path && path.exists() => {
+            "what its first line (#!) names to run it is missing".to_owned()
+        }
+        io::ErrorKind::NotFound if is_path => "there is no such command".to_owned(),
+        io::ErrorKind::NotFound => "there is no such command in the PATH of the node".to_owned(),
+        io::ErrorKind::PermissionDenied if is_path && path.is_dir() => {
+            "it is a directory".to_owned()
+        }
+        io::ErrorKind::PermissionDenied if is_path && path.is_file() => {
+            "it may not be executed; chmod +x makes it so".to_owned()
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            "it is no program, and has no first line (#!) that names what runs it".to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) enum Deadline {
     Kv(u64),
     /// A question to another node has waited long enough.
     Ask(u64),
+    /// A `wait_for` has waited long enough.
+    Wait { session: SessionId, number: u64 },
     /// A `wait` mailbox has held its senders long enough.
     Hold(u64),
     /// A peer has held a process of ours long enough.

@@ -27,7 +27,7 @@ use crate::wire::message::{self, Frame, FrameError, Kind, Raised};
 /// How long a call may take unless it says otherwise (5000 ms, as in OTP's `gen_server`).
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that a call may ask for: a year, which is as good as for ever.
-const TIMEOUT_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+pub(super) const TIMEOUT_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 /// How many are asked before a call to any of them fails.
 const TRIES_MAX: usize = 8;
 /// The caller's node says so whenever its app has taken this much.

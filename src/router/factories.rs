@@ -109,7 +109,7 @@ impl Router {
         };
         if !self.tree.offered.get(factory).is_some_and(|nodes| nodes.contains_key(&peer)) {
             let offers = self.tree.offered.iter().filter(|(_, nodes)| nodes.contains_key(&peer));
-            return Err(no_factory(node.as_str(), factory, offers.map(|(name, _)| &**name)));
+            return Err(no_factory(Some(node.as_str()), factory, offers.map(|(name, _)| &**name)));
         }
         Ok(Place::There(node))
     }
@@ -140,11 +140,15 @@ impl Router {
             }
         }
         Err(full.unwrap_or_else(|| {
-            let here = self.tree.supervisors.iter().filter(|(_, s)| s.factory.is_some());
-            let here = here.map(|(name, _)| &**name);
+            let here = self.factories_here();
             let there = self.tree.offered.keys().map(AsRef::as_ref);
-            no_factory("no connected node", factory, here.chain(there))
+            no_factory(None, factory, here.chain(there))
         }))
+    }
+
+    fn factories_here(&self) -> impl Iterator<Item = &str> {
+        let factories = self.tree.supervisors.iter().filter(|(_, s)| s.factory.is_some());
+        factories.map(|(name, _)| &**name)
     }
 
     /// Starts another child of a factory here.
@@ -160,13 +164,9 @@ impl Router {
         let Some((supervised, template)) =
             supervised.and_then(|s| s.factory.clone().map(|template| (s, template)))
         else {
-            let here = self.tree.supervisors.iter().filter(|(_, s)| s.factory.is_some());
-            let here = here.map(|(name, _)| &**name);
-            return Err(no_factory(self.me.name.as_str(), factory, here));
+            return Err(no_factory(Some(self.me.name.as_str()), factory, self.factories_here()));
         };
-        if self.tree.leaving {
-            return Err(Failure::new("overloaded", "the node is leaving: it starts nothing more"));
-        }
+        self.is_starting()?;
         if let Some(name) = name {
             self.name_is_free(name)?;
         }
@@ -235,23 +235,6 @@ impl Router {
                 write_tell_of(peer, serial, number, &Ok(body), out);
             }
             Asking::Host { .. } | Asking::Restart { .. } => {}
-        }
-    }
-
-    /// The program that somebody spawned cannot be started.
-    pub(super) fn has_not_spawned(asking: Asking, failure: &Failure, out: &mut Outbox) {
-        match asking {
-            Asking::Here { session, id: Some(id), .. } => {
-                let head = Head::error(id.id(), failure.code, &failure.message, false);
-                answer(out, session, &head, &[]);
-            }
-            Asking::There { peer, number, .. } => {
-                write_tell_of(peer, 0, number, &Err(failure.clone()), out);
-            }
-            _ => {
-                let text = failure.message.clone();
-                out.hosting.push_back(super::hosting::HostRequest::Warn(text));
-            }
         }
     }
 
@@ -330,8 +313,7 @@ impl Router {
 
     /// The node leaves: it offers nothing any more.
     pub(super) fn withdraw_factories(&mut self, out: &mut Outbox) {
-        let factories = self.tree.supervisors.iter().filter(|(_, s)| s.factory.is_some());
-        let names: Vec<Box<str>> = factories.map(|(name, _)| name.clone()).collect();
+        let names: Vec<Box<str>> = self.factories_here().map(Into::into).collect();
         for name in names {
             self.announce(Class::Factory, name.as_bytes(), None, out);
         }
@@ -475,13 +457,22 @@ fn put_maybe(body: &mut Vec<u8>, key: &str, text: Option<&str>) {
     }
 }
 
-fn no_factory<'a>(node: &str, factory: &str, offered: impl Iterator<Item = &'a str>) -> Failure {
+/// `node` has none of that name; without a node, nobody has.
+fn no_factory<'a>(
+    node: Option<&str>,
+    factory: &str,
+    offered: impl Iterator<Item = &'a str>,
+) -> Failure {
     let names: std::collections::BTreeSet<&str> = offered.collect();
     let names: Vec<&str> = names.into_iter().take(20).collect();
     let offers = if names.is_empty() {
-        "it offers none".to_owned()
+        "none is offered, as [[factory]] in the file of --config would be".to_owned()
     } else {
         format!("offered are: {}", names.join(", "))
     };
-    Failure::new("undef", format!("{node} offers no factory `{factory}`; {offers}"))
+    let text = match node {
+        Some(node) => format!("{node} offers no factory `{factory}`; {offers}"),
+        None => format!("no connected node offers a factory `{factory}`; {offers}"),
+    };
+    Failure::new("undef", text)
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
+use super::questions::write_tell_of;
 use super::sessions::{Session, SessionId};
 use super::supervisor::{Act, ChildId, End, Supervisor};
 use super::{Asker, Failure, KeptId, Outbox, Router, answer};
@@ -24,6 +25,7 @@ use crate::wire::event::Head;
 use crate::wire::host::{
     self, DEFAULT_SUPERVISOR, FactorySpec, ProcessSpec, Program, Restart, Shutdown, SupervisorSpec,
 };
+use crate::wire::id::Pid;
 
 /// The sessions of hosted processes are numbered from here, those of connections from 1.
 pub(super) const HOSTED_SESSIONS: SessionId = 1 << 40;
@@ -63,6 +65,8 @@ pub struct Start {
     pub name: Option<String>,
     /// What it is called in the log.
     pub label: String,
+    /// Others are called the same: the log tells them apart by their numbers.
+    pub many: bool,
     /// The pid of its process.
     pub pid: String,
     /// What is executed.
@@ -163,9 +167,9 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) enum Asking {
     /// `host`
-    Host { session: SessionId, id: KeptId },
+    Host { session: SessionId, id: Option<KeptId> },
     /// `restart_child`
-    Restart { session: SessionId, id: KeptId },
+    Restart { session: SessionId, id: Option<KeptId> },
     /// `spawn` of a factory here, by a process here.
     Here { session: SessionId, id: Option<KeptId>, actor: u64, link: bool, monitor: bool },
     /// The same by a process of another node.
@@ -196,7 +200,12 @@ impl Router {
     pub fn on_factory_here(&mut self, now: Instant, factory: FactorySpec, out: &mut Outbox) {
         self.clock = Some(now);
         let name: Box<str> = factory.name.as_str().into();
-        self.add_supervisor(now, SupervisorSpec::new(&name), Some(Arc::new(factory)));
+        let spec = SupervisorSpec {
+            max_restarts: factory.max_restarts,
+            max_seconds: factory.max_seconds,
+            ..SupervisorSpec::new(&name)
+        };
+        self.add_supervisor(now, spec, Some(Arc::new(factory)));
         self.announce_factory(&name, out);
     }
 
@@ -248,18 +257,31 @@ impl Router {
         }
     }
 
-    /// Whether there may be another child, and whether it may be called so.
-    pub(super) fn may_be_child(&self, supervisor: &str, name: &str) -> Result<(), Failure> {
+    pub(super) fn is_starting(&self) -> Result<(), Failure> {
         if self.tree.leaving {
             return Err(Failure::new("overloaded", "the node is leaving: it starts nothing more"));
         }
+        Ok(())
+    }
+
+    /// Whether a child may be called so.
+    fn may_be_called(&self, name: &str) -> Result<(), Failure> {
         crate::wire::id::check_name(name).map_err(Failure::badarg)?;
-        if self.tree.names.contains_key(name) || self.tree.supervisors.contains_key(name) {
+        if name == DEFAULT_SUPERVISOR || self.tree.supervisors.contains_key(name) {
+            let text = format!("`{name}` is what a supervisor or a factory is called here");
+            return Err(Failure::new("taken", text));
+        }
+        if self.tree.names.contains_key(name) {
             let text = format!(
                 "this node hosts a `{name}` already; delete_child it, or choose another name"
             );
             return Err(Failure::new("taken", text));
         }
+        Ok(())
+    }
+
+    /// Whether a supervisor may have another child.
+    fn may_have_child(&self, supervisor: &str) -> Result<(), Failure> {
         let Some(supervised) = self.tree.supervisors.get(supervisor) else {
             let known: Vec<&str> = self.tree.supervisors.keys().map(AsRef::as_ref).collect();
             let text = format!(
@@ -335,15 +357,24 @@ impl Router {
             match act {
                 Act::Start(id) => self.begin_run(id, out),
                 Act::Stop(id) => self.stop_run(id, out),
-                Act::Forget(id) => self.forget_child(id),
+                Act::Forget(id) => self.forget_child(id, out),
                 Act::Ended(end) => self.supervisor_ended(supervisor, end, out),
             }
         }
         self.announce_factory(supervisor, out);
     }
 
-    fn forget_child(&mut self, id: ChildId) {
+    fn drop_child(&mut self, supervisor: &str, id: ChildId, out: &mut Outbox) {
+        self.forget_child(id, out);
+        self.supervise(supervisor, out, |machine| machine.delete(id));
+    }
+
+    fn forget_child(&mut self, id: ChildId, out: &mut Outbox) {
         let Some(child) = self.tree.children.remove(&id) else { return };
+        if let Some(asking) = child.starting {
+            let text = format!("{} was to end before it was started", child.spec.name);
+            Self::has_failed(asking, &Failure::new("cannot_start", text), out);
+        }
         if self.tree.names.get(child.spec.name.as_str()) == Some(&id) {
             self.tree.names.remove(child.spec.name.as_str());
         }
@@ -353,7 +384,10 @@ impl Router {
 
     fn begin_run(&mut self, id: ChildId, out: &mut Outbox) {
         let Some(child) = self.tree.children.get(&id) else { return };
-        let (spec, parent) = (Arc::clone(&child.spec), self.parent_of(child));
+        let spec = Arc::clone(&child.spec);
+        let supervised = self.tree.supervisors.get(&child.supervisor);
+        let parent = supervised.map_or(0, |supervised| supervised.serial);
+        let of_factory = supervised.is_some_and(|supervised| supervised.factory.is_some());
         let session = HOSTED_SESSIONS + self.last_serial + 1;
         let serial = self.create(session, Delivery::Push);
         out.open_session(session);
@@ -373,7 +407,7 @@ impl Router {
             }
         }
         if let Some(process) = self.processes.get_mut(&serial) {
-            process.parent = parent.and_then(NonZeroU64::new);
+            process.parent = NonZeroU64::new(parent);
             process.label = Some(spec.name.as_str().into());
         }
         let run = Run { child: id, os_pid: None, stopping: false, died: None, exited: None };
@@ -386,14 +420,10 @@ impl Router {
             run: serial,
             name,
             label: spec.name.clone(),
+            many: !spec.register && of_factory,
             pid: self.pid(serial).to_string(),
             program: spec.program.clone(),
         })));
-    }
-
-    fn parent_of(&self, child: &Child) -> Option<u64> {
-        let serial = self.tree.supervisors.get(&child.supervisor)?.serial;
-        (serial != 0).then_some(serial)
     }
 
     fn stop_run(&mut self, id: ChildId, out: &mut Outbox) {
@@ -458,9 +488,8 @@ impl Router {
                 out.hosting.push_back(HostRequest::Warn(words.to_owned()));
                 self.supervise(&supervisor, out, |machine| machine.exited(now, id, true));
             }
-            Some(Asking::Restart { session, id: answers }) => {
-                let head = Head::error(answers.id(), "cannot_start", words, false);
-                answer(out, session, &head, &[]);
+            Some(asking @ Asking::Restart { .. }) => {
+                Self::has_failed(asking, &Failure::new("cannot_start", words), out);
                 // It stays where it was: terminated.
                 self.supervise(&supervisor, out, |machine| {
                     machine.terminate(id);
@@ -470,8 +499,7 @@ impl Router {
             Some(asking) => {
                 Self::has_failed(asking, &Failure::new("cannot_start", words), out);
                 self.answer_ended(id, out);
-                self.forget_child(id);
-                self.supervise(&supervisor, out, |machine| machine.delete(id));
+                self.drop_child(&supervisor, id, out);
             }
         }
     }
@@ -553,7 +581,8 @@ impl Router {
 
     fn has_started(&mut self, serial: u64, os_pid: u32, asking: Asking, out: &mut Outbox) {
         match asking {
-            Asking::Host { session, id } | Asking::Restart { session, id } => {
+            Asking::Host { id: None, .. } | Asking::Restart { id: None, .. } => {}
+            Asking::Host { session, id: Some(id) } | Asking::Restart { session, id: Some(id) } => {
                 let head = Head::ok(id.id()).pid("pid", Some(&self.pid(serial)));
                 answer(out, session, &head.uint("os_pid", os_pid.into()), &[]);
             }
@@ -561,13 +590,19 @@ impl Router {
         }
     }
 
+    /// Whoever waits for a start hears that there is none; for those who do not, it is in the log.
     fn has_failed(asking: Asking, failure: &Failure, out: &mut Outbox) {
         match asking {
-            Asking::Host { session, id } | Asking::Restart { session, id } => {
+            Asking::Host { session, id: Some(id) }
+            | Asking::Restart { session, id: Some(id) }
+            | Asking::Here { session, id: Some(id), .. } => {
                 let head = Head::error(id.id(), failure.code, &failure.message, false);
                 answer(out, session, &head, &[]);
             }
-            asking => Self::has_not_spawned(asking, failure, out),
+            Asking::There { peer, number, .. } => {
+                write_tell_of(peer, 0, number, &Err(failure.clone()), out);
+            }
+            _ => out.hosting.push_back(HostRequest::Warn(failure.message.clone())),
         }
     }
 
@@ -579,7 +614,15 @@ impl Router {
         supervised.ended = Some(end);
         let serial = std::mem::take(&mut supervised.serial);
         let well_for = now.map_or(Duration::ZERO, |now| now.duration_since(supervised.began));
-        for (session, id) in std::mem::take(&mut supervised.ending) {
+        let ending = std::mem::take(&mut supervised.ending);
+        let children: Vec<ChildId> = supervised.machine.children().map(|(id, _)| id).collect();
+        for id in children {
+            // It came while others were stopped to be started again, and nobody is to be started any more.
+            if self.tree.children.get(&id).is_some_and(|child| child.starting.is_some()) {
+                self.drop_child(name, id, out);
+            }
+        }
+        for (session, id) in ending {
             answer(out, session, &Head::ok(id.id()), &[]);
         }
         if serial != 0 {
@@ -660,12 +703,8 @@ impl Router {
             DEFAULT_SUPERVISOR.clone_into(&mut spec.supervisor);
         }
         let supervisor = spec.supervisor.clone();
-        let fresh = supervisor == DEFAULT_SUPERVISOR
-            && !self.tree.supervisors.contains_key(DEFAULT_SUPERVISOR);
-        if fresh {
-            self.add_supervisor(asker.now, SupervisorSpec::new(DEFAULT_SUPERVISOR), None);
-        }
-        self.may_be_child(&supervisor, &spec.name)?;
+        self.is_starting()?;
+        self.may_be_called(&spec.name)?;
         if spec.register {
             self.name_is_free(&spec.name)?;
         }
@@ -673,15 +712,24 @@ impl Router {
             let text = "a significant child is transient or temporary: a permanent one never ends by itself";
             return Err(Failure::badarg(text));
         }
+        let fresh = supervisor == DEFAULT_SUPERVISOR
+            && !self.tree.supervisors.contains_key(DEFAULT_SUPERVISOR);
+        if fresh {
+            self.add_supervisor(asker.now, SupervisorSpec::new(DEFAULT_SUPERVISOR), None);
+        }
+        self.may_have_child(&supervisor)?;
         let id = asker.id.map(KeptId::keep);
-        let starting = id.map(|id| Asking::Host { session: asker.session, id });
-        let id = self.add_child(&supervisor, spec, true, starting);
+        let starting = Asking::Host { session: asker.session, id };
+        let id = self.add_child(&supervisor, spec, true, Some(starting));
         self.start_child(&supervisor, id, out);
         Ok(())
     }
 
+    /// By its name, or by the pid of its run: the children of factories have no other.
     fn child_named(&self, name: &str) -> Result<ChildId, Failure> {
-        self.tree.names.get(name).copied().ok_or_else(|| {
+        let run = name.parse().ok().filter(|pid: &Pid| pid.node == self.me);
+        let run = run.and_then(|pid| self.tree.runs.get(&pid.serial)).map(|run| run.child);
+        run.or_else(|| self.tree.names.get(name).copied()).ok_or_else(|| {
             let text = format!("this node hosts no `{name}`; `tree` shows what it hosts");
             Failure::new("not_found", text)
         })
@@ -708,12 +756,16 @@ impl Router {
         }
         let id = self.child_named(name)?;
         let Some(child) = self.tree.children.get_mut(&id) else { return Ok(()) };
-        if child.run.is_none() {
-            Self::done(asker, out);
-        } else {
-            child.ending.extend(answers);
-        }
         let supervisor = child.supervisor.clone();
+        if child.run.is_some() {
+            child.ending.extend(answers);
+        } else {
+            Self::done(asker, out);
+            if child.starting.is_some() {
+                self.drop_child(&supervisor, id, out);
+                return Ok(());
+            }
+        }
         self.supervise(&supervisor, out, |machine| machine.terminate(id));
         Ok(())
     }
@@ -729,9 +781,7 @@ impl Router {
             let text = format!("`{name}` has not ended; terminate_child it first");
             Err(Failure::badarg(text))
         };
-        if self.tree.leaving {
-            return Err(Failure::new("overloaded", "the node is leaving: it starts nothing more"));
-        }
+        self.is_starting()?;
         if let Some(supervised) = self.tree.supervisors.get(name) {
             if !supervised.machine.is_over() {
                 return running();
@@ -752,7 +802,7 @@ impl Router {
             return Err(Failure::badarg(text));
         }
         let answers = asker.id.map(KeptId::keep);
-        child.starting = answers.map(|id| Asking::Restart { session: asker.session, id });
+        child.starting = Some(Asking::Restart { session: asker.session, id: answers });
         self.supervise(&supervisor, out, |machine| machine.restart(id));
         Ok(())
     }
@@ -773,7 +823,7 @@ impl Router {
             let children: Vec<ChildId> = supervised.machine.children().map(|(id, _)| id).collect();
             out.count(children.len());
             for id in children {
-                self.forget_child(id);
+                self.forget_child(id, out);
             }
             self.tree.supervisors.remove(name);
             self.tree.order.retain(|other| **other != *name);
@@ -784,8 +834,7 @@ impl Router {
                 return running();
             }
             let supervisor = self.tree.children.get(&id).map(|child| child.supervisor.clone());
-            self.forget_child(id);
-            self.supervise(&supervisor.unwrap_or_default(), out, |machine| machine.delete(id));
+            self.drop_child(&supervisor.unwrap_or_default(), id, out);
         }
         Self::done(asker, out);
         Ok(())

@@ -327,10 +327,12 @@ impl Router {
     fn put_process(&self, serial: u64, process: &Process, items: &mut Vec<u8>) {
         let session = self.sessions.get(&process.session);
         let client = session.and_then(|session| session.client.as_deref());
+        let parent = process.parent.map(|parent| self.pid(parent.get()).to_string());
         let texts = [
             ("name", process.name.as_deref()),
             ("label", process.label.as_deref()),
             ("client", client),
+            ("parent", parent.as_deref()),
         ];
         let os_pid = self.tree.runs.get(&serial).and_then(|run| run.os_pid);
         let some = texts.iter().filter(|(_, text)| text.is_some()).count();

@@ -143,6 +143,7 @@ impl Router {
             .text("incarnation", &state.node.incarnation.to_string())
             .raw("labels", &labels);
         let hidden = state.hidden;
+        self.look_at_waits();
         Some(News { head: shown(head, hidden), at: self.next, last: 0, hidden })
     }
 

@@ -179,6 +179,7 @@ impl Router {
         let Some(state) = self.sessions.remove(&session) else { return };
         self.routes += 1;
         self.mourners.remove(&session);
+        self.end_waits(session);
         if state.hosted {
             self.hosted_dies(state.own, reason, out);
         }

@@ -24,7 +24,7 @@ pub(super) enum Act {
     Start(ChildId),
     /// Ask it to end; `exited` follows when it has.
     Stop(ChildId),
-    /// It is temporary and has ended: it is no child any more.
+    /// It has ended for good: it is no child any more.
     Forget(ChildId),
     /// All have ended, and the supervisor with them.
     Ended(End),
@@ -86,8 +86,8 @@ pub(super) struct Supervisor {
     auto: AutoShutdown,
     restarts_max: usize,
     within: Duration,
-    /// All are stopped at once, as OTP's dynamic supervisors do.
-    at_once: bool,
+    /// As OTP's dynamic supervisors, those of factories: all are stopped at once, and who ends for good is forgotten.
+    dynamic: bool,
     members: Vec<Member>,
     /// When it last restarted somebody.
     restarts: VecDeque<Instant>,
@@ -100,14 +100,14 @@ impl Supervisor {
         auto: AutoShutdown,
         restarts_max: u32,
         within: Duration,
-        at_once: bool,
+        dynamic: bool,
     ) -> Self {
         Self {
             strategy,
             auto,
             restarts_max: restarts_max as usize,
             within,
-            at_once,
+            dynamic,
             members: Vec::new(),
             restarts: VecDeque::new(),
             doing: Doing::Steady,
@@ -169,10 +169,10 @@ impl Supervisor {
     pub(super) fn restart(&mut self, id: ChildId) -> Vec<Act> {
         let Some(at) = self.at(id) else { return Vec::new() };
         let member = &mut self.members[at];
-        member.wanted = true;
         if member.state != State::Stopped || self.doing != Doing::Steady {
             return Vec::new();
         }
+        member.wanted = true;
         member.state = State::Up;
         vec![Act::Start(id)]
     }
@@ -189,6 +189,8 @@ impl Supervisor {
     pub(super) fn shutdown(&mut self, end: End) -> Vec<Act> {
         match &mut self.doing {
             Doing::Over => return Vec::new(),
+            // What somebody has asked for stays asked for.
+            Doing::Stopping { then: Then::End(End::Asked), .. } => {}
             doing => *doing = Doing::Stopping { from: 0, then: Then::End(end) },
         }
         self.go_on()
@@ -215,11 +217,17 @@ impl Supervisor {
         }
         let mut acts = Vec::new();
         let again = restart == Restart::Permanent || restart == Restart::Transient && abnormal;
-        if restart == Restart::Temporary {
+        let steady = match self.doing {
+            Doing::Steady => true,
+            // Those before who are stopped for a restart are not part of that.
+            Doing::Stopping { from, then: Then::Restart } => at < from,
+            _ => false,
+        };
+        if restart == Restart::Temporary || self.dynamic && (!wanted || steady && !again) {
             self.remove(at);
             acts.push(Act::Forget(id));
         }
-        if self.doing != Doing::Steady {
+        if !steady {
             acts.extend(self.go_on());
         } else if before == State::Ending || !wanted {
             // Somebody has terminated it by hand.
@@ -283,7 +291,7 @@ impl Supervisor {
                 acts.push(Act::Stop(member.id));
             }
             // The next one waits until this one has ended.
-            if before != State::Stopped && !self.at_once {
+            if before != State::Stopped && !self.dynamic {
                 return acts;
             }
         }

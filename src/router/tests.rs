@@ -19,3 +19,4 @@ mod presence;
 mod slices;
 mod support;
 mod topics;
+mod waits;

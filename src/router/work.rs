@@ -46,6 +46,8 @@ pub(super) enum Work {
     Topics(survey::Topics),
     /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId, news: Option<News> },
+    /// A node is up: who waits for nodes is looked at.
+    Waits { after: (SessionId, u64) },
     /// A process that watches many groups is told of those that there are.
     Scope { reference: u64 },
     /// Those who watch presence are told what has changed.
@@ -167,6 +169,13 @@ impl Router {
                     }
                 }
                 Some(Work::PeerUp { peer, news: Some(news) })
+            }
+            Work::Waits { mut after } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    after = self.look_at_wait(after, out)?;
+                }
+                Some(Work::Waits { after })
             }
             Work::Scope { reference } => {
                 while out.may_go_on() {

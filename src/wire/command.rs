@@ -208,6 +208,17 @@ pub enum Command<'a> {
         /// Start (one `nodedown` each) or take one back.
         on: bool,
     },
+    /// `wait_for {nodes?, role?, count?, timeout_ms?}`
+    WaitFor {
+        /// These are to be up.
+        nodes: Option<Keys<'a>>,
+        /// Those that are counted have this role.
+        role: Option<&'a str>,
+        /// So many others are to be up.
+        count: Option<u64>,
+        /// How long to wait.
+        timeout_ms: Option<u64>,
+    },
     /// `monitor_deaths {on}`: `died` events of every process here.
     MonitorDeaths {
         /// Start or stop.
@@ -805,7 +816,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 65] = [
+pub const OPS: [&str; 66] = [
     "hello",
     "self",
     "bye",
@@ -816,6 +827,7 @@ pub const OPS: [&str; 65] = [
     "monitor_nodes",
     "monitor_node",
     "monitor_deaths",
+    "wait_for",
     "spawn",
     "host",
     "terminate_child",

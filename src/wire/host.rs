@@ -216,6 +216,10 @@ pub struct FactorySpec {
     pub max_children: u32,
     /// When one is started again.
     pub restart: Restart,
+    /// More restarts than this ...
+    pub max_restarts: u32,
+    /// ... within so many seconds end all of them.
+    pub max_seconds: u32,
     /// How one is asked to end.
     pub shutdown: Shutdown,
 }

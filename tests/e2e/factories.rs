@@ -241,7 +241,11 @@ fn programs_are_hosted_looked_at_and_ended_from_the_command_line() {
     let json: Value = serde_json::from_str(&says(&a, &["tree", "--json"])).unwrap();
     assert_eq!(json["tree"].as_array().unwrap().len(), 2);
     let listed = says(&a, &["ps"]);
-    assert!(listed.contains("PROCESS") && listed.contains("bot"), "{listed}");
+    assert!(listed.contains("OS PID") && listed.contains("PARENT"), "{listed}");
+    for (name, parent) in [("bot", "supervisor default"), ("job7", "factory worker")] {
+        let under = |line: &str| line.contains(name) && line.ends_with(parent);
+        assert!(listed.lines().any(under), "{name} under {parent} in {listed}");
+    }
     assert_eq!(says(&a, &["child", "terminate", "bot"]), "ok");
     assert_eq!(child(&mut app, "bot")["state"], "stopped");
     let again = says(&a, &["child", "restart", "bot"]);
@@ -289,6 +293,28 @@ fn the_shell_hosts_and_spawns_too() {
         "{said}"
     );
     assert!(said.ends_with("ok\nok\n"), "{said}");
+}
+
+#[test]
+fn children_of_a_factory_are_told_apart_in_the_log_and_ended_by_their_pids() {
+    let place = Place::new();
+    let text = "echo hello from $1; exec sleep 1000";
+    let a = hosting(&place, "a", &factory("worker", text, "restart = \"permanent\""));
+    let mut app = a.json();
+    let pids = ["x", "y"].map(|arg| {
+        let mut wanted = spawn("worker", "any");
+        wanted["args"] = json!([arg]);
+        app.ok(wanted)["pid"].clone()
+    });
+    let children = supervisor(&mut app, "worker")["children"].take();
+    for (child, arg) in children.as_array().unwrap().iter().zip(["x", "y"]) {
+        let line = format!("worker[{}] | hello from {arg}", child["os_pid"]);
+        eventually("what it prints is logged", || a.logged().contains(&line));
+    }
+    says(&a, &["child", "terminate", pids[0].as_str().unwrap()]);
+    let left = supervisor(&mut app, "worker")["children"].take();
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(left[0]["pid"], pids[1]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Programs as processes: started, supervised, ended, spawned from afar; real programs under real daemons.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -158,7 +159,7 @@ fn what_a_program_said_last_comes_before_its_end() {
 /// A script that stays until SIGTERM, and writes down when it comes and goes.
 fn noting(name: &str, supervisor: &str) -> String {
     let text = format!(
-        "trap 'echo {name} stops >> notes; exit 0' TERM; echo {name} starts >> notes; while :; do sleep 0.02; done"
+        "trap 'echo {name} stops >> notes; exit 0' TERM; echo {name} starts >> notes; sleep 1000 & wait"
     );
     script(name, &text, &format!("supervisor = {supervisor:?}"))
 }
@@ -287,7 +288,7 @@ fn a_node_that_leaves_ends_what_it_hosts_last_one_first_and_others_hear_shutdown
 #[test]
 fn a_program_that_does_not_end_in_its_time_is_killed_with_all_that_it_started() {
     let place = Place::new();
-    let text = "trap '' TERM; sleep 1000 & echo $! > other; while :; do sleep 0.02; done";
+    let text = "trap '' TERM; sleep 1000 & echo $! > other; exec sleep 1000";
     let a = hosting(&place, "a", &script("deaf", text, "shutdown = \"100ms\""));
     let mut app = a.json();
     let deaf = running(&mut app, "deaf", &Value::Null);
@@ -435,10 +436,22 @@ fn only_operators_host_and_what_cannot_be_hosted_says_why() {
         message.contains("/nowhere/at/all") && message.contains("no such command"),
         "{message}"
     );
-    fs::write(place.path().join("plain"), "no program").unwrap();
     let plain = place.path().join("plain");
-    let told = operator.ask(host("bot", plain.to_str().unwrap()));
-    assert_eq!(told["code"], "cannot_start", "{told}");
+    for (text, mode, why) in [
+        ("no program", 0o600, "chmod +x"),
+        ("no program", 0o700, "no first line"),
+        ("#!/nowhere/at/all\n", 0o700, "what its first line (#!) names"),
+    ] {
+        fs::write(&plain, text).unwrap();
+        fs::set_permissions(&plain, fs::Permissions::from_mode(mode)).unwrap();
+        let told = operator.ask(host("bot", plain.to_str().unwrap()));
+        assert_eq!(told["code"], "cannot_start", "{told}");
+        assert!(told["message"].as_str().unwrap().contains(why), "{told}");
+    }
+    let told = operator.ask(host("bot", "/tmp"));
+    assert!(told["message"].as_str().unwrap().contains("it is a directory"), "{told}");
+    let told = operator.ask(host("bot", "no-such-command-at-all"));
+    assert!(told["message"].as_str().unwrap().contains("in the PATH of the node"), "{told}");
     let mut nowhere = host("bot", "/bin/sh");
     nowhere["cwd"] = json!("/nowhere");
     assert_eq!(operator.code(nowhere), "cannot_start");
@@ -486,4 +499,36 @@ fn what_programs_print_is_in_the_log_and_floods_hold_up_nobody() {
     }
     app.ok(json!({"op": "terminate_child", "name": "flood"}));
     assert!(a.lives());
+}
+
+#[test]
+fn what_a_node_hosts_starts_when_the_nodes_are_up_that_it_waits_for() {
+    let place = Place::new();
+    let file = place.path().join("a.toml");
+    let sync = "sync-nodes-mandatory = [\"b\"]\nsync-nodes-optional = [\"never\"]\nsync-nodes-timeout = \"100ms\"\n";
+    fs::write(&file, sync.to_owned() + &script("patient", "exec sleep 1000", "")).unwrap();
+    let a = place.start("a", &["--config", file.to_str().unwrap()]);
+    let mut app = a.json();
+    // It is told more than once who is missing, and nothing is started without.
+    eventually("it is told who is missing", || {
+        a.logged().matches("b@t is not connected").count() > 1
+    });
+    assert_eq!(tree(&mut app), json!([]));
+    let answer = app.ask(json!({"op": "wait_for", "nodes": ["b@t"], "timeout_ms": 1}));
+    assert_eq!((&answer["code"], &answer["nodes"]), (&json!("timeout"), &json!(["b@t"])));
+    let _b = place.start("b", &["--role", "worker"]);
+    running(&mut app, "patient", &Value::Null);
+    assert!(a.logged().contains("without some optional nodes"), "{}", a.logged());
+    let answer = app.ok(json!({"op": "wait_for", "role": "worker"}));
+    assert_eq!(answer["nodes"], json!(["b@t"]));
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        let output = command.arg("--socket").arg(&a.socket).arg("wait-for").args(args).output();
+        let output = output.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(run(&["b", "--count", "1"]), (Some(0), "b@t\n".to_owned(), String::new()));
+    let told = "pillion: waited 10ms: c@t is not connected (timeout)\n".to_owned();
+    assert_eq!(run(&["b", "c", "--timeout", "10ms"]), (Some(75), String::new(), told));
 }

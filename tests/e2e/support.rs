@@ -181,11 +181,17 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// kill -9.
+    /// kill -9. What it hosts, where the system tells, goes with it: no test is to leave programs behind.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            let hosted = format!("/proc/{0}/task/{0}/children", child.id());
+            let hosted = fs::read_to_string(hosted).unwrap_or_default();
             let _ = child.kill();
             let _ = child.wait();
+            for hosted in hosted.split_whitespace() {
+                let hosted = hosted.parse().ok().and_then(rustix::process::Pid::from_raw);
+                let _ = rustix::process::kill_process_group(hosted.unwrap(), Signal::KILL);
+            }
         }
     }
 

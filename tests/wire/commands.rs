@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 124] = [
+const COMMANDS: [(&str, &str); 126] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -38,6 +38,8 @@ const COMMANDS: [(&str, &str); 124] = [
     ("disconnect", r#"{"op":"disconnect","id":7,"node":"store@io"}"#),
     ("monitor_nodes", r#"{"op":"monitor_nodes","id":8,"on":true,"pid":"PID"}"#),
     ("monitor_node", r#"{"op":"monitor_node","id":9,"node":"store@io","on":true,"pid":"PID"}"#),
+    ("wait_for", r#"{"op":"wait_for","id":93,"role":"worker","count":2,"timeout_ms":30000}"#),
+    ("wait_for, certain nodes", r#"{"op":"wait_for","id":94,"nodes":["store@io","lamp@io"]}"#),
     ("monitor_deaths", r#"{"op":"monitor_deaths","id":10,"on":true}"#),
     ("spawn", r#"{"op":"spawn","id":11}"#),
     (

@@ -303,6 +303,10 @@ fn nodes(told: &mut Told) {
         reason: Some("does not answer".to_owned()),
     }]);
     told.add("ok, of nodes", &paper.answer(app, r#"{"op":"nodes","id":4}"#));
+    let wait = r#"{"op":"wait_for","id":93,"nodes":["store@io"]}"#;
+    told.add("ok, of wait_for", &paper.answer(app, wait));
+    let wait = r#"{"op":"wait_for","id":93,"nodes":["lamp@io"],"timeout_ms":0}"#;
+    told.add("timeout, of wait_for", &paper.answer(app, wait));
     told.add("ok, of ping", &paper.answer(app, r#"{"op":"ping","id":5,"node":"stock@hal"}"#));
     assert!(paper.say(app, r#"{"op":"ping","id":5,"node":"till@europa"}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::False);
@@ -388,6 +392,8 @@ fn hosting(told: &mut Told) {
         name: "worker".to_owned(),
         program: Program { command: "worker".to_owned(), ..Program::default() },
         max_children: 100,
+        max_restarts: 3,
+        max_seconds: 5,
         restart: Restart::Temporary,
         shutdown: Shutdown::default(),
     };

@@ -379,6 +379,8 @@ fn of_a_factory() -> Vec<Record> {
         name: "worker".to_owned(),
         program: Program { command: "worker".to_owned(), ..Program::default() },
         max_children: 2,
+        max_restarts: 3,
+        max_seconds: 5,
         restart: Restart::Temporary,
         shutdown: Shutdown::default(),
     };

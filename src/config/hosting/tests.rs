@@ -42,6 +42,8 @@ register = false
 name = "worker"
 command = "./bin/worker"
 max-children = 7
+max-restarts = 20
+max-seconds = 30
 shutdown = "brutal_kill"
 "#;
 
@@ -71,6 +73,7 @@ fn a_file_says_what_is_hosted_and_what_it_leaves_out_is_as_in_otp() {
     let worker = &hosting.factories[0];
     assert_eq!((worker.max_children, worker.restart), (7, Restart::Temporary));
     assert_eq!(worker.shutdown, Shutdown::BrutalKill);
+    assert_eq!((worker.max_restarts, worker.max_seconds), (20, 30));
     // A path starts at the file.
     assert!(
         worker.program.command.starts_with('/') && worker.program.command.ends_with("/bin/worker")
@@ -131,11 +134,11 @@ env = { a = 1 }
         ":9: process.command: the command is empty",
         ":10: process.args: is a list of texts",
         ":11: process.restart: is one of permanent, transient, temporary",
-        "did you mean `shop`?",
+        ":7: process: the supervisor `shpo` of `a b` is not there: add a [[supervisor]] of that name; did you mean `shop`?",
         ": process.command: is missing",
         ":16: process.shutdown: ",
         ":17: process.significant: is for transient and temporary",
-        "`shop` is there twice, first as a supervisor",
+        ":14: process: `shop` is there twice, first as a supervisor",
         ": factory.name: is missing",
         ":21: factory.max-children: is a whole number from 1 to 500",
         ":22: factory.restart: is one of",
@@ -145,6 +148,11 @@ env = { a = 1 }
         assert!(told.iter().any(|told| told.contains(words)), "{words} in {told:#?}");
     }
     assert_eq!(told.len(), expected.len(), "{told:#?}");
+    let told = load("[[process]]\nname = \"default\"\ncommand = [\"x\"]\n").expect_err("refused").0;
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].ends_with(":3: process.command: is a text in quotes"), "{told:?}");
+    assert!(told[1].contains(":1: process: `default` is the supervisor of those"), "{told:?}");
     let told = load("process = 1\nfactroy = 1\n").expect_err("refused").0;
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();
     assert!(told.iter().any(|told| told.contains("is a list of tables: [[process]]")), "{told:?}");

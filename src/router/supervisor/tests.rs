@@ -148,6 +148,42 @@ fn a_factory_stops_all_of_its_children_at_once() {
     assert_eq!(top.exited(now(), 3, true), [Forget(3), Ended(End::Asked)]);
 }
 
+#[test]
+fn who_ends_before_those_that_are_being_restarted_is_restarted_with_them() {
+    let mut top = of(Strategy::RestForOne, &[Restart::Permanent; 4]);
+    assert_eq!(top.exited(now(), 3, true), [Stop(4)]);
+    assert_eq!(top.exited(now(), 1, true), [], "4 is to end first");
+    assert_eq!(top.exited(now(), 4, true), [Stop(2)]);
+    assert_eq!(top.exited(now(), 2, true), [Start(1), Start(2), Start(3), Start(4)]);
+    // One that is not to come again leaves the others to it.
+    let mut top =
+        of(Strategy::RestForOne, &[Restart::Temporary, Restart::Permanent, Restart::Permanent]);
+    assert_eq!(top.exited(now(), 2, true), [Stop(3)]);
+    assert_eq!(top.exited(now(), 1, true), [Forget(1)]);
+    assert_eq!(top.exited(now(), 3, true), [Start(2), Start(3)]);
+}
+
+#[test]
+fn a_factory_forgets_who_has_ended_for_good() {
+    let within = Duration::from_secs(5);
+    let mut top = Supervisor::new(Strategy::OneForOne, AutoShutdown::Never, 3, within, true);
+    top.add(1, Restart::Transient, false);
+    top.add(2, Restart::Permanent, false);
+    assert_eq!(top.exited(now(), 1, true), [Start(1)]);
+    assert_eq!(top.exited(now(), 1, false), [Forget(1)], "there is room for another one");
+    assert_eq!(top.terminate(2), [Stop(2)]);
+    assert_eq!(top.exited(now(), 2, false), [Forget(2)]);
+    assert_eq!(top.len(), 0);
+}
+
+#[test]
+fn what_was_asked_to_end_is_not_said_to_have_given_up() {
+    let mut top = of(Strategy::OneForOne, &[Restart::Permanent]);
+    assert_eq!(top.shutdown(End::Asked), [Stop(1)]);
+    assert_eq!(top.shutdown(End::GaveUp), [], "its process was killed meanwhile");
+    assert_eq!(top.exited(now(), 1, true), [Ended(End::Asked)]);
+}
+
 /// What may happen to a supervisor.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -209,12 +245,12 @@ proptest! {
     fn whatever_happens_each_child_runs_once_and_every_end_is_reached(
         kind in 0..3_usize,
         auto in 0..3_usize,
-        at_once in any::<bool>(),
+        dynamic in any::<bool>(),
         steps in steps(),
     ) {
         let strategy = [Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne][kind];
         let auto = [AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant][auto];
-        let mut top = Supervisor::new(strategy, auto, 3, Duration::from_secs(5), at_once);
+        let mut top = Supervisor::new(strategy, auto, 3, Duration::from_secs(5), dynamic);
         let mut programs = Programs::default();
         let (mut now, mut last) = (now(), 0);
         let pick = |top: &Supervisor, at: usize| {
@@ -251,6 +287,12 @@ proptest! {
             };
             programs.obey(&acts, &top);
             prop_assert!(top.restarts.len() <= 4);
+            if top.doing == Doing::Steady {
+                let lost = |m: &&Member| {
+                    m.wanted && m.restart == Restart::Permanent && m.state == State::Stopped
+                };
+                prop_assert_eq!(top.members.iter().find(lost).map(|m| m.id), None);
+            }
             for (id, state) in top.children() {
                 prop_assert_eq!(state != State::Stopped, programs.running.contains(&id));
                 prop_assert_eq!(state == State::Ending, programs.stopping.contains(&id));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::support::{Pair, Paper};
 use crate::router::Router;
 use crate::router::hosting::{Exit, HostRequest, Start};
-use crate::wire::host::{FactorySpec, Program, Restart, Shutdown};
+use crate::wire::host::{FactorySpec, Program, Restart, Shutdown, Strategy, SupervisorSpec};
 
 impl Paper {
     /// What the edge is asked to do.
@@ -45,6 +45,8 @@ impl Paper {
             program: Program { command: "worker".to_owned(), ..Program::default() },
             max_children,
             restart: Restart::Temporary,
+            max_restarts: 3,
+            max_seconds: 5,
             shutdown: Shutdown::default(),
         };
         self.hold(|router, now, out| router.on_factory_here(now, factory, out));
@@ -197,6 +199,94 @@ fn a_node_that_leaves_ends_its_supervisors_one_after_the_other_and_starts_nothin
     assert!(node.router.is_unhosted() && node.requests().is_empty());
 }
 
+#[test]
+fn what_cannot_be_started_leaves_nothing_also_when_nobody_waits_for_the_answer() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for waits in [true, false] {
+        let mut host = json!({"op": "host", "name": "bot", "command": "x"});
+        if waits {
+            host["id"] = json!(70);
+        }
+        node.tell(app, &host);
+        let run = node.start().run;
+        node.hold(|router, now, out| {
+            router.on_host_started(now, run, Err("cannot start bot".to_owned()), out);
+        });
+        let warned = [HostRequest::Warn("cannot start bot".to_owned())];
+        assert_eq!(node.requests(), if waits { &[] } else { &warned[..] });
+        let told = node.answer(app, 70);
+        assert_eq!(told.is_some_and(|told| told["code"] == "cannot_start"), waits);
+        let tree = node.ask(app, json!({"op": "tree"}))["tree"].clone();
+        assert_eq!((&tree[0]["state"], &tree[0]["specs"]), (&json!("running"), &json!(0)));
+    }
+}
+
+#[test]
+fn what_cannot_be_hosted_leaves_no_supervisor_either() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for (name, code) in [("a b", "badarg"), ("default", "taken")] {
+        let told = node.ask(app, json!({"op": "host", "name": name, "command": "x"}));
+        assert_eq!(told["code"], code, "{told}");
+    }
+    assert_eq!(node.ask(app, json!({"op": "tree"}))["tree"], json!([]));
+}
+
+#[test]
+fn a_start_that_waits_for_a_restart_is_answered_whatever_comes_of_that() {
+    for ends in ["top", "late", "nobody"] {
+        let mut node = Paper::new("a");
+        let app = node.open();
+        let top = SupervisorSpec { strategy: Strategy::OneForAll, ..SupervisorSpec::new("top") };
+        node.hold(|router, now, out| router.on_host(now, top, Vec::new(), out));
+        let host = |name: &str| json!({"op": "host", "id": 7, "name": name, "command": "x", "supervisor": "top"});
+        let runs = ["x", "y"].map(|name| {
+            node.tell(app, &host(name));
+            let run = node.start().run;
+            node.started(run);
+            assert_eq!(node.answer(app, 7).unwrap()["ev"], "ok");
+            run
+        });
+        node.exited(runs[0], 1);
+        let stop = HostRequest::Stop { run: runs[1], how: Shutdown::default() };
+        assert_eq!(node.requests(), [stop], "x comes again when y has ended");
+        node.tell(app, &host("late"));
+        assert!(node.requests().is_empty());
+        node.tell(app, &json!({"op": "terminate_child", "name": ends}));
+        node.exited(runs[1], 0);
+        let starts = node.requests().len();
+        if ends == "nobody" {
+            assert_eq!(starts, 3);
+            continue;
+        }
+        let told = node.answer(app, 7).unwrap();
+        assert_eq!(told["code"], "cannot_start", "{told}");
+        assert_eq!(starts, if ends == "top" { 0 } else { 2 });
+        let tree = node.ask(app, json!({"op": "tree"}))["tree"].clone();
+        assert_eq!(tree[0]["specs"], 2, "what was not started is not there");
+    }
+}
+
+#[test]
+fn a_child_of_a_factory_is_ended_by_its_pid() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    node.offer(1);
+    node.tell(app, &json!({"op": "spawn", "id": 1, "factory": "worker"}));
+    let run = node.start().run;
+    node.started(run);
+    let pid = node.answer(app, 1).unwrap()["pid"].clone();
+    assert_eq!(node.ask(app, json!({"op": "delete_child", "name": pid}))["code"], "badarg");
+    node.tell(app, &json!({"op": "terminate_child", "id": 2, "name": pid}));
+    assert_eq!(node.requests(), [HostRequest::Stop { run, how: Shutdown::default() }]);
+    assert_eq!(node.answer(app, 2), None);
+    node.exited(run, 0);
+    assert_eq!(node.answer(app, 2).unwrap()["ev"], "ok");
+    assert_eq!(node.ask(app, json!({"op": "tree"}))["tree"][0]["specs"], 0);
+    assert_eq!(node.ask(app, json!({"op": "terminate_child", "name": pid}))["code"], "not_found");
+}
+
 /// `a` asks `b`, which offers a worker, to spawn one.
 fn spawning(more: Value) -> (Pair, u64, u64) {
     let (a, mut b) = (Paper::new("a"), Paper::new("b"));
@@ -250,6 +340,19 @@ fn what_is_started_after_its_spawner_has_given_up_or_died_is_ended_again() {
         pair.b.exited(run, 0);
         pair.carry();
         assert_eq!(pair.a.router.references(), 0);
+    }
+}
+
+#[test]
+fn what_is_started_for_a_node_that_was_lost_meanwhile_is_ended_when_it_was_to_be_linked() {
+    for link in [true, false] {
+        let (mut pair, _, run) = spawning(json!({"link": link, "monitor": true}));
+        pair.cut();
+        pair.b.started(run);
+        let stop = HostRequest::Stop { run, how: Shutdown::default() };
+        assert_eq!(pair.b.requests(), if link { vec![stop] } else { vec![] });
+        pair.b.exited(run, 0);
+        assert_eq!(pair.b.router.references(), 0);
     }
 }
 
