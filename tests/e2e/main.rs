@@ -18,6 +18,8 @@ mod calls;
 mod executed;
 mod factories;
 mod hosting;
+mod http;
+mod http_client;
 mod links;
 mod mailboxes;
 mod mesh;
