@@ -20,6 +20,7 @@ mod factories;
 mod hosting;
 mod http;
 mod http_client;
+mod http_manual;
 mod links;
 mod mailboxes;
 mod mesh;
