@@ -1,5 +1,6 @@
 //! The same commands and events in several spellings, told apart by the first byte of a connection.
 
+pub mod http;
 pub mod json;
 
 /// How an app writes its commands and wants its events.

@@ -2,7 +2,9 @@
 //!
 //! The session's task reads a batch, hands it to the hub under one lock, and goes on; a second loop of the same
 //! task takes what waits for the app and writes it. What an app writes wrongly is answered or ends this session;
-//! no other session notices.
+//! no other session notices. HTTP, where each answer belongs to a request, has a loop of its own.
+
+mod http;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -66,7 +68,8 @@ where
     }
     let dialect = Dialect::of(input.rest().first().copied().unwrap_or(0));
     if dialect == Dialect::Http {
-        return refuse_http(&mut writer).await;
+        // On the heap, so that sessions of other dialects are not as large.
+        return Box::pin(http::run(reader, writer, input, hub, options, shutdown)).await;
     }
     let handle = hub.open_session(options.operator);
     let result = {
@@ -478,18 +481,6 @@ async fn write_out(
     }
     frames.clear();
     Ok(())
-}
-
-async fn refuse_http(writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let body = "This version speaks JSON lines and CBOR frames on this socket, not HTTP.\n\
-                Try: echo '{\"op\":\"nodes\",\"id\":1}' | socat - UNIX:pillion.sock\n";
-    let head = format!(
-        "HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    writer.write_all(head.as_bytes()).await?;
-    writer.write_all(body.as_bytes()).await?;
-    writer.shutdown().await
 }
 
 #[cfg(test)]

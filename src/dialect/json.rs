@@ -94,15 +94,25 @@ pub fn json_to_cbor(text: &[u8]) -> Result<Vec<u8>, JsonError> {
 ///
 /// Whatever the bytes are, one line comes out: a body that is not CBOR is written as `$bytes`.
 pub fn frame_to_line(frame: &[u8], out: &mut Vec<u8>) {
-    let start = out.len();
-    if put_line(frame, out).is_err() {
-        out.truncate(start);
-        out.extend_from_slice(b"{\"ev\":\"gap\",\"lost\":1,\"reason\":\"malformed\"}");
-    }
+    frame_to_object(frame, &["as"], out);
     out.push(b'\n');
 }
 
-fn put_line(frame: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+/// The same without the end of the line and without these members of the header.
+pub fn frame_to_object(frame: &[u8], without: &[&str], out: &mut Vec<u8>) {
+    let start = out.len();
+    if put_line(frame, without, out).is_err() {
+        out.truncate(start);
+        out.extend_from_slice(b"{\"ev\":\"gap\",\"lost\":1,\"reason\":\"malformed\"}");
+    }
+}
+
+/// Bytes as JSON has them.
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    print::put_base64(out, bytes);
+}
+
+fn put_line(frame: &[u8], without: &[&str], out: &mut Vec<u8>) -> Result<(), Malformed> {
     let (head, body) = event::split_frame(frame).ok_or(Malformed)?;
     let mut reader = Reader::new(head);
     let mut noun = None;
@@ -111,7 +121,10 @@ fn put_line(frame: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     for _ in 0..reader.map()? {
         let key = reader.text()?;
         if key == "as" {
-            noun = Some(reader.text()?);
+            noun = Some(reader.clone().text()?);
+        }
+        if without.contains(&key) {
+            reader.skip()?;
             continue;
         }
         opaque |= key == "ct";

@@ -389,15 +389,6 @@ fn what_is_too_large_is_answered_and_passed_over() {
 }
 
 #[test]
-fn http_is_told_in_words_that_this_version_does_not_speak_it() {
-    let a = Daemon::alone(&[]);
-    let answer = strange(&a, b"GET /v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n");
-    let text = String::from_utf8(answer).unwrap();
-    assert!(text.starts_with("HTTP/1.1 501 "), "{text}");
-    assert!(text.contains("JSON lines"), "{text}");
-}
-
-#[test]
 fn an_unknown_command_names_the_nearest_and_unknown_fields_are_ignored() {
     let a = Daemon::alone(&[]);
     for dialect in DIALECTS {
