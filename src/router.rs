@@ -51,6 +51,7 @@ mod tests;
 mod topics;
 mod work;
 
+pub use again::Again;
 use agenda::{Agenda, Deadline};
 use listings::Listed;
 use nodes::KnownNode;
@@ -374,13 +375,17 @@ impl Router {
 
     /// Carries out one command: a frame without its first four bytes.
     pub fn on_command(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
+        if self.on_again(now, session, rest, out) != Again::Done {
+            self.on_new(now, session, rest, out);
+        }
+    }
+
+    /// The same of a command that [`Router::on_again`] does not know.
+    pub fn on_new(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
         self.clock = Some(now);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
         out.count(1);
-        if self.send_again(now, session, rest, out) {
-            return;
-        }
         let request = Request::read(rest);
         self.remember(session, rest, &request);
         let asker = Asker { now, session, id: request.id, op: request.op, to: "" };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::again::Again;
 use super::agenda::Deadline;
 use super::announced::{self, Key};
 use super::deliver::{Holder, Origin};
@@ -325,6 +326,9 @@ impl Router {
         frame: Frame<'_>,
         out: &mut Outbox,
     ) -> Result<(), FrameError> {
+        if self.on_publish_again(now, peer, &frame, out) == Again::Done {
+            return Ok(());
+        }
         self.clock = Some(now);
         let Some(kind) = Kind::from_u8(frame.kind) else {
             return if Kind::is_skipped(frame.kind) {

@@ -51,6 +51,13 @@ pub(super) struct Topics {
     pub(super) spread_bytes: usize,
 }
 
+impl Topics {
+    /// Finds out who is to hear what is published to a topic, unless that is known.
+    pub(super) fn look_up(&self, known: &mut publish::KnownTopic) {
+        known.look_up(&self.table);
+    }
+}
+
 /// What a process has subscribed to.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
