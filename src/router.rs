@@ -624,6 +624,7 @@ impl Router {
                 Deadline::Kv(serial) => self.kv_expires(now, serial, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
+                Deadline::Stall => self.stall_is_due(now, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
                 Deadline::Congestion(peer) => self.peer_congests(now, peer, out),
                 Deadline::Hosted(serial) => self.hosted_lingers(now, serial, out),

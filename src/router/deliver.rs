@@ -282,7 +282,8 @@ impl Router {
         let (heavier, served, queued) =
             (process.weight_now() != process.weight, !process.receivers.is_empty(), process.queued);
         let mut early = false;
-        if process.bounds.policy == Overflow::Wait && !process.lapsed {
+        let waits = process.bounds.policy == Overflow::Wait && !process.lapsed;
+        if waits {
             hold |= !process.mailbox.has_room(&process.bounds, size);
             early = !hold
                 && match process.early {
@@ -301,7 +302,11 @@ impl Router {
         if let (true, Origin::Process(holder), Some(now)) = (hold || early, origin, now) {
             self.hold(now, serial, holder, early, out);
         }
-        if self.pressing(out) > self.limits.queue_bytes {
+        let pressing = self.pressing(out);
+        if waits && pressing > self.limits.queue_bytes / 2 && matches!(tag, Tag::Topic(_)) {
+            self.topics.stall.crowded = true;
+        }
+        if pressing > self.limits.queue_bytes {
             self.shed_heaviest(0, out);
             if tag.is_message()
                 && self.heavy.is_empty()
@@ -538,6 +543,7 @@ impl Router {
             }
             self.weigh(serial);
             self.mailbox_shrank(serial, out);
+            self.stall_shrank(out);
             if full {
                 return;
             }

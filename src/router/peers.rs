@@ -234,9 +234,10 @@ impl Router {
     /// something it has published is on its way to many here.
     #[must_use]
     pub fn is_waiting(&self, peer: PeerId) -> bool {
-        self.peers
-            .get(&peer)
-            .is_some_and(|state| (state.announced && !state.heard_of) || state.spreading > 0)
+        let stalled = self.topics.stall.has_peer(peer);
+        self.peers.get(&peer).is_some_and(|state| {
+            (state.announced && !state.heard_of) || state.spreading > 0 || stalled
+        })
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::again::Again;
 use super::super::{Limits, SLICE};
 use super::support::{Pair, Paper};
-use crate::wire::message::Frame;
 
 fn subscribe(node: &mut Paper, app: u64, topic: &str) {
     let answer = node.ask(app, json!({"op": "subscribe", "topic": topic}));
@@ -663,86 +661,6 @@ fn a_repeated_publication_follows_who_subscribes_and_who_leaves() {
     publish(&mut pair.a, one, "t", 7);
     pair.carry();
     assert_eq!(bodies(&mut pair.b, far), [7]);
-}
-
-#[test]
-fn a_repeated_publication_that_this_hold_has_no_room_for_comes_whole_in_the_next() {
-    let mut pair = Pair::new();
-    let (one, other) = (pair.a.open(), pair.b.open());
-    let here: Vec<u64> = (0..100).map(|_| pair.a.open()).collect();
-    let there: Vec<u64> = (0..100).map(|_| pair.b.open()).collect();
-    here.iter().for_each(|app| subscribe(&mut pair.a, *app, "shop.tea"));
-    there.iter().for_each(|app| subscribe(&mut pair.b, *app, "shop.tea"));
-    subscribe(&mut pair.b, other, "shop.*");
-    pair.carry();
-    for body in 0..3 {
-        publish(&mut pair.a, one, "shop.tea", body);
-    }
-    pair.carry();
-    let mut command = Vec::new();
-    let line = json!({"op": "publish", "topic": "shop.tea", "body": 3}).to_string();
-    crate::dialect::json::line_to_frame(line.as_bytes(), &mut command).expect("a good line");
-    let again = |pair: &mut Pair, before: usize| {
-        pair.a.hold(|router, now, out| {
-            out.count(before);
-            router.on_again(now, one, &command[4..], out)
-        })
-    };
-    assert_eq!(again(&mut pair, SLICE - 50), Again::PutOff);
-    assert_eq!(pair.a.out.peer_len(pair.connection()), 0);
-    assert_eq!(again(&mut pair, 0), Again::Done);
-    let mut frames = Vec::new();
-    let connection = pair.connection();
-    pair.a.hold(|_, _, out| out.take_peer(connection, &mut frames));
-    let (frame, _) = Frame::cut(&frames, 70_000).expect("a good frame").expect("a whole one");
-    let heard = |pair: &mut Pair, before: usize| {
-        pair.b.hold(|router, now, out| {
-            out.count(before);
-            router.on_publish_again(now, connection, &frame, out)
-        })
-    };
-    assert_eq!(heard(&mut pair, SLICE - 50), Again::PutOff);
-    assert_eq!(heard(&mut pair, 0), Again::Done);
-    for app in here {
-        assert_eq!(bodies(&mut pair.a, app), [0, 1, 2, 3]);
-    }
-    for app in there {
-        assert_eq!(bodies(&mut pair.b, app), [0, 1, 2, 3]);
-    }
-    assert_eq!(bodies(&mut pair.b, other), [0, 1, 2, 3]);
-}
-
-#[test]
-fn a_repeated_publication_notices_a_peer_that_comes_and_a_queue_group() {
-    let mut pair = Pair::apart(Paper::new("a"), Paper::new("b"));
-    let (one, other, third) = (pair.a.open(), pair.b.open(), pair.a.open());
-    subscribe(&mut pair.b, other, "tea");
-    for body in 0..3 {
-        publish(&mut pair.a, one, "tea", body);
-    }
-    pair.join();
-    for body in 3..6 {
-        publish(&mut pair.a, one, "tea", body);
-    }
-    pair.carry();
-    assert_eq!(bodies(&mut pair.b, other), [3, 4, 5]);
-    let join = json!({"op": "subscribe", "topic": "tea", "group": "workers"});
-    assert_eq!(pair.a.ask(third, join)["ev"], "ok");
-    for body in 6..9 {
-        publish(&mut pair.a, one, "tea", body);
-    }
-    pair.carry();
-    assert_eq!(bodies(&mut pair.a, third), [6, 7, 8]);
-    assert_eq!(bodies(&mut pair.b, other), [6, 7, 8]);
-    let leave = json!({"op": "unsubscribe", "topic": "tea"});
-    assert_eq!(pair.a.ask(third, leave)["ev"], "ok");
-    subscribe(&mut pair.a, third, "*");
-    for body in 9..12 {
-        publish(&mut pair.a, one, "tea", body);
-    }
-    pair.carry();
-    assert_eq!(bodies(&mut pair.a, third), [9, 10, 11]);
-    assert_eq!(bodies(&mut pair.b, other), [9, 10, 11]);
 }
 
 #[test]

@@ -160,8 +160,8 @@ impl KnownTopic {
 }
 
 /// What is not read until all subscribers have a message.
-#[derive(Clone, Copy, Debug)]
-enum Gate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gate {
     Session(SessionId),
     Peer(PeerId),
 }
@@ -263,6 +263,7 @@ impl Router {
                 gate: Gate::Session(asker.session),
             };
             let reached = self.pass_around(sent, passed, &points, near, far.is_some(), out);
+            self.stall(asker.now, Gate::Session(asker.session), out);
             done = Ok((reached.0, reached.1));
             failure = reached.2;
             self.topics.found = points;
@@ -326,7 +327,11 @@ impl Router {
             return Again::No;
         }
         let Some(state) = self.peers.get_mut(&peer) else { return Again::No };
-        if !state.announced || !state.heard_of || state.spreading > 0 {
+        if !state.announced
+            || !state.heard_of
+            || state.spreading > 0
+            || self.topics.stall.has_peer(peer)
+        {
             return Again::No;
         }
         let Some(known) = &mut state.heard_topic else { return Again::No };
@@ -352,6 +357,7 @@ impl Router {
         let Some(known) = state.heard_topic.take() else { return Again::No };
         self.fan_out_known(now, origin, &known, None, frame.payload, out);
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
+        self.stall(now, Gate::Peer(peer), out);
         Again::Done
     }
 
@@ -544,6 +550,7 @@ impl Router {
             }
         }
         self.topics.spread_bytes -= fanout.body.len();
+        self.stall(now, fanout.gate, out);
         match fanout.gate {
             Gate::Session(id) => {
                 if let Some(session) = self.sessions.get_mut(&id) {
@@ -612,7 +619,18 @@ impl Router {
             self.fan_out(passed, &known.points, out);
         }
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
+        self.stall(now, Gate::Peer(peer), out);
         Ok(())
+    }
+
+    /// What a process here has published to several has been delivered.
+    pub(in crate::router) fn stall_session(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        out: &Outbox,
+    ) {
+        self.stall(now, Gate::Session(session), out);
     }
 }
 
