@@ -246,7 +246,7 @@ mod tests {
         let long = "stock@b@a-machine-with-a-long-name.example";
         let mut out = Vec::new();
         frame(&mut out, &header(&[("op", "send"), ("to", long)]), &body(64));
-        set_number(&mut out, first_number(3) | 77);
+        set_number(&mut out, first_number(3) + 77);
         set_stamp(&mut out, 5_000_000_000);
         out.push(0);
         let frame = cut(&out).unwrap();

@@ -87,7 +87,7 @@ pub(super) struct Spec {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Published {
     /// Messages written.
-    pub published: u64,
+    pub count: u64,
     /// Of them, those that its sidecar said it could not pass on.
     pub failed: u64,
     /// What its sidecar complained of; empty when all is well.
@@ -187,7 +187,7 @@ pub(super) fn run(spec: &Spec) -> Result<(), Trouble> {
     let complaints = told.complaints.lock().unwrap_or_else(PoisonError::into_inner);
     let complaints = complaints.escape_ascii().to_string();
     let failed = told.failed.load(Ordering::Relaxed);
-    role::say(&Published { published, failed, complaints })?;
+    role::say(&Published { count: published, failed, complaints })?;
     // The connection stays until the parent has heard from the subscriber.
     while role::told().is_some() {}
     Ok(())

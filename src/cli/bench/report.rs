@@ -83,12 +83,6 @@ impl Row {
         Self { note: Some(note.to_string()), ..row }
     }
 
-    /// The same with what a reader must know.
-    #[must_use]
-    pub(super) fn with_note(self, note: &str) -> Self {
-        Self { note: Some(note.to_owned()), ..self }
-    }
-
     fn cells(&self) -> [String; 6] {
         let target = match self.target {
             None => String::new(),

@@ -129,7 +129,7 @@ impl Course<'_> {
         let (mut total, mut told) = (0, String::new());
         for source in &sources {
             let ended: Published = source.hear("end of publishing", within)?;
-            total += ended.published;
+            total += ended.count;
             told += &ended.complaints;
         }
         sink.tell(&total.to_string())?;

@@ -130,7 +130,7 @@ pub(super) fn soak(
     });
     let mut soaked = Vec::new();
     for (mailbox, mut sink, source) in lanes {
-        let Published { published, failed, .. } =
+        let Published { count: published, failed, .. } =
             source.hear("end of publishing", LATE_MAX + LATE_MAX)?;
         sink.tell(&published.saturating_sub(failed).to_string())?;
         let Delivered { count, misplaced, gaps, .. } = sink.hear("last message", LATE_MAX)?;

@@ -23,6 +23,8 @@ const FEW: usize = 4;
 const BODY_BYTES: usize = 64;
 /// What the daemons may keep in memory at most, whatever is published.
 const RESIDENT_MAX: f64 = 64.0 * 1024.0 * 1024.0;
+/// So many subscriptions show what each takes.
+const MANY: u32 = 100_000;
 /// What a subscription may take.
 const SUBSCRIPTION_MAX: f64 = 0.28 * 1024.0;
 
@@ -63,10 +65,8 @@ impl Bench<'_> {
         let (pubsub, fanout) = (self.args.wants(Part::Pubsub), self.args.wants(Part::Fanout));
         if pubsub || fanout {
             let floor = Pair::floor(&self.scratch, "topics-floor")?;
-            let daemons = match self.args.floor {
-                true => None,
-                false => Some(Pair::daemons(&self.scratch, "topics")?),
-            };
+            let daemons =
+                if self.args.floor { None } else { Some(Pair::daemons(&self.scratch, "topics")?) };
             let pairs = Pairs { floor, daemons };
             if pubsub {
                 self.pubsub(&pairs);
@@ -86,10 +86,11 @@ impl Bench<'_> {
                 self.rows.push(Row::plain(what, Unit::Bytes, sample, target));
             }
         }
-        if pubsub && !self.args.floor {
-            if let Err(trouble) = self.others() {
-                self.rows.push(Row::failed("subscriptions of others", &trouble));
-            }
+        if pubsub
+            && !self.args.floor
+            && let Err(trouble) = self.others()
+        {
+            self.rows.push(Row::failed("subscriptions of others", &trouble));
         }
         if self.args.wants(Part::Mesh) && !self.args.floor {
             self.mesh();
@@ -205,6 +206,13 @@ impl Bench<'_> {
         self.rows.extend([rate, cpu, all]);
     }
 
+    /// The same where not the floor but another cell of our own is what it is compared with.
+    fn sent_beside(&mut self, what: String, both: &Both<Sent>, rate: Option<Target>, note: &str) {
+        let before = self.rows.len();
+        self.sent(what, both, rate, None);
+        self.rows[before].note = Some(note.to_owned());
+    }
+
     /// Many subscriptions beside the one that is published to, and then all of them published to in turn.
     fn others(&mut self) -> Result<(), Trouble> {
         let plain = Pair::daemons(&self.scratch, "others-none")?;
@@ -219,25 +227,26 @@ impl Bench<'_> {
                 self.say(&format!("{count} subscriptions"));
                 other.grow(count)?;
             }
-            let mut rates = [Sample::default(), Sample::default(), Sample::default()];
+            let mut found = [const { Vec::new() }; 3];
             for round in 0..self.args.rounds {
-                for turn in 0..rates.len() {
-                    let place = (round + turn) % rates.len();
+                for turn in 0..found.len() {
+                    let place = (round + turn) % found.len();
                     let pair = if place == 0 { &plain } else { &others[place - 1].pair };
                     self.say(&format!("beside {count} subscriptions, round {}", round + 1));
-                    let sent = course(pair, Nodes::Two, 1, BODY_BYTES, secs).run()?;
-                    rates[place].push(sent.rate);
+                    found[place].push(course(pair, Nodes::Two, 1, BODY_BYTES, secs).run()?);
                 }
             }
-            let [none, beside @ ..] = rates;
-            for (other, rate) in others.iter().zip(beside) {
+            let [none, beside @ ..] = found;
+            for (other, beside) in others.iter().zip(beside) {
                 let what = format!("beside {count} {} subscriptions", other.kind.print());
                 let target = Some(Target::RatioAtLeast(0.7));
-                let row = Row::beside(what, Unit::PerSecond, rate, none.clone(), target);
-                self.rows.push(row.with_note("the ratio is that to our own rate without them"));
+                let both = Both { pillion: beside, floor: none.clone() };
+                self.sent_beside(what, &both, target, "the ratio is that to our own without them");
                 let [here, there] = other.each();
                 let what = "  memory of each";
-                let target = Some(Target::AtMost(SUBSCRIPTION_MAX));
+                // What a node grows by anyway would count as much as few of them.
+                let many = count >= MANY;
+                let target = many.then_some(Target::AtMost(SUBSCRIPTION_MAX));
                 let here = here.into_iter().collect();
                 self.rows.push(Row::plain(what, Unit::BytesEach, here, target));
                 let what = "  memory of each at the other node";
@@ -248,7 +257,7 @@ impl Bench<'_> {
         drop(others);
         let most = self.args.others.iter().copied().max().unwrap_or(0);
         let cells = [(1, Kind::Exact), (most, Kind::Exact), (most, Kind::Wildcard)];
-        let mut rates = [Sample::default(), Sample::default(), Sample::default()];
+        let mut found = [const { Vec::new() }; 3];
         for round in 0..self.args.rounds {
             for turn in 0..cells.len() {
                 let place = (round + turn) % cells.len();
@@ -259,15 +268,15 @@ impl Bench<'_> {
                     hears: Hears::Topics(kind.topics("turn", count)),
                     ..course(&plain, Nodes::Two, 1, BODY_BYTES, secs)
                 };
-                rates[place].push(sent.run()?.rate);
+                found[place].push(sent.run()?);
             }
         }
-        let [one, many @ ..] = rates;
-        for ((count, kind), rate) in cells[1..].iter().zip(many) {
+        let [one, many @ ..] = found;
+        for ((count, kind), many) in cells[1..].iter().zip(many) {
             let what =
                 format!("published to {count} topics in turn, {} subscriptions", kind.print());
-            let row = Row::beside(what, Unit::PerSecond, rate, one.clone(), None);
-            self.rows.push(row.with_note("the ratio is that to our own rate with one topic"));
+            let both = Both { pillion: many, floor: one.clone() };
+            self.sent_beside(what, &both, None, "the ratio is that to our own with one topic");
         }
         Ok(())
     }
@@ -296,9 +305,7 @@ impl Bench<'_> {
         let what = "three subscribers beside one that is stopped";
         let before = self.rows.len();
         self.under_way(what, &found);
-        for row in &mut self.rows[before..] {
-            row.note = Some("the ratio is that to our own without it".to_owned());
-        }
+        self.rows[before].note = Some("the ratio is that to our own without it".to_owned());
     }
 
     fn soak(&mut self, duration: Duration) -> Result<(), Trouble> {
