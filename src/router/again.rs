@@ -142,7 +142,7 @@ impl Router {
         known.put_event(body, &mut frame);
         let origin = Origin::Process(Holder::Local(own));
         self.fan_out_known(now, origin, &known, None, &frame, out);
-        self.stall_session(now, session, out);
+        self.stall_session(now, session, known.subscriptions().unwrap_or(0), out);
         if frame.capacity() <= SCRATCH_BYTES_MAX {
             self.scratch = frame;
         }

@@ -149,6 +149,28 @@ fn a_publication_to_many_wait_mailboxes_loses_nothing_though_together_they_fill_
 }
 
 #[test]
+fn a_few_slow_mailboxes_of_different_topics_delay_nobody_else_of_their_peer() {
+    let limits = Limits { queue_bytes: 4 * 1024 * 1024, ..Limits::default() };
+    let mut pair = Pair::of(Paper::new("a"), Paper::with("b", 1, limits));
+    let topics = ["tea", "coffee"];
+    for topic in topics {
+        let app = pair.b.open();
+        pair.b.ask(app, json!({"op": "flag", "mailbox": {"policy": "wait"}}));
+        subscribe(&mut pair.b, app, topic);
+    }
+    let one = pair.a.open();
+    pair.carry();
+    let body = "x".repeat(1000);
+    for _ in 0..1500 {
+        for topic in topics {
+            publish(&mut pair.a, one, topic, body.as_str());
+            pair.carry_once();
+            assert!(!pair.b.router.is_waiting(pair.connection()));
+        }
+    }
+}
+
+#[test]
 fn a_publisher_of_the_same_node_waits_while_its_many_subscribers_fill_it() {
     let limits = Limits { queue_bytes: 4 * 1024 * 1024, ..Limits::default() };
     let mut node = Paper::with("a", 1, limits);

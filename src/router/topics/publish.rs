@@ -263,7 +263,8 @@ impl Router {
                 gate: Gate::Session(asker.session),
             };
             let reached = self.pass_around(sent, passed, &points, near, far.is_some(), out);
-            self.stall(asker.now, Gate::Session(asker.session), out);
+            let subscriptions = usize::try_from(reached.1).unwrap_or(usize::MAX);
+            self.stall(asker.now, Gate::Session(asker.session), subscriptions, out);
             done = Ok((reached.0, reached.1));
             failure = reached.2;
             self.topics.found = points;
@@ -356,8 +357,9 @@ impl Router {
         }
         let Some(known) = state.heard_topic.take() else { return Again::No };
         self.fan_out_known(now, origin, &known, None, frame.payload, out);
+        let subscriptions = known.subscriptions;
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
-        self.stall(now, Gate::Peer(peer), out);
+        self.stall(now, Gate::Peer(peer), subscriptions, out);
         Again::Done
     }
 
@@ -550,7 +552,7 @@ impl Router {
             }
         }
         self.topics.spread_bytes -= fanout.body.len();
-        self.stall(now, fanout.gate, out);
+        self.stall(now, fanout.gate, usize::MAX, out);
         match fanout.gate {
             Gate::Session(id) => {
                 if let Some(session) = self.sessions.get_mut(&id) {
@@ -618,8 +620,9 @@ impl Router {
             let passed = Passed { now, origin, exclude, head, body, gate };
             self.fan_out(passed, &known.points, out);
         }
+        let subscriptions = known.subscriptions;
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
-        self.stall(now, Gate::Peer(peer), out);
+        self.stall(now, Gate::Peer(peer), subscriptions, out);
         Ok(())
     }
 
@@ -628,9 +631,10 @@ impl Router {
         &mut self,
         now: Instant,
         session: SessionId,
+        subscriptions: usize,
         out: &Outbox,
     ) {
-        self.stall(now, Gate::Session(session), out);
+        self.stall(now, Gate::Session(session), subscriptions, out);
     }
 }
 

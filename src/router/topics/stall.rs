@@ -41,9 +41,10 @@ impl Stall {
 }
 
 impl Router {
-    /// A message for several has been delivered: where that was too much, no more is read of where it came from.
-    pub(super) fn stall(&mut self, now: Instant, gate: Gate, out: &Outbox) {
-        if !std::mem::take(&mut self.topics.stall.crowded) {
+    /// A message for so many has been delivered: where that was too much, no more is read of where it came from. A single
+    /// mailbox holds its senders by itself, and those of others go on.
+    pub(super) fn stall(&mut self, now: Instant, gate: Gate, subscriptions: usize, out: &Outbox) {
+        if !std::mem::take(&mut self.topics.stall.crowded) || subscriptions < 2 {
             return;
         }
         let (bytes, half) = (self.mailbox_bytes, self.pressing(out) > self.limits.queue_bytes / 2);
