@@ -498,6 +498,10 @@ impl Router {
                         more = true;
                         return;
                     }
+                    if whole && tag.is_message() {
+                        frames += process.mailbox.take_run(room - bytes.len(), bytes);
+                        continue;
+                    }
                     if let Tag::Call(reference) = tag {
                         if !self.served.contains_key(&reference) {
                             // Nobody waits for it any more.
