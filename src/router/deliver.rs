@@ -664,7 +664,9 @@ impl Router {
         }
     }
 
-    /// Held for the whole send timeout: from now on the mailbox sheds and holds nobody until half empty.
+    /// Held for the whole send timeout: from now on a mailbox that is still full sheds and holds nobody until half empty. One
+    /// that has room again belongs to an app that is slow and not stuck: its senders go on, and are held again once it is
+    /// full.
     pub(super) fn hold_lapses(&mut self, now: Instant, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.hold_ends.as_ref().is_none_or(|ends| **ends > now) {
@@ -673,7 +675,7 @@ impl Router {
         if process.early == Early::Holding {
             process.early = Early::Spent;
         } else {
-            process.lapsed = true;
+            process.lapsed = !process.mailbox.has_room(&process.bounds, 1);
         }
         self.release(serial, out);
     }
