@@ -136,7 +136,8 @@ impl Course<'_> {
         let seen: Delivered = sink.hear("last message", within)?;
         let after = (cpu_ns_of(self.ids), cpu_ns_of(&all));
 
-        let Delivered { count: delivered, misplaced, gaps, .. } = seen;
+        let Delivered { count: delivered, misplaced, holes, gaps, .. } = seen;
+        let misplaced = misplaced + holes;
         let published = total * u64::try_from(self.leave.len()).unwrap_or(0);
         if delivered != published || misplaced > 0 || gaps > 0 || delivered == 0 {
             let told = if told.is_empty() { told } else { format!("; {told}") };

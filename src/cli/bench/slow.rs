@@ -45,7 +45,8 @@ pub(super) fn measure(course: &Course<'_>, stopped: bool) -> Result<Sent, Troubl
     }
     let sent = sent?;
     slow.tell(&sent.published.to_string())?;
-    let Delivered { count, misplaced, gaps, .. } = slow.hear("last message", LATE_MAX)?;
+    let Delivered { count, misplaced, holes, gaps, .. } = slow.hear("last message", LATE_MAX)?;
+    let misplaced = misplaced + holes;
     if count + gaps != sent.published || misplaced > 0 {
         let (published, told) = (sent.published, "; to the stopped one".to_owned());
         return Err(Trouble::Lost { published, delivered: count, gaps, misplaced, told });
@@ -134,6 +135,7 @@ pub(super) fn soak(
             source.hear("end of publishing", LATE_MAX + LATE_MAX)?;
         sink.tell(&published.saturating_sub(failed).to_string())?;
         let Delivered { count, misplaced, gaps, .. } = sink.hear("last message", LATE_MAX)?;
+        // What the publisher was told of is a hole here, which the sum accounts for.
         soaked.push(Soaked {
             mailbox,
             published,

@@ -61,8 +61,10 @@ pub(super) struct Spec {
 pub(super) struct Delivered {
     /// Messages that came.
     pub count: u64,
-    /// Messages that were not the next of their publisher, although no loss had been told.
+    /// Messages that came after a later one of their publisher, or twice.
     pub misplaced: u64,
+    /// Places where messages were missing although no loss had been told there.
+    pub holes: u64,
     /// Losses that the sidecar told of.
     pub gaps: u64,
     /// From the first read to the last.
@@ -113,6 +115,7 @@ struct Listener {
     /// Numbers that were passed over: as many as were lost, when all is well.
     skipped: u64,
     misplaced: u64,
+    holes: u64,
     gaps: u64,
     first: Option<Instant>,
     last: Instant,
@@ -156,6 +159,7 @@ impl Listener {
             count: 0,
             skipped: 0,
             misplaced: 0,
+            holes: 0,
             gaps: 0,
             first: None,
             last: Instant::now(),
@@ -223,7 +227,7 @@ impl Listener {
                 // A loss is told where it happened. After a hole the count goes on from what came, so that one hole
                 // counts once.
                 if self.skipped > self.gaps {
-                    self.misplaced += 1;
+                    self.holes += 1;
                     self.skipped = self.gaps;
                 }
                 self.count += 1;
@@ -276,6 +280,7 @@ impl Delivered {
         Ok(Self {
             count: sum(|listener| listener.count),
             misplaced: sum(|listener| listener.misplaced),
+            holes: sum(|listener| listener.holes),
             gaps: sum(|listener| listener.gaps),
             seconds: first
                 .zip(last)
