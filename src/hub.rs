@@ -17,7 +17,7 @@ pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
 pub use crate::router::peers::PeerHello;
 use crate::router::peers::PeerId;
 use crate::router::sessions::SessionId;
-use crate::router::{Limits, Map, Outbox, Router, SLICE};
+use crate::router::{Again, Limits, Map, Outbox, Router, SLICE};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
 use crate::wire::host::{DEFAULT_SUPERVISOR, Hosting, SupervisorSpec};
@@ -497,19 +497,32 @@ impl SessionHandle {
             let full = self.with(|state, now| {
                 while state.out.may_go_on() {
                     let rest = &buffer[fed.consumed..];
+                    let length = rest.first_chunk::<4>().map(|l| u32::from_be_bytes(*l) as usize);
+                    let whole = length.filter(|length| *length <= frame_bytes_max);
+                    let frame = whole.and_then(|length| rest.get(4..4 + length));
+                    if let Some(frame) = frame {
+                        let State { router, out, .. } = state;
+                        match router.on_again(now, self.id(), frame, out) {
+                            Again::Done => {
+                                fed.consumed += 4 + frame.len();
+                                continue;
+                            }
+                            Again::PutOff => return true,
+                            Again::No => {}
+                        }
+                    }
                     // A few bytes of commands may ask for a lot: answers that nobody reads are not added to.
                     if !rest.is_empty() && !state.router.may_answer(self.id(), &state.out) {
                         fed.stopped = true;
                         return false;
                     }
-                    let Some(length) = rest.first_chunk::<4>() else { return false };
-                    let length = u32::from_be_bytes(*length) as usize;
+                    let Some(length) = length else { return false };
                     if length > frame_bytes_max {
                         fed.too_large = Some(length);
                         return false;
                     }
-                    let Some(frame) = rest.get(4..4 + length) else { return false };
-                    state.router.on_command(now, self.id(), frame, &mut state.out);
+                    let Some(frame) = frame else { return false };
+                    state.router.on_new(now, self.id(), frame, &mut state.out);
                     fed.consumed += 4 + length;
                     if let Some((from, to)) = state.out.rebound.take() {
                         state.rebind(from, to);
@@ -517,6 +530,7 @@ impl SessionHandle {
                 }
                 true
             });
+            // The first command of a hold is never put off, for a whole hold has room for it.
             if !full || fed.consumed == before {
                 break;
             }
@@ -651,12 +665,24 @@ impl PeerHandle {
         let mut consumed = 0;
         loop {
             let more = self.hub.with(|state, now| {
+                state.router.may_hear(self.id, &state.out)?;
                 while state.out.may_go_on() {
+                    let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX);
+                    if let Ok(Some((frame, bytes))) = &cut {
+                        let State { router, out, .. } = state;
+                        match router.on_publish_again(now, self.id, frame, out) {
+                            Again::Done => {
+                                consumed += bytes;
+                                continue;
+                            }
+                            Again::PutOff => return Ok(true),
+                            Again::No => {}
+                        }
+                    }
                     if state.router.is_waiting(self.id) {
                         return Ok(false);
                     }
-                    let cut = Frame::cut(&buffer[consumed..], PEER_FRAME_BYTES_MAX)?;
-                    let Some((frame, bytes)) = cut else { return Ok(false) };
+                    let Some((frame, bytes)) = cut? else { return Ok(false) };
                     consumed += bytes;
                     state.out.count(1);
                     state.router.may_hear(self.id, &state.out)?;

@@ -53,6 +53,7 @@ mod topics;
 mod waits;
 mod work;
 
+pub use again::Again;
 use agenda::{Agenda, Deadline};
 use listings::Listed;
 use nodes::KnownNode;
@@ -381,13 +382,17 @@ impl Router {
 
     /// Carries out one command: a frame without its first four bytes.
     pub fn on_command(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
+        if self.on_again(now, session, rest, out) != Again::Done {
+            self.on_new(now, session, rest, out);
+        }
+    }
+
+    /// The same of a command that [`Router::on_again`] does not know.
+    pub fn on_new(&mut self, now: Instant, session: SessionId, rest: &[u8], out: &mut Outbox) {
         self.clock = Some(now);
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.commands += 1;
         out.count(1);
-        if self.send_again(now, session, rest, out) {
-            return;
-        }
         let request = Request::read(rest);
         self.remember(session, rest, &request);
         let asker = Asker { now, session, id: request.id, op: request.op, to: "" };
@@ -637,6 +642,7 @@ impl Router {
                 Deadline::Wait { session, number } => self.wait_times_out(session, number, out),
                 Deadline::Ask(ask) => self.ask_times_out(ask, out),
                 Deadline::Hold(serial) => self.hold_lapses(now, serial, out),
+                Deadline::Stall => self.stall_is_due(now, out),
                 Deadline::Held { peer, serial } => self.peer_holds_too_long(now, peer, serial, out),
                 Deadline::Congestion(peer) => self.peer_congests(now, peer, out),
                 Deadline::Hosted(serial) => self.hosted_lingers(now, serial, out),

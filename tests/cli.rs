@@ -717,3 +717,90 @@ fn a_monitor_prints_the_end_of_a_process_and_its_exit_code_says_how_it_was() {
         assert!(ended.ended(code).out.ends_with(&format!(": {reason}\n")), "{}", ended.out);
     }
 }
+
+/// The rows of a benchmark's report by their names; each was measured.
+fn rows(report: &Json) -> std::collections::BTreeMap<String, Json> {
+    let rows = report["rows"].as_array().expect("rows").iter();
+    let rows =
+        rows.map(|row| (row["what"].as_str().expect("a name").trim().to_owned(), row.clone()));
+    let rows: std::collections::BTreeMap<String, Json> = rows.collect();
+    for (what, row) in &rows {
+        assert!(
+            row["pillion"].as_array().is_some_and(|values| !values.is_empty()),
+            "{what}: {row}"
+        );
+    }
+    rows
+}
+
+#[test]
+fn a_benchmark_of_topics_measures_nodes_beside_a_floor_and_counts_only_what_lost_nothing() {
+    let place = Place::new();
+    let quick = ["--rounds", "1", "--seconds-per-cell", "0.05", "--sizes", "64,1024"];
+    let few = ["--publishers", "2", "--subscribers", "3", "--others", "50,100"];
+    let report = place.run(&[&["--json", "bench", "pubsub", "fanout"], &quick[..], &few].concat());
+    let rows = rows(&report.ended(0).json());
+    for what in [
+        "publish 64 B, 2 to 1, one node",
+        "publish 1 KiB, 2 to 1, two nodes",
+        "publish 64 B, 2 to 3, two nodes",
+        "under way, 64 B at half of that rate, two nodes",
+    ] {
+        let row = &rows[what];
+        for side in ["pillion", "floor", "ratio"] {
+            assert!(row[side][0].as_f64().is_some_and(|value| value > 0.0), "{what}: {row}");
+        }
+    }
+    for what in [
+        "beside 100 exact subscriptions",
+        "beside 100 wildcard subscriptions",
+        "published to 100 topics in turn, exact subscriptions",
+        "published to 100 topics in turn, wildcard subscriptions",
+        "three subscribers beside one that is stopped",
+        "after all that was published: peak of memory",
+    ] {
+        assert!(rows[what]["pillion"][0].as_f64().is_some_and(|value| value > 0.0), "{what}");
+    }
+}
+
+#[test]
+fn a_benchmark_of_a_mesh_starts_its_nodes_and_publishes_to_all_of_them() {
+    let place = Place::new();
+    let quick = ["--rounds", "1", "--seconds-per-cell", "0.1", "--nodes", "3"];
+    let report = place.run(&[&["--json", "bench", "mesh"], &quick[..]].concat());
+    let rows = rows(&report.ended(0).json());
+    for what in ["3 nodes: start of all to full mesh", "publish 64 B, one node to the 2 others"] {
+        assert!(rows[what]["pillion"][0].as_f64().is_some_and(|value| value > 0.0), "{what}");
+    }
+    assert_eq!(rows["peak of memory of a node"]["pillion"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_soak_accounts_for_every_message_that_a_slow_subscriber_did_not_get() {
+    let place = Place::new();
+    let report = place.run(&["--json", "bench", "pubsub", "--soak", "2s", "--gate"]);
+    let report = report.ended(0).json();
+    let counts: Vec<u64> = (report["rows"].as_array().expect("rows").iter())
+        .filter(|row| row["unit"] == "count")
+        .map(|row| row["pillion"][0].to_string().trim_end_matches(".0").parse().expect("a count"))
+        .collect();
+    assert_eq!(counts.len(), 10, "{report}");
+    for lane in counts.chunks(5) {
+        let [published, delivered, gaps, failed, wrong] = *lane else { panic!("{report}") };
+        assert!(published > 0 && delivered > 0, "{report}");
+        assert_eq!((delivered + gaps + failed, wrong), (published, 0), "{report}");
+    }
+}
+
+#[test]
+fn a_benchmark_that_cannot_be_meant_is_refused_before_anything_starts() {
+    let place = Place::new();
+    for (arguments, words) in [
+        (["pubsub", "--subscribers", "0"], "--subscribers"),
+        (["mesh", "--nodes", "1"], "--nodes"),
+        (["fanout", "--soak", "2s"], "bench pubsub"),
+        (["pubsub", "--others", "20,10"], "smallest first"),
+    ] {
+        place.run(&[&["bench"], &arguments[..]].concat()).ended(64).says(words);
+    }
+}

@@ -17,6 +17,8 @@ mod frames;
 mod life;
 mod machine;
 mod many;
+mod mesh;
+mod others;
 mod process;
 mod publisher;
 mod relay;
@@ -26,11 +28,14 @@ mod role;
 mod round_trip;
 mod sample;
 mod send;
+mod slow;
 mod subscriber;
+mod topics;
 mod way;
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
@@ -47,7 +52,17 @@ use super::{Exit, Failure, Globals, Output};
 const ROUNDS_MAX: usize = 101;
 const SECONDS_MAX: f64 = 600.0;
 /// Smallest and largest body: the number of a message needs room, and the default limit is 1 MiB.
-const BODY_BYTES: std::ops::RangeInclusive<usize> = 16..=1_000_000;
+const BODY_BYTES: std::ops::RangeInclusive<usize> = 16..=1 << 20;
+/// Sizes of bodies where the command names none.
+const SIZES: [usize; 3] = [64, 1024, 16_384];
+/// Most publishers, subscribers, subscriptions of others and nodes: more than a machine of today bears.
+const PUBLISHERS_MAX: u16 = 64;
+const SUBSCRIBERS_MAX: usize = 1000;
+const OTHERS_MAX: u32 = 200_000;
+const NODES_MAX: usize = 64;
+const SOAK_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long the progress bar is.
+const BAR: usize = 24;
 
 /// Measures daemons on this machine beside the least that relays could cost
 #[derive(Clone, Debug, Args)]
@@ -55,15 +70,31 @@ pub(super) struct BenchArgs {
     /// What to measure; everything when nothing is named
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// How often each cell of `send`, `roundtrip` and `join` is measured; medians are shown
+    /// How often each cell that varies is measured; medians are shown
     #[arg(long, value_name = "N", default_value_t = 7)]
     rounds: usize,
-    /// For how long each cell of `send` and `roundtrip` runs
+    /// For how long each cell with messages runs
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     seconds_per_cell: f64,
-    /// Sizes of the bodies, in bytes
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [64, 1024, 16_384])]
-    sizes: Vec<usize>,
+    /// Sizes of the bodies, in bytes; unless given 64, 1024 and 16384, of `pubsub` 16 and 1048576 too
+    #[arg(long, value_name = "BYTES", value_delimiter = ',')]
+    sizes: Option<Vec<usize>>,
+    /// How many processes publish at once, in `pubsub` and `fanout`
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    publishers: u16,
+    /// How many subscribers `fanout` has, one cell for each number
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [4, 100])]
+    subscribers: Vec<usize>,
+    /// How many subscriptions of others there are in `pubsub`, one cell for each number, the smallest first
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10_000, 100_000])]
+    others: Vec<u32>,
+    /// How many nodes `mesh` starts
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    nodes: usize,
+    /// Instead of its cells, lets publishers outrun slow subscribers for so long and looks for memory that grows and losses
+    /// that nobody was told
+    #[arg(long, value_name = "DURATION", value_parser = soak)]
+    soak: Option<Duration>,
     /// Exits with 1 when a target is missed, and says which
     #[arg(long)]
     gate: bool,
@@ -85,6 +116,12 @@ enum Part {
     Roundtrip,
     /// Calls there and back, one and 64 at a time
     Call,
+    /// Publications to one subscriber, beside subscriptions of others and beside one that is stopped
+    Pubsub,
+    /// Publications to several subscribers
+    Fanout,
+    /// Many nodes: until each sees all the others, and publications to all
+    Mesh,
     /// 100 000 processes and names, and the end of many
     Many,
     /// From exec to a socket that takes connections
@@ -122,11 +159,47 @@ impl BenchArgs {
         if !(0.01..=SECONDS_MAX).contains(&self.seconds_per_cell) {
             return Err(format!("--seconds-per-cell is 0.01 to {SECONDS_MAX}"));
         }
-        if !self.sizes.iter().all(|size| BODY_BYTES.contains(size)) {
+        if !self.sizes.iter().flatten().all(|size| BODY_BYTES.contains(size)) {
             let (min, max) = (BODY_BYTES.start(), BODY_BYTES.end());
             return Err(format!("--sizes are {min} to {max}"));
         }
+        if !(1..=PUBLISHERS_MAX).contains(&self.publishers) {
+            return Err(format!("--publishers is 1 to {PUBLISHERS_MAX}"));
+        }
+        if !self.subscribers.iter().all(|count| (1..=SUBSCRIBERS_MAX).contains(count)) {
+            return Err(format!("--subscribers are 1 to {SUBSCRIBERS_MAX}"));
+        }
+        if !self.others.is_sorted()
+            || !self.others.iter().all(|count| (1..=OTHERS_MAX).contains(count))
+        {
+            return Err(format!("--others are 1 to {OTHERS_MAX}, the smallest first"));
+        }
+        if !(2..=NODES_MAX).contains(&self.nodes) {
+            return Err(format!("--nodes is 2 to {NODES_MAX}"));
+        }
+        if self.soak.is_some() && self.parts != [Part::Pubsub] {
+            return Err("--soak belongs to `pillion bench pubsub`, alone".to_owned());
+        }
         Ok(())
+    }
+
+    fn sizes(&self) -> &[usize] {
+        self.sizes.as_deref().unwrap_or(&SIZES)
+    }
+
+    /// How many steps there are that tell of themselves, as the code below makes them.
+    fn cells(&self) -> usize {
+        let (wants, rounds) = (|part: Part| usize::from(self.wants(part)), self.rounds);
+        let both = if self.floor { rounds } else { 2 * rounds };
+        let sizes = self.sizes().len();
+        let mut cells = 2
+            * both
+            * (sizes * (wants(Part::Send) + wants(Part::Roundtrip)) + 2 * wants(Part::Call));
+        if !self.floor {
+            cells += wants(Part::Start) + 2 * wants(Part::Idle) + 3 * rounds * wants(Part::Join);
+            cells += 3 * wants(Part::Failure) + 4 * wants(Part::Many);
+        }
+        cells
     }
 
     fn wants(&self, part: Part) -> bool {
@@ -134,18 +207,27 @@ impl BenchArgs {
     }
 }
 
+fn soak(text: &str) -> Result<Duration, String> {
+    crate::config::value::parse_duration(text, Duration::from_secs(1), SOAK_MAX)
+}
+
 struct Bench<'a> {
     args: &'a BenchArgs,
     scratch: Scratch,
     rows: Vec<Row>,
     progress: bool,
+    /// Steps that have told of themselves, and how many there will be.
+    cells: (Cell<usize>, usize),
 }
 
 impl<'a> Bench<'a> {
     fn run(args: &'a BenchArgs) -> Result<Report, Trouble> {
         let before = (Ticks::now(), Instant::now());
         let progress = std::io::stderr().is_terminal();
-        let mut bench = Bench { args, scratch: Scratch::new()?, rows: Vec::new(), progress };
+        let scratch = Scratch::new()?;
+        let mut bench =
+            Bench { args, scratch, rows: Vec::new(), progress, cells: Default::default() };
+        bench.cells.1 = args.cells() + bench.topic_cells();
         if !args.floor {
             bench.start();
             bench.idle();
@@ -154,7 +236,8 @@ impl<'a> Bench<'a> {
             bench.many();
         }
         bench.messages()?;
-        bench.say("");
+        bench.topics()?;
+        bench.wipe();
 
         let stolen = match (before.0, Ticks::now()) {
             (Some(before), Some(now)) => {
@@ -180,10 +263,18 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// One line that the next one overwrites, for a person who waits.
+    /// One step more: a line that the next one overwrites, for a person who waits.
     fn say(&self, text: &str) {
         if self.progress {
-            eprint!("\r\x1b[K{text}");
+            let (done, all) = (self.cells.0.get(), self.cells.1);
+            self.cells.0.set(done + 1);
+            eprint!("\r\x1b[K{} {text}", bar(done, all));
+        }
+    }
+
+    fn wipe(&self) {
+        if self.progress {
+            eprint!("\r\x1b[K");
         }
     }
 
@@ -287,12 +378,11 @@ impl<'a> Bench<'a> {
         if !sends && !trips && !calls {
             return Ok(());
         }
-        self.say("starting the pairs");
-        let floor = Pair::floor(&self.scratch)?;
+        let floor = Pair::floor(&self.scratch, "floor")?;
         let daemons = if self.args.floor {
             None
         } else {
-            match Pair::daemons(&self.scratch) {
+            match Pair::daemons(&self.scratch, "daemons") {
                 Ok(pair) => Some(pair),
                 Err(trouble) => {
                     self.rows.push(Row::failed("two daemons", &trouble));
@@ -302,7 +392,7 @@ impl<'a> Bench<'a> {
         };
         let pairs = Pairs { floor, daemons };
         for nodes in [Nodes::One, Nodes::Two] {
-            for &size in &self.args.sizes {
+            for &size in self.args.sizes() {
                 if sends {
                     self.send(&pairs, nodes, size);
                 }
@@ -320,7 +410,7 @@ impl<'a> Bench<'a> {
             ));
         }
         for nodes in [Nodes::One, Nodes::Two] {
-            for &size in &self.args.sizes {
+            for &size in self.args.sizes() {
                 if trips {
                     self.round_trip(&pairs, nodes, size);
                 }
@@ -520,9 +610,16 @@ impl Pairs {
     }
 }
 
+/// How far a benchmark has come, and how many steps there are.
+fn bar(done: usize, all: usize) -> String {
+    let full = (done * BAR).checked_div(all).map_or(BAR, |full| full.min(BAR));
+    format!("[{}{}] {done}/{all}", "#".repeat(full), ".".repeat(BAR - full))
+}
+
 fn bytes(size: usize) -> String {
     match size {
         0..1024 => format!("{size} B"),
+        _ if size.is_multiple_of(1 << 20) => format!("{} MiB", size >> 20),
         _ if size.is_multiple_of(1024) => format!("{} KiB", size / 1024),
         _ => format!("{size} B"),
     }
@@ -533,7 +630,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_bar_is_full_at_the_end_and_not_before() {
+        assert_eq!(bar(0, 8), format!("[{}] 0/8", ".".repeat(BAR)));
+        assert!(bar(7, 8).contains('.'));
+        assert_eq!(bar(8, 8), format!("[{}] 8/8", "#".repeat(BAR)));
+        assert_eq!(bar(0, 0), format!("[{}] 0/0", "#".repeat(BAR)));
+    }
+
+    #[test]
     fn sizes_are_printed_as_people_say_them() {
-        assert_eq!([64, 1024, 1500, 16_384].map(bytes), ["64 B", "1 KiB", "1500 B", "16 KiB"]);
+        let sizes = [64, 1024, 1500, 16_384, 1 << 20].map(bytes);
+        assert_eq!(sizes, ["64 B", "1 KiB", "1500 B", "16 KiB", "1 MiB"]);
     }
 }

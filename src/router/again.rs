@@ -20,12 +20,25 @@ use crate::wire::event::{self, Said};
 use crate::wire::id::Address;
 use crate::wire::message::{self, Kind};
 
+/// A frame that was larger leaves no buffer behind.
+const SCRATCH_BYTES_MAX: usize = 16 * 1024;
 /// Longer headers are read each time, so that a session keeps little.
 const START_BYTES_MAX: usize = 512;
 
+/// What became of something that may be what was said before once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It was, and it has been carried out.
+    Done,
+    /// It is, and comes again in the next hold of the lock: this one has no room for all that it takes.
+    PutOff,
+    /// It has to be read.
+    No,
+}
+
 /// The last `send` or `publish` of a session, and what it meant.
 #[derive(Debug, Default)]
-pub(super) struct Again {
+pub(super) struct Last {
     /// The length of the header and the header, as they stand in the frame.
     start: Vec<u8>,
     /// The count of changes at which this was so.
@@ -45,47 +58,60 @@ enum Route {
 }
 
 impl Router {
-    /// Sends a message whose header is that of the last one. False when it has to be read.
-    pub(super) fn send_again(
+    /// Carries out a `send` or `publish` whose header is that of the one before it.
+    ///
+    /// It has no answer: whether the app reads its answers does not matter here.
+    pub fn on_again(
         &mut self,
         now: Instant,
         session: SessionId,
         rest: &[u8],
         out: &mut Outbox,
-    ) -> bool {
-        let Some(state) = self.sessions.get_mut(&session) else { return false };
-        let Some(again) = &mut state.again else { return false };
-        if again.routes != self.routes {
-            return false;
+    ) -> Again {
+        let Some(state) = self.sessions.get_mut(&session) else { return Again::No };
+        let Some(again) = &mut state.again else { return Again::No };
+        if again.routes != self.routes || state.listings > 0 {
+            return Again::No;
         }
-        let Some(body) = rest.strip_prefix(again.start.as_slice()) else { return false };
+        let Some(body) = rest.strip_prefix(again.start.as_slice()) else { return Again::No };
         if body.len() > self.limits.body_bytes {
-            return false;
+            return Again::No;
         }
         match again.route {
-            None => false,
+            None => return Again::No,
             Some(Route::Topic { own }) => {
-                let Some(mut known) = again.known.take() else { return false };
-                let done = self.publish_again(now, (session, own), &mut known, body, out);
-                let state = self.sessions.get_mut(&session);
-                if let Some(again) = state.and_then(|state| state.again.as_mut()) {
-                    again.known = Some(known);
+                let Some(known) = &mut again.known else { return Again::No };
+                self.topics.look_up(known);
+                let Some(subscriptions) = known.subscriptions() else { return Again::No };
+                if subscriptions > out.left() {
+                    return if out.put_off(subscriptions) { Again::PutOff } else { Again::No };
                 }
-                done
+                if !known.send(own, body, &self.peers, &self.limits, out) {
+                    return Again::No;
+                }
+                state.commands += 1;
+                if subscriptions > 0 {
+                    self.publish_here(now, session, own, body, out);
+                }
             }
             Some(Route::There { peer, event }) => {
                 let size = again.lead.len() + body.len();
                 let limit = self.limits.peer_bytes;
-                out.write_peer_within(peer, size, limit, |bytes| {
+                let written = out.write_peer_within(peer, size, limit, |bytes| {
                     let at = bytes.len();
                     bytes.reserve(size);
                     bytes.extend_from_slice(&again.lead);
                     bytes.extend_from_slice(body);
                     message::finish(bytes, at);
                     message::finish(bytes, at + event);
-                })
+                });
+                if !written {
+                    return Again::No;
+                }
+                state.commands += 1;
             }
             Some(Route::Here { own, serial }) => {
+                state.commands += 1;
                 let lead = std::mem::take(&mut again.lead);
                 let origin = Origin::Process(Holder::Local(own));
                 self.deliver(Some(now), serial, origin, Tag::Message, &lead, body, out);
@@ -93,8 +119,36 @@ impl Router {
                 if let Some(again) = state.and_then(|state| state.again.as_mut()) {
                     again.lead = lead;
                 }
-                true
             }
+        }
+        self.clock = Some(now);
+        out.count(1);
+        Again::Done
+    }
+
+    /// What is published once more, to those who have subscribed here: one frame for all of them.
+    fn publish_here(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        own: u64,
+        body: &[u8],
+        out: &mut Outbox,
+    ) {
+        let again = self.sessions.get_mut(&session).and_then(|state| state.again.as_mut());
+        let Some(known) = again.and_then(|again| again.known.take()) else { return };
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        known.put_event(body, &mut frame);
+        let origin = Origin::Process(Holder::Local(own));
+        self.fan_out_known(now, origin, &known, None, &frame, out);
+        self.stall_session(now, session, known.subscriptions().unwrap_or(0), out);
+        if frame.capacity() <= SCRATCH_BYTES_MAX {
+            self.scratch = frame;
+        }
+        let again = self.sessions.get_mut(&session).and_then(|state| state.again.as_mut());
+        if let Some(again) = again {
+            again.known = Some(known);
         }
     }
 
@@ -133,12 +187,12 @@ impl Router {
         let Some(mut again) = state.again.take() else { return };
         again.routes = self.routes;
         again.lead.clear();
-        again.known = None;
         let to = match command {
             Command::Publish { topic, .. } => {
                 if matches!(check_topic(topic), Ok(Text::Topic)) {
                     event::put_topic_head(&mut again.lead, topic, &self.prefix, own, None);
-                    again.known = Some(Box::new(KnownTopic::new(&again.lead, topic)));
+                    let known = again.known.get_or_insert_default();
+                    known.turn_here(&again.lead, topic, own);
                     again.route = Some(Route::Topic { own });
                 }
                 if let Some(state) = self.sessions.get_mut(&session) {
@@ -149,6 +203,7 @@ impl Router {
             Command::Send { to, .. } => to,
             _ => return,
         };
+        again.known = None;
         let target = Address::parse(to).ok().and_then(|address| self.resolve(address).ok());
         again.route = match target {
             Some(Target::Here(serial)) => {

@@ -25,6 +25,8 @@ pub(super) enum Deadline {
     Wait { session: SessionId, number: u64 },
     /// A `wait` mailbox has held its senders long enough.
     Hold(u64),
+    /// Publishers have not been read for a moment.
+    Stall,
     /// A peer has held a process of ours long enough.
     Held { peer: PeerId, serial: u64 },
     /// A full peer has paused its sessions long enough.

@@ -117,6 +117,38 @@ impl Process {
     }
 }
 
+/// An event for a process.
+#[derive(Clone, Copy, Debug)]
+enum Event<'a> {
+    /// Its header and its body.
+    Parts(&'a [u8], &'a [u8]),
+    /// The frame that its process gets, if it is the session's own.
+    Frame(&'a [u8]),
+}
+
+impl<'a> Event<'a> {
+    fn len(self) -> usize {
+        match self {
+            Self::Parts(head, body) => 6 + head.len() + body.len(),
+            Self::Frame(frame) => frame.len(),
+        }
+    }
+
+    fn parts(self) -> (&'a [u8], &'a [u8]) {
+        match self {
+            Self::Parts(head, body) => (head, body),
+            Self::Frame(frame) => event::split_frame(frame).unwrap_or_default(),
+        }
+    }
+
+    fn put(self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Parts(head, body) => event::put_frame(bytes, head, body),
+            Self::Frame(frame) => bytes.extend_from_slice(frame),
+        }
+    }
+}
+
 impl Router {
     /// An event of the node itself for a process: never shed.
     pub(super) fn tell(&mut self, serial: u64, tag: Tag, head: &Head, out: &mut Outbox) {
@@ -124,7 +156,7 @@ impl Router {
     }
 
     /// Puts an event behind all that the process has been told before.
-    #[allow(clippy::too_many_arguments, reason = "the one door into every mailbox")]
+    #[allow(clippy::too_many_arguments, reason = "one of the two doors into every mailbox")]
     pub(super) fn deliver(
         &mut self,
         now: Option<Instant>,
@@ -135,12 +167,38 @@ impl Router {
         body: &[u8],
         out: &mut Outbox,
     ) {
+        self.deliver_event(now, serial, origin, tag, Event::Parts(head, body), out);
+    }
+
+    /// The same of an event that is a whole frame already: it is copied as it is.
+    pub(super) fn deliver_frame(
+        &mut self,
+        now: Instant,
+        serial: u64,
+        origin: Origin,
+        tag: Tag,
+        frame: &[u8],
+        out: &mut Outbox,
+    ) {
+        self.deliver_event(Some(now), serial, origin, tag, Event::Frame(frame), out);
+    }
+
+    fn deliver_event(
+        &mut self,
+        now: Option<Instant>,
+        serial: u64,
+        origin: Origin,
+        tag: Tag,
+        event: Event<'_>,
+        out: &mut Outbox,
+    ) {
         #[cfg(test)]
         {
             out.touched += 1;
         }
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.kv.is_some() {
+            let (head, body) = event.parts();
             self.kv_told(serial, tag, head, body, out);
             return;
         }
@@ -152,11 +210,16 @@ impl Router {
             let own = session.own == serial;
             let room = self.limits.lane_bytes(out, LANE_BYTES);
             let written = out.write_session_within(process.session, room, |bytes| {
-                put(bytes, head, body, own, &self.prefix, serial);
+                if own {
+                    event.put(bytes);
+                } else {
+                    let (head, body) = event.parts();
+                    event::put_frame_for(bytes, head, body, &self.prefix, serial);
+                }
             });
             if written {
                 if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
-                    process.window.give(head.len() + body.len());
+                    process.window.give(event.len());
                 }
                 match tag {
                     Tag::Down(reference) => {
@@ -168,7 +231,7 @@ impl Router {
                 return;
             }
         }
-        let size = 6 + head.len() + body.len();
+        let size = event.len();
         let mut hold = false;
         if tag.is_message() {
             if !process.mailbox.has_room(&process.bounds, size) {
@@ -214,14 +277,13 @@ impl Router {
         if let Tag::Down(reference) = tag {
             self.refs.insert(reference, serial);
         }
-        process
-            .mailbox
-            .push(tag, size, &mut out.shelf, |bytes| event::put_frame(bytes, head, body));
+        process.mailbox.push(tag, size, &mut out.shelf, |bytes| event.put(bytes));
         self.mailbox_bytes += size;
         let (heavier, served, queued) =
             (process.weight_now() != process.weight, !process.receivers.is_empty(), process.queued);
         let mut early = false;
-        if process.bounds.policy == Overflow::Wait && !process.lapsed {
+        let waits = process.bounds.policy == Overflow::Wait && !process.lapsed;
+        if waits {
             hold |= !process.mailbox.has_room(&process.bounds, size);
             early = !hold
                 && match process.early {
@@ -240,7 +302,11 @@ impl Router {
         if let (true, Origin::Process(holder), Some(now)) = (hold || early, origin, now) {
             self.hold(now, serial, holder, early, out);
         }
-        if self.pressing(out) > self.limits.queue_bytes {
+        let pressing = self.pressing(out);
+        if waits && pressing > self.limits.queue_bytes / 2 && matches!(tag, Tag::Topic(_)) {
+            self.topics.stall.crowded = true;
+        }
+        if pressing > self.limits.queue_bytes {
             self.shed_heaviest(0, out);
             if tag.is_message()
                 && self.heavy.is_empty()
@@ -432,6 +498,10 @@ impl Router {
                         more = true;
                         return;
                     }
+                    if whole && tag.is_message() {
+                        frames += process.mailbox.take_run(room - bytes.len(), bytes);
+                        continue;
+                    }
                     if let Tag::Call(reference) = tag {
                         if !self.served.contains_key(&reference) {
                             // Nobody waits for it any more.
@@ -477,6 +547,7 @@ impl Router {
             }
             self.weigh(serial);
             self.mailbox_shrank(serial, out);
+            self.stall_shrank(out);
             if full {
                 return;
             }
@@ -594,7 +665,9 @@ impl Router {
         }
     }
 
-    /// Held for the whole send timeout: from now on the mailbox sheds and holds nobody until half empty.
+    /// Held for the whole send timeout: from now on a mailbox that is still full sheds and holds nobody until half empty. One
+    /// that has room again belongs to an app that is slow and not stuck: its senders go on, and are held again once it is
+    /// full.
     pub(super) fn hold_lapses(&mut self, now: Instant, serial: u64, out: &mut Outbox) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.hold_ends.as_ref().is_none_or(|ends| **ends > now) {
@@ -603,7 +676,7 @@ impl Router {
         if process.early == Early::Holding {
             process.early = Early::Spent;
         } else {
-            process.lapsed = true;
+            process.lapsed = !process.mailbox.has_room(&process.bounds, 1);
         }
         self.release(serial, out);
     }

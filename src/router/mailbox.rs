@@ -289,10 +289,33 @@ impl Mailbox {
             bytes += entry.bytes as usize;
             count += 1;
         }
+        self.gone(count, bytes);
+        self.chunks.pop_front().map(|chunk| (chunk, count as u64))
+    }
+
+    /// Moves the messages at the front of the first chunk as one piece, until about so many bytes have moved. How many.
+    pub fn take_run(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> u64 {
+        let Some(chunk) = self.chunks.front() else { return 0 };
+        let (mut bytes, mut count) = (0, 0);
+        let left = chunk.len() - self.head;
+        while let Some(entry) = self.entries.get(count).filter(|entry| entry.tag.is_message())
+            && bytes < left.min(bytes_max)
+        {
+            bytes += entry.bytes as usize;
+            count += 1;
+        }
+        out.extend_from_slice(chunk.get(self.head..self.head + bytes).unwrap_or_default());
+        self.gone(count, bytes);
+        self.leave(bytes);
+        count as u64
+    }
+
+    /// So many messages have left the front.
+    fn gone(&mut self, count: usize, bytes: usize) {
         self.entries.drain(..count);
+        self.popped += count as u64;
         self.messages = self.messages.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
         self.bytes -= bytes;
-        self.chunks.pop_front().map(|chunk| (chunk, count as u64))
     }
 
     /// Takes an empty buffer over, for the next events.
@@ -526,19 +549,21 @@ mod tests {
         mailbox
     }
 
-    /// Everything in a mailbox, by whole chunks where they can be had.
-    fn drained(mailbox: &mut Mailbox) -> (Vec<u8>, usize) {
+    /// Everything in a mailbox, by whole chunks where they can be had, else in runs of this length or one by one.
+    fn drained(mailbox: &mut Mailbox, run: Option<usize>) -> (Vec<u8>, usize) {
         let (mut bytes, mut chunks) = (Vec::new(), 0);
         loop {
             if let Some((chunk, _)) = mailbox.take_chunk(CHUNK_BYTES / 2) {
                 bytes.extend_from_slice(&chunk);
                 chunks += 1;
                 mailbox.keep(Vec::with_capacity(CHUNK_BYTES));
-            } else if let Some((_, frame)) = mailbox.front() {
+            } else if mailbox.front().is_none() {
+                return (bytes, chunks);
+            } else if run.is_none_or(|run| mailbox.take_run(run, &mut bytes) == 0)
+                && let Some((_, frame)) = mailbox.front()
+            {
                 bytes.extend_from_slice(frame);
                 mailbox.pop();
-            } else {
-                return (bytes, chunks);
             }
         }
     }
@@ -546,13 +571,32 @@ mod tests {
     #[test]
     fn whole_chunks_and_single_events_come_in_order() {
         let sizes = [600, 600, 20_000, 20_000, 20_000, 20_000, 70_000, 10, 20_000, 20_000, 20_000];
-        let mut mailbox = filled(&sizes);
         let expected: Vec<u8> =
             (0..).zip(sizes).flat_map(|(number, size)| std::iter::repeat_n(number, size)).collect();
-        let (bytes, chunks) = drained(&mut mailbox);
-        assert_eq!(bytes, expected);
-        assert!(chunks >= 3, "{chunks}");
-        assert_eq!((mailbox.messages(), mailbox.bytes()), (0, 0));
+        for run in [None, Some(1), Some(700), Some(1_000_000)] {
+            let mut mailbox = filled(&sizes);
+            let (bytes, chunks) = drained(&mut mailbox, run);
+            assert_eq!(bytes, expected);
+            assert!(chunks >= 3, "{chunks}");
+            assert_eq!((mailbox.messages(), mailbox.bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_run_ends_where_something_else_than_a_message_stands() {
+        let mut mailbox = filled(&[10, 10]);
+        mailbox
+            .push(Tag::Exit, 5, &mut Shelf::default(), |chunk| chunk.extend_from_slice(b"exit!"));
+        let write = |chunk: &mut Vec<u8>| chunk.resize(chunk.len() + 10, 7);
+        mailbox.push(Tag::Topic(3), 10, &mut Shelf::default(), write);
+        let mut bytes = Vec::new();
+        assert_eq!(mailbox.take_run(1000, &mut bytes), 2);
+        assert_eq!((bytes.len(), mailbox.messages(), mailbox.bytes()), (20, 1, 15));
+        assert_eq!(mailbox.take_run(1000, &mut bytes), 0);
+        assert_eq!(mailbox.front(), Some((Tag::Exit, &b"exit!"[..])));
+        mailbox.pop();
+        assert_eq!(mailbox.take_run(1, &mut bytes), 1);
+        assert_eq!((bytes.len(), mailbox.messages(), mailbox.bytes()), (30, 0, 0));
     }
 
     #[test]

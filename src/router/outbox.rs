@@ -176,6 +176,13 @@ impl Outbox {
         }
     }
 
+    /// Whether something with so many entries had better wait for the next hold: they are too many for the rest of this
+    /// one, and not for that.
+    #[must_use]
+    pub fn put_off(&self, entries: usize) -> bool {
+        entries > self.left() && entries <= SLICE / 2
+    }
+
     /// This hold has handled so many entries more.
     pub fn count(&mut self, entries: usize) {
         self.handled += entries;

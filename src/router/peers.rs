@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::again::Again;
 use super::agenda::Deadline;
 use super::announced::{self, Key};
 use super::deliver::{Holder, Origin};
@@ -247,9 +248,10 @@ impl Router {
     /// something it has published is on its way to many here.
     #[must_use]
     pub fn is_waiting(&self, peer: PeerId) -> bool {
-        self.peers
-            .get(&peer)
-            .is_some_and(|state| (state.announced && !state.heard_of) || state.spreading > 0)
+        let stalled = self.topics.stall.has_peer(peer);
+        self.peers.get(&peer).is_some_and(|state| {
+            (state.announced && !state.heard_of) || state.spreading > 0 || stalled
+        })
     }
 
     /// A connection is gone: the only way in which a remote process dies without saying so, and this the only
@@ -343,6 +345,9 @@ impl Router {
         frame: Frame<'_>,
         out: &mut Outbox,
     ) -> Result<(), FrameError> {
+        if self.on_publish_again(now, peer, &frame, out) == Again::Done {
+            return Ok(());
+        }
         self.clock = Some(now);
         let Some(kind) = Kind::from_u8(frame.kind) else {
             return if Kind::is_skipped(frame.kind) {

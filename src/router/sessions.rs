@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::again::Again;
+use super::again::Last;
 use super::agenda::Deadline;
 use super::outbox::UNREAD_BYTES_MAX;
 use super::work::Work;
@@ -61,7 +61,7 @@ pub(super) struct Session {
     epoch: u64,
     failed: BTreeMap<(Box<str>, Box<str>, &'static str), u64>,
     /// Its last `send`.
-    pub(super) again: Option<Box<Again>>,
+    pub(super) again: Option<Box<Last>>,
 }
 
 impl Session {

@@ -7,6 +7,7 @@
 mod announced;
 mod bounds;
 mod calls;
+mod crowds;
 mod ends;
 mod hostile;
 mod hosting;

@@ -20,6 +20,7 @@ pub(super) mod interest;
 pub(super) mod publish;
 pub(super) mod queues;
 pub(super) mod retained;
+mod stall;
 pub(super) mod survey;
 pub(super) mod table;
 mod trie;
@@ -49,6 +50,15 @@ pub(super) struct Topics {
     surveys: BTreeMap<u64, survey::Survey>,
     /// Bytes of what is being delivered in slices.
     pub(super) spread_bytes: usize,
+    /// Whose publications are not read for now.
+    pub(super) stall: stall::Stall,
+}
+
+impl Topics {
+    /// Finds out who is to hear what is published to a topic, unless that is known.
+    pub(super) fn look_up(&self, known: &mut publish::KnownTopic) {
+        known.look_up(&self.table);
+    }
 }
 
 /// What a process has subscribed to.

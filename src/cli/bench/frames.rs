@@ -174,6 +174,47 @@ fn item(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
+/// Numbers of one publisher begin with this; there are fewer than 2^48 of them.
+#[inline]
+#[must_use]
+pub(super) const fn first_number(publisher: u16) -> u64 {
+    (publisher as u64) << 48
+}
+
+/// Of a number, the publisher and how many it had published before.
+#[inline]
+#[must_use]
+pub(super) const fn split_number(number: u64) -> (u64, u64) {
+    (number >> 48, number & 0xffff_ffff_ffff)
+}
+
+/// The smallest body with room for the time.
+pub(super) const STAMPED_BYTES_MIN: usize = 24;
+
+/// A time that all processes of this machine share.
+#[must_use]
+pub(super) fn now_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, ns) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0) * 1_000_000_000 + ns.unwrap_or(0)
+}
+
+/// Writes the time before the number.
+pub(super) fn set_stamp(frame: &mut [u8], now: u64) {
+    let end = frame.len().saturating_sub(8);
+    if let Some(stamp) = frame[..end].last_chunk_mut::<8>() {
+        *stamp = now.to_be_bytes();
+    }
+}
+
+/// The time before the number.
+#[inline]
+#[must_use]
+pub(super) fn stamp(body: &[u8]) -> u64 {
+    let end = body.len().saturating_sub(8);
+    body[..end].last_chunk().map_or(0, |stamp| u64::from_be_bytes(*stamp))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,13 +246,15 @@ mod tests {
         let long = "stock@b@a-machine-with-a-long-name.example";
         let mut out = Vec::new();
         frame(&mut out, &header(&[("op", "send"), ("to", long)]), &body(64));
-        set_number(&mut out, 77);
+        set_number(&mut out, first_number(3) + 77);
+        set_stamp(&mut out, 5_000_000_000);
         out.push(0);
         let frame = cut(&out).unwrap();
         assert_eq!(frame.bytes, out.len() - 1);
         assert_eq!(text_of(frame.header, b"to"), Some(long.as_bytes()));
         assert_eq!(text_of(frame.header, b"from"), None);
-        assert_eq!(number(frame.body), 77);
+        assert_eq!(split_number(number(frame.body)), (3, 77));
+        assert_eq!(stamp(frame.body), 5_000_000_000);
         assert_eq!(cut(&out[..frame.bytes - 1]), None);
         assert!(is_message(&header(&[("ev", "message"), ("from", "<a@b.1.2>")])));
     }

@@ -18,7 +18,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// For how long an idle daemon's processor time is counted.
 const IDLE: Duration = Duration::from_secs(5);
 /// Bound for nodes to see each other.
-const SEEN_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(20);
 /// Bound for a death to be known.
 const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 

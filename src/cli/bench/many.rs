@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::daemon::{Daemon, Plan};
@@ -35,21 +36,26 @@ pub(super) struct Cost {
 }
 
 /// A session in frames that are made before anything is measured.
-struct Session {
+pub(super) struct Session {
     stream: UnixStream,
     input: Vec<u8>,
 }
 
 impl Session {
-    fn open(daemon: &Daemon) -> Result<Self, Trouble> {
+    pub(super) fn open(daemon: &Daemon) -> Result<Self, Trouble> {
         drop(daemon.connect()?);
-        let (stream, _) = role::connect(daemon.socket(), &[])?;
+        Self::at(daemon.socket())
+    }
+
+    /// A session at a socket that takes connections.
+    pub(super) fn at(socket: &Path) -> Result<Self, Trouble> {
+        let (stream, _) = role::connect(socket, &[])?;
         stream.set_read_timeout(Some(WITHIN)).map_err(Trouble::io("setting up the socket"))?;
         stream.set_write_timeout(Some(WITHIN)).map_err(Trouble::io("setting up the socket"))?;
         Ok(Self { stream, input: Vec::new() })
     }
 
-    fn tell(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+    pub(super) fn tell(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.stream.write_all(bytes).map_err(Trouble::io("telling a daemon"))
     }
 
@@ -75,7 +81,7 @@ impl Session {
     }
 
     /// Waits until all that was told before has been done.
-    fn sync(&mut self) -> Result<(), Trouble> {
+    pub(super) fn sync(&mut self) -> Result<(), Trouble> {
         let mut header = frames::header(&[("op", "self")]);
         frames::put_number(&mut header, "id", 1);
         self.tell(&framed(&header))?;

@@ -2,14 +2,15 @@
 //!
 //! A bare relay has the same sockets as a daemon, the same frames on each of them and TLS between the two, looks each
 //! message's target up in a hash map, copies it into the out buffer of the connection that it leaves by, and has one
-//! task per connection that writes that buffer. It has no mailboxes, no pids that live and die, no losses to count, no
+//! task per connection that writes that buffer. What is published to a topic it copies into the out buffer of each app
+//! that has subscribed, and crosses once. It has no mailboxes, no pids that live and die, no losses to count, no
 //! second peer, no dialect but this one. What a daemon costs beyond it is what all that costs.
 //!
 //! ```text
 //! app -unix socket- relay A -TCP, TLS- relay B -unix socket- app
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ const OUT_BYTES_MAX: usize = 256 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 /// `u32 length, u8 kind, u8 flags, u64 serial`, as between sidecars.
 const PEER_HEAD_BYTES: usize = 14;
+/// The flag of a frame that goes to whoever has subscribed.
+const PUBLISHED: u8 = 2;
 /// The number of the one process that is sent to by its pid: the app that asks in round trips.
 const SERIAL: u64 = 112;
 /// Its name.
@@ -48,6 +51,8 @@ pub(super) struct Spec {
     pub other: Option<String>,
     /// Names that apps register at the other one.
     pub names: Vec<String>,
+    /// Topics that apps subscribe to at the other one.
+    pub topics: Vec<String>,
     /// Where the other one listens; without it this one listens and says where.
     pub dial: Option<SocketAddr>,
     /// The directory of its certificates.
@@ -128,13 +133,17 @@ async fn serve(spec: Spec) -> Result<(), Trouble> {
 #[derive(Debug, Default)]
 struct Outlet {
     waiting: RefCell<Vec<u8>>,
+    /// It is among those that the batch at hand has filled.
+    touched: Cell<bool>,
+    /// Nobody is there any more.
+    closed: Cell<bool>,
     filled: Notify,
     taken: Notify,
 }
 
 impl Outlet {
     async fn room(&self) {
-        while self.waiting.borrow().len() > OUT_BYTES_MAX {
+        while self.waiting.borrow().len() > OUT_BYTES_MAX && !self.closed.get() {
             self.taken.notified().await;
         }
     }
@@ -154,13 +163,36 @@ enum Route {
     There(Box<[u8]>),
 }
 
+/// How the header of every `publish` of the benchmark starts.
+const PUBLISH: &[u8] = b"\x62op\x67publish";
+
 type Map<V> = HashMap<Box<[u8]>, V, foldhash::fast::RandomState>;
+
+/// Where what is published to a topic goes.
+#[derive(Default)]
+struct Topic {
+    /// The apps here.
+    here: Vec<Rc<Outlet>>,
+    /// All of a frame to the other relay that comes before the body, where somebody there has subscribed.
+    there: Option<Box<[u8]>>,
+    /// The header of the event.
+    event: Box<[u8]>,
+}
+
+impl Topic {
+    fn new(name: &str, topic: &str) -> Self {
+        let pairs = [("ev", "message"), ("topic", topic), ("from", &pid(name))];
+        Self { event: frames::header(&pairs).into(), ..Self::default() }
+    }
+}
 
 struct Table {
     /// What apps write in `to`.
     addresses: Map<Route>,
     /// What the other relay writes as a target.
     targets: Map<Rc<Outlet>>,
+    /// Who has subscribed.
+    topics: Map<Topic>,
     /// The header of every message event: who sent it is a matter of this relay.
     event: Box<[u8]>,
     name: String,
@@ -181,8 +213,28 @@ impl Table {
             let to = pid(other);
             addresses.insert(boxed(to.as_bytes()), Route::There(there(0, &target, &event)));
         }
+        let mut topics = Map::default();
+        for text in &spec.topics {
+            let mut topic = Topic::new(&spec.name, text);
+            topic.there = Some(there(PUBLISHED, &[], &topic.event));
+            topics.insert(boxed(text.as_bytes()), topic);
+        }
         let event = event.into_boxed_slice();
-        Self { addresses, targets: Map::default(), event, name: spec.name.clone() }
+        Self { addresses, targets: Map::default(), topics, event, name: spec.name.clone() }
+    }
+
+    fn subscribe(&mut self, text: &str, outlet: &Rc<Outlet>) {
+        let name = &self.name;
+        let topic =
+            self.topics.entry(boxed(text.as_bytes())).or_insert_with(|| Topic::new(name, text));
+        topic.here.push(Rc::clone(outlet));
+    }
+
+    /// An app is gone.
+    fn forget(&mut self, outlet: &Rc<Outlet>) {
+        for topic in self.topics.values_mut() {
+            topic.here.retain(|app| !Rc::ptr_eq(app, outlet));
+        }
     }
 
     fn register(&mut self, name: &str, outlet: &Rc<Outlet>) {
@@ -217,13 +269,25 @@ where
 {
     let (reader, writer) = tokio::io::split(stream);
     spawn_local(write(writer, outlet));
-    spawn_local(read(reader, table, side));
+    spawn_local(async move {
+        let end = read(reader, &table, &side).await;
+        if let Side::App { own, .. } = &side {
+            table.borrow_mut().forget(own);
+            own.closed.set(true);
+            own.taken.notify_waiters();
+            own.filled.notify_one();
+        }
+        end
+    });
 }
 
 async fn write<W: AsyncWrite + Unpin>(mut writer: W, outlet: Rc<Outlet>) -> io::Result<()> {
     let mut out = Vec::new();
     loop {
         std::mem::swap(&mut out, &mut *outlet.waiting.borrow_mut());
+        if outlet.closed.get() {
+            return Ok(());
+        }
         if out.is_empty() {
             outlet.filled.notified().await;
             continue;
@@ -237,8 +301,8 @@ async fn write<W: AsyncWrite + Unpin>(mut writer: W, outlet: Rc<Outlet>) -> io::
 
 async fn read<R: AsyncRead + Unpin>(
     mut reader: R,
-    table: Rc<RefCell<Table>>,
-    side: Side,
+    table: &RefCell<Table>,
+    side: &Side,
 ) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(2 * READ_BYTES);
     let mut touched: Vec<Rc<Outlet>> = Vec::new();
@@ -247,14 +311,17 @@ async fn read<R: AsyncRead + Unpin>(
         if reader.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
-        let used = match &side {
-            Side::App { own, peer } => from_app(&buffer, &table, own, peer, &mut touched),
-            Side::Peer => from_peer(&buffer, &table, &mut touched),
+        let used = match side {
+            Side::App { own, peer } => from_app(&buffer, table, own, peer, &mut touched),
+            Side::Peer => from_peer(&buffer, table, &mut touched),
         };
         buffer.copy_within(used.., 0);
         buffer.truncate(buffer.len() - used);
-        for outlet in touched.drain(..) {
+        for outlet in &touched {
+            outlet.touched.set(false);
             outlet.filled.notify_one();
+        }
+        for outlet in touched.drain(..) {
             outlet.room().await;
         }
     }
@@ -270,6 +337,10 @@ fn from_app(
     let mut used = 0;
     while let Some(frame) = frames::cut(&buffer[used..]) {
         used += frame.bytes;
+        if frame.header.get(1..).is_some_and(|header| header.starts_with(PUBLISH)) {
+            publish(frame, &table.borrow(), peer, touched);
+            continue;
+        }
         let found = frames::text_of(frame.header, b"to");
         let Some(to) = found else {
             command(frame.header, &mut table.borrow_mut(), own);
@@ -283,19 +354,41 @@ fn from_app(
                 touch(touched, app);
             }
             Some(Route::There(before)) => {
-                let out = &mut *peer.waiting.borrow_mut();
-                let at = out.len();
-                out.extend_from_slice(before);
-                out.extend_from_slice(frame.body);
-                set_length(out, at);
-                let event = at + before.len() - table.event.len() - frames::PREFIX_BYTES;
-                set_length(out, event);
+                cross(before, table.event.len(), frame.body, peer);
                 touch(touched, peer);
             }
             None => {}
         }
     }
     used
+}
+
+/// Copies a message into the out buffer of the other relay.
+fn cross(before: &[u8], event: usize, body: &[u8], peer: &Outlet) {
+    let out = &mut *peer.waiting.borrow_mut();
+    let at = out.len();
+    out.extend_from_slice(before);
+    out.extend_from_slice(body);
+    set_length(out, at);
+    set_length(out, at + before.len() - event - frames::PREFIX_BYTES);
+}
+
+fn publish(
+    frame: frames::Frame<'_>,
+    table: &Table,
+    peer: &Rc<Outlet>,
+    touched: &mut Vec<Rc<Outlet>>,
+) {
+    let topic = frames::text_of(frame.header, b"topic").and_then(|topic| table.topics.get(topic));
+    let Some(topic) = topic else { return };
+    for app in &topic.here {
+        frames::frame(&mut app.waiting.borrow_mut(), &topic.event, frame.body);
+        touch(touched, app);
+    }
+    if let Some(before) = &topic.there {
+        cross(before, topic.event.len(), frame.body, peer);
+        touch(touched, peer);
+    }
 }
 
 fn from_peer(buffer: &[u8], table: &RefCell<Table>, touched: &mut Vec<Rc<Outlet>>) -> usize {
@@ -306,6 +399,15 @@ fn from_peer(buffer: &[u8], table: &RefCell<Table>, touched: &mut Vec<Rc<Outlet>
         let length = u32::from_be_bytes([a, b, c, d]) as usize + 4 - PEER_HEAD_BYTES;
         let Some(payload) = rest.get(..length) else { break };
         used += PEER_HEAD_BYTES + length;
+        if flags == PUBLISHED {
+            let header = payload.get(frames::PREFIX_BYTES..).unwrap_or_default();
+            let topic = frames::text_of(header, b"topic").and_then(|topic| table.topics.get(topic));
+            for app in topic.into_iter().flat_map(|topic| &topic.here) {
+                app.waiting.borrow_mut().extend_from_slice(payload);
+                touch(touched, app);
+            }
+            continue;
+        }
         let (target, event) = if flags == 0 {
             payload.split_at(8)
         } else {
@@ -320,11 +422,13 @@ fn from_peer(buffer: &[u8], table: &RefCell<Table>, touched: &mut Vec<Rc<Outlet>
     used
 }
 
-/// Everything but `send` is done at once and answered.
+/// Everything but `send` and `publish` is done at once and answered.
 fn command(header: &[u8], table: &mut Table, own: &Rc<Outlet>) {
     let command: serde_json::Value = ciborium::from_reader(header).unwrap_or_default();
     if command["op"] == "register" {
         table.register(command["name"].as_str().unwrap_or_default(), own);
+    } else if command["op"] == "subscribe" {
+        table.subscribe(command["topic"].as_str().unwrap_or_default(), own);
     }
     let answer = serde_json::json!({"ev": "ok", "id": command["id"]});
     let mut header = Vec::new();
@@ -334,7 +438,7 @@ fn command(header: &[u8], table: &mut Table, own: &Rc<Outlet>) {
 }
 
 fn touch(touched: &mut Vec<Rc<Outlet>>, outlet: &Rc<Outlet>) {
-    if !touched.last().is_some_and(|last| Rc::ptr_eq(last, outlet)) {
+    if !outlet.touched.replace(true) {
         touched.push(Rc::clone(outlet));
     }
 }

@@ -103,6 +103,18 @@ pub(super) fn connect(
     let what = || format!("connecting to {}", socket.display());
     let mut stream = UnixStream::connect(socket).map_err(Trouble::io(what()))?;
     stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(Trouble::io(what()))?;
+    let own = ask(&mut stream, commands)?;
+    Ok((stream, own))
+}
+
+/// Sends commands and hears that each was done; gives the pid that an answer told last.
+///
+/// # Errors
+/// When one of the answers is not what it should be.
+pub(super) fn ask(
+    stream: &mut UnixStream,
+    commands: &[serde_json::Value],
+) -> Result<String, Trouble> {
     let mut own = String::new();
     let mut buffer = Vec::new();
     for (id, command) in (1..).zip(commands) {
@@ -116,8 +128,8 @@ pub(super) fn connect(
         // A name is free once the sidecar has seen that the last round's client is gone.
         let deadline = Instant::now() + ANSWER_WITHIN;
         let answer = loop {
-            stream.write_all(&out).map_err(Trouble::io(what()))?;
-            let answer = answer(&mut stream, &mut buffer, id)?;
+            stream.write_all(&out).map_err(Trouble::io("asking"))?;
+            let answer = answer(stream, &mut buffer, id)?;
             if answer["code"] != "taken" || Instant::now() > deadline {
                 break answer;
             }
@@ -130,7 +142,7 @@ pub(super) fn connect(
             pid.clone_into(&mut own);
         }
     }
-    Ok((stream, own))
+    Ok(own)
 }
 
 fn answer(

@@ -65,6 +65,8 @@ pub(super) enum Unit {
     Bytes,
     /// Bytes of one of many.
     BytesEach,
+    /// How many there were.
+    Count,
     /// One over another.
     Ratio,
     /// Seconds of processor per second.
@@ -86,6 +88,7 @@ impl Unit {
             Self::Seconds => format!("{:.2} us", value * 1e6),
             Self::Bytes => format!("{:.1} MiB", value / f64::from(1u32 << 20)),
             Self::BytesEach => format!("{value:.0} B"),
+            Self::Count => format!("{value:.0}"),
             Self::Ratio => format!("{value:.2}x"),
             Self::Load => format!("{:.2} ms/s", value * 1e3),
         }

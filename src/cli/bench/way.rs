@@ -22,6 +22,11 @@ pub(super) const SINK: &str = "sink";
 /// The app that sends everything back.
 pub(super) const ECHO: &str = "echo";
 
+/// The topic of subscribers at the publisher's own node.
+pub(super) const NEAR: &str = "bench.near";
+/// The topic of subscribers at the other node: the floor knows beforehand where somebody listens.
+pub(super) const FAR: &str = "bench.far";
+
 /// How many nodes a message passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,8 +71,8 @@ impl Pair {
     ///
     /// # Errors
     /// When a relay does not start.
-    pub(super) fn floor(scratch: &Scratch) -> Result<Self, Trouble> {
-        let home = scratch.sub("floor")?;
+    pub(super) fn floor(scratch: &Scratch, name: &str) -> Result<Self, Trouble> {
+        let home = scratch.sub(name)?;
         certificates::make(&home)?;
         let names = ["a@bench", "b@bench"];
         let sockets = [home.join("a.sock"), home.join("b.sock")];
@@ -77,6 +82,7 @@ impl Pair {
                 name: names[own].to_owned(),
                 other: Some(names[1 - own].to_owned()),
                 names: vec![SINK.to_owned(), ECHO.to_owned()],
+                topics: vec![FAR.to_owned()],
                 dial,
                 certificates: home.clone(),
             });
@@ -100,8 +106,8 @@ impl Pair {
     ///
     /// # Errors
     /// When a daemon does not start or they stay apart.
-    pub(super) fn daemons(scratch: &Scratch) -> Result<Self, Trouble> {
-        let home = scratch.sub("daemons")?;
+    pub(super) fn daemons(scratch: &Scratch, name: &str) -> Result<Self, Trouble> {
+        let home = scratch.sub(name)?;
         let mut daemons = Plan::list(&home, &["a", "b"])?.start()?;
         let (Some(b), Some(a)) = (daemons.pop(), daemons.pop()) else {
             return Err(Trouble::Unexpected("two daemons were asked for".to_owned()));

@@ -82,6 +82,23 @@ fn a_hold_lapses_after_the_send_timeout_and_then_the_mailbox_sheds_until_half_em
     assert_eq!(bodies(&node.ask(app, json!({"op": "flush"}))), [json!("again")]);
 }
 
+#[test]
+fn senders_go_on_after_the_send_timeout_and_are_held_again_where_the_app_is_slow_and_not_stuck() {
+    let (mut node, app, sender) = filled("wait");
+    let me = node.self_pid(app);
+    let mut taken = bodies(&node.ask(app, json!({"op": "receive", "max": 2})));
+    for number in 5..10 {
+        // It is not full any more, and not half empty.
+        taken.extend(bodies(&node.ask(app, json!({"op": "receive", "max": 1}))));
+        assert!(!node.router.may_read(sender, &node.out));
+        node.pass(Duration::from_secs(1));
+        assert!(node.router.may_read(sender, &node.out));
+        node.tell(sender, &json!({"op": "send", "to": me, "body": number}));
+    }
+    taken.extend(bodies(&node.ask(app, json!({"op": "flush"}))));
+    assert_eq!(taken, (0..10).map(Value::from).collect::<Vec<_>>());
+}
+
 /// An app that is pushed to and reads nothing yet, and a sender of that many kibibytes.
 fn behind(kibibytes: usize) -> (Paper, u64, u64, Value) {
     let mut node = Paper::new("a");

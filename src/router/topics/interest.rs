@@ -4,7 +4,7 @@
 //! lost its last, by the same ordered stream as all that a node announces of itself. No second list is kept for that:
 //! a new peer is told by going through the table, and every change before the place that was reached follows.
 
-use super::table::{PointId, Text, check_topic};
+use super::table::{Peers, PointId, Text, check_topic};
 use crate::router::announced::{Class, Told, write_entry};
 use crate::router::peers::{Peer, PeerId};
 use crate::router::{Outbox, Router};
@@ -122,9 +122,6 @@ impl Router {
             None => &mut table.get_mut(point)?.there,
         };
         if let Err(place) = there.binary_search(&peer) {
-            if there.is_empty() {
-                there.reserve_exact(1);
-            }
             there.insert(place, peer);
             state.wants += 1;
         }
@@ -170,7 +167,7 @@ impl Told {
     }
 }
 
-fn forget(there: &mut Vec<PeerId>, peer: PeerId) {
+fn forget(there: &mut Peers, peer: PeerId) {
     if let Ok(place) = there.binary_search(&peer) {
         there.remove(place);
     }

@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::table::{PointId, Text, check_topic};
+use super::table::{PointId, Table, Text, check_topic};
+use crate::router::again::Again;
 use crate::router::deliver::{Holder, Origin};
 use crate::router::mailbox::Tag;
-use crate::router::peers::{Payload, PeerId, is_said};
+use crate::router::peers::{Payload, Peer, PeerId, is_said};
 use crate::router::sessions::SessionId;
 use crate::router::work::Work;
-use crate::router::{Asker, Failure, Outbox, Router, answer};
+use crate::router::{Asker, Failure, Limits, Map, Outbox, Router, SLICE, answer};
 use crate::wire::command::{Exclude, Mode, Reach};
 use crate::wire::event::{self, Head, Said};
 use crate::wire::id::Pid;
@@ -37,23 +38,129 @@ pub(in crate::router) struct Publish<'a> {
 }
 
 /// What a topic led to the last time, for as long as nothing changes that it depends on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::router) struct KnownTopic {
     /// The header of the event.
-    head: Box<[u8]>,
-    topic: Box<str>,
-    changes: u64,
+    head: Vec<u8>,
+    /// All of the frame for a peer that comes before the body, and where the event begins in it.
+    lead: Vec<u8>,
+    event: usize,
+    topic: String,
+    changes: Option<u64>,
     points: Vec<PointId>,
+    /// There is a queue group, or there are more subscriptions than half of what one hold of the lock may handle: what
+    /// follows is found out for each message.
+    each: bool,
+    /// The peers with subscribers.
+    peers: Vec<PeerId>,
+    /// All of them have been told what this node announces, and none was congested: what changes that makes whoever
+    /// publishes here start anew.
+    settled: bool,
+    /// The processes here that have subscribed, and how often.
+    here: Vec<(u64, PointId, u32)>,
+    /// The sum of how often.
+    subscriptions: usize,
 }
 
 impl KnownTopic {
-    pub(in crate::router) fn new(head: &[u8], topic: &str) -> Self {
-        Self { head: head.into(), topic: topic.into(), changes: u64::MAX, points: Vec::new() }
+    /// Turns to another topic, or to the same with another header.
+    pub(in crate::router) fn turn(&mut self, head: &[u8], topic: &str) {
+        self.changes = None;
+        self.head.clear();
+        self.head.extend_from_slice(head);
+        self.topic.clear();
+        self.topic.push_str(topic);
+    }
+
+    /// The same for what a process here publishes.
+    pub(in crate::router) fn turn_here(&mut self, head: &[u8], topic: &str, serial: u64) {
+        self.turn(head, topic);
+        self.lead.clear();
+        message::start(&mut self.lead, Kind::Publish, 0, serial);
+        self.event = self.lead.len();
+        event::put_frame(&mut self.lead, head, &[]);
+    }
+
+    /// Sends a message to the peers that have to hear it. False when one of them takes none now; then none has it.
+    pub(in crate::router) fn send(
+        &mut self,
+        own: u64,
+        body: &[u8],
+        peers: &Map<PeerId, Peer>,
+        limits: &Limits,
+        out: &mut Outbox,
+    ) -> bool {
+        if !self.settled {
+            let settled = |state: &Peer| !state.congested && state.told.is_all();
+            self.settled = self.peers.iter().all(|peer| peers.get(peer).is_some_and(settled));
+            if !self.settled {
+                return false;
+            }
+        }
+        let (limit, size) = (limits.peer_bytes, self.lead.len() + body.len());
+        let write = |bytes: &mut Vec<u8>| {
+            let at = bytes.len();
+            bytes.reserve(size);
+            bytes.extend_from_slice(&self.lead);
+            bytes.extend_from_slice(body);
+            message::finish(bytes, at);
+            message::finish(bytes, at + self.event);
+        };
+        if let [peer] = *self.peers
+            && out.write_peer_within(peer, size, limit, write)
+        {
+            return true;
+        }
+        if self.peers.iter().any(|peer| out.peer_len(*peer) >= limit) {
+            return false;
+        }
+        out.count(self.peers.len());
+        for peer in &self.peers {
+            out.write_peer(*peer, own, size, write);
+        }
+        true
+    }
+
+    /// How many subscriptions there are here, unless they have to be found out for each message.
+    pub(in crate::router) fn subscriptions(&self) -> Option<usize> {
+        (!self.each).then_some(self.subscriptions)
+    }
+
+    /// The event with a body, as its subscribers read it.
+    pub(in crate::router) fn put_event(&self, body: &[u8], out: &mut Vec<u8>) {
+        event::put_frame(out, &self.head, body);
+    }
+
+    /// Finds out who is to hear it, unless that is known.
+    pub(super) fn look_up(&mut self, table: &Table) {
+        if self.changes == Some(table.changes()) {
+            return;
+        }
+        self.changes = Some(table.changes());
+        table.collect(&self.topic, &mut self.points);
+        (self.each, self.settled, self.subscriptions) = (false, false, 0);
+        self.peers.clear();
+        self.here.clear();
+        let points = self.points.iter().filter_map(|point| Some((*point, table.get(*point)?)));
+        for (id, point) in points {
+            self.subscriptions += point.here.subscriptions() as usize;
+            if point.queues.is_some() || self.subscriptions > SLICE / 2 {
+                self.each = true;
+                return;
+            }
+            self.peers.extend_from_slice(&point.there);
+            let here = point.here.iter().map(|member| (member.serial, id, member.times));
+            self.here.extend(here);
+        }
+        if self.points.len() > 1 {
+            self.peers.sort_unstable();
+            self.peers.dedup();
+        }
     }
 }
 
 /// What is not read until those have been told whom it has something to say to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::router) enum Gate {
     Session(SessionId),
     Peer(PeerId),
@@ -156,6 +263,8 @@ impl Router {
                 gate: Gate::Session(asker.session),
             };
             let reached = self.pass_around(sent, passed, &points, near, far.is_some(), out);
+            let subscriptions = usize::try_from(reached.1).unwrap_or(usize::MAX);
+            self.stall(asker.now, Gate::Session(asker.session), subscriptions, out);
             done = Ok((reached.0, reached.1));
             failure = reached.2;
             self.topics.found = points;
@@ -186,39 +295,72 @@ impl Router {
         }
     }
 
-    /// The same topic again, by the same process, with the usual options.
-    pub(in crate::router) fn publish_again(
+    /// A finished event to every subscription here that is known.
+    pub(in crate::router) fn fan_out_known(
         &mut self,
         now: Instant,
-        from: (SessionId, u64),
-        known: &mut KnownTopic,
-        body: &[u8],
+        origin: Origin,
+        known: &KnownTopic,
+        exclude: Option<u64>,
+        frame: &[u8],
         out: &mut Outbox,
-    ) -> bool {
-        if known.changes != self.topics.table.changes() {
-            known.changes = self.topics.table.changes();
-            self.topics.table.collect(&known.topic, &mut known.points);
-        }
-        if known.points.is_empty() {
-            return true;
-        }
-        for point in &known.points {
-            let Some(point) = self.topics.table.get(*point) else { return false };
-            let busy = |peer: &PeerId| {
-                out.peer_len(*peer) >= self.limits.peer_bytes
-                    || self.peers.get(peer).is_some_and(|state| state.congested)
-            };
-            if point.peers().any(|peer| busy(&peer)) {
-                return false;
+    ) {
+        for (serial, point, times) in &known.here {
+            if exclude == Some(*serial) {
+                continue;
+            }
+            for _ in 0..*times {
+                out.count(1);
+                self.deliver_frame(now, *serial, origin, Tag::Topic(*point), frame, out);
             }
         }
-        let head: &[u8] = &known.head;
-        let sent = Sent { now, from, mode: Mode::Wait, exclude: None, only: None, head, body };
-        let origin = Origin::Process(Holder::Local(from.1));
-        let gate = Gate::Session(from.0);
-        let passed = Passed { now, origin, exclude: None, head, body, gate };
-        self.pass_around(sent, passed, &known.points, true, true, out);
-        true
+    }
+
+    /// What a process of a peer publishes when it is the same topic and process as the last time, told once more.
+    pub fn on_publish_again(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        frame: &Frame<'_>,
+        out: &mut Outbox,
+    ) -> Again {
+        if frame.kind != Kind::Publish as u8 || frame.flags != 0 || frame.serial == 0 {
+            return Again::No;
+        }
+        let Some(state) = self.peers.get_mut(&peer) else { return Again::No };
+        if !state.announced
+            || !state.heard_of
+            || state.spreading > 0
+            || self.topics.stall.has_peer(peer)
+        {
+            return Again::No;
+        }
+        let Some(known) = &mut state.heard_topic else { return Again::No };
+        let head = event::split_frame(frame.payload).map(|(head, _)| head);
+        if head != Some(&known.head) || known.topic.is_empty() {
+            return Again::No;
+        }
+        known.look_up(&self.topics.table);
+        if known.each {
+            return Again::No;
+        }
+        if known.subscriptions > out.left() {
+            return if out.put_off(known.subscriptions) { Again::PutOff } else { Again::No };
+        }
+        self.clock = Some(now);
+        out.count(1);
+        let origin = Origin::Process(Holder::Remote(peer, frame.serial));
+        if let [(serial, point, 1)] = *known.here {
+            out.count(1);
+            self.deliver_frame(now, serial, origin, Tag::Topic(point), frame.payload, out);
+            return Again::Done;
+        }
+        let Some(known) = state.heard_topic.take() else { return Again::No };
+        self.fan_out_known(now, origin, &known, None, frame.payload, out);
+        let subscriptions = known.subscriptions;
+        self.peer_mut(peer, |state| state.heard_topic = Some(known));
+        self.stall(now, Gate::Peer(peer), subscriptions, out);
+        Again::Done
     }
 
     /// To peers and to processes here: how many nodes, how many subscriptions here, and what could not be told.
@@ -403,6 +545,7 @@ impl Router {
             }
         }
         self.topics.spread_bytes -= fanout.body.len();
+        self.stall(now, fanout.gate, usize::MAX, out);
         self.open(fanout.gate, out);
         None
     }
@@ -459,17 +602,12 @@ impl Router {
         }
         let (head, body) = event::split_frame(payload.0).ok_or_else(wrong)?;
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
-        let mut known = match state.heard_topic.take() {
-            Some(known) if *known.head == *head => known,
-            _ => {
-                let topic = event::topic_of(head).filter(|_| is_said(head, Said::Message));
-                Box::new(KnownTopic::new(head, topic.ok_or_else(wrong)?))
-            }
-        };
-        if known.changes != self.topics.table.changes() {
-            known.changes = self.topics.table.changes();
-            self.topics.table.collect(&known.topic, &mut known.points);
+        let mut known = state.heard_topic.take().unwrap_or_default();
+        if *known.head != *head || known.topic.is_empty() {
+            let topic = event::topic_of(head).filter(|_| is_said(head, Said::Message));
+            known.turn(head, topic.ok_or_else(wrong)?);
         }
+        known.look_up(&self.topics.table);
         let lossy = frame.flags & message::SEND_LOSSY != 0 || frame.serial == 0;
         let mode = if lossy { Mode::Lossy } else { Mode::Wait };
         let origin = Self::origin(mode, Holder::Remote(peer, frame.serial));
@@ -483,13 +621,30 @@ impl Router {
                 None => self.counters.no_member += 1,
             }
         }
-        if frame.flags & message::PUBLISH_QUEUES_ONLY == 0 {
+        if frame.flags & message::PUBLISH_QUEUES_ONLY != 0 {
+            // Nobody else has subscribed.
+        } else if !known.each && known.subscriptions <= out.left() {
+            self.fan_out_known(now, origin, &known, exclude, payload.0, out);
+        } else {
             let gate = Gate::Peer(peer);
             let passed = Passed { now, origin, exclude, head, body, gate };
             self.fan_out(passed, &known.points, out);
         }
+        let subscriptions = known.subscriptions;
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
+        self.stall(now, Gate::Peer(peer), subscriptions, out);
         Ok(())
+    }
+
+    /// What a process here has published to several has been delivered.
+    pub(in crate::router) fn stall_session(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        subscriptions: usize,
+        out: &Outbox,
+    ) {
+        self.stall(now, Gate::Session(session), subscriptions, out);
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::trie::Trie;
 use crate::router::Map;
 use crate::router::peers::PeerId;
@@ -23,8 +25,28 @@ pub(in crate::router) enum Text {
     Pattern,
 }
 
+/// Whether a text is what most topics are: printable ASCII without wildcards. It is looked at for every message whose
+/// topic is not that of the one before.
+fn is_plain(text: &str) -> bool {
+    let (mut segments, mut before) = (1, b'.');
+    for &byte in text.as_bytes() {
+        match byte {
+            b'.' if before == b'.' => return false,
+            b'.' => segments += 1,
+            b'*' | b'>' => return false,
+            _ if !byte.is_ascii_graphic() => return false,
+            _ => {}
+        }
+        before = byte;
+    }
+    before != b'.' && segments <= SEGMENTS_MAX && text.len() <= TOPIC_BYTES_MAX
+}
+
 /// What a topic or pattern is, or why it is none.
 pub(in crate::router) fn check_topic(text: &str) -> Result<Text, String> {
+    if is_plain(text) {
+        return Ok(Text::Topic);
+    }
     let shown = || text.chars().take(80).collect::<String>();
     if !(1..=TOPIC_BYTES_MAX).contains(&text.len())
         || text.chars().any(|c| c.is_whitespace() || c.is_control())
@@ -71,7 +93,8 @@ pub(super) struct Member {
 /// leave one after the other in no time.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    list: Vec<Member>,
+    /// Most have one, who needs no piece of memory of its own.
+    list: SmallVec<[Member; 1]>,
     gone: u32,
     times: u32,
 }
@@ -107,9 +130,6 @@ impl Members {
 
     pub(super) fn add(&mut self, serial: u64) {
         self.times += 1;
-        if self.list.is_empty() {
-            self.list.reserve_exact(1);
-        }
         match self.list.last_mut() {
             Some(last) if last.serial == serial && last.times > 0 => last.times += 1,
             Some(last) if last.serial < serial => self.list.push(Member { serial, times: 1 }),
@@ -145,12 +165,15 @@ impl Members {
     }
 }
 
+/// Peers in order; one or two take no more room than none.
+pub(super) type Peers = SmallVec<[PeerId; 2]>;
+
 /// A queue group at a topic or pattern.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) id: QueueId,
     pub(super) here: Members,
-    pub(super) there: Vec<PeerId>,
+    pub(super) there: Peers,
     /// Whose turn it is.
     pub(super) turn: usize,
 }
@@ -160,7 +183,7 @@ pub(super) struct Queue {
 pub(super) struct Point {
     pub(super) text: Arc<str>,
     pub(super) here: Members,
-    pub(super) there: Vec<PeerId>,
+    pub(super) there: Peers,
     #[allow(clippy::box_collection, reason = "most have none, and there may be a million of them")]
     pub(super) queues: Option<Box<BTreeMap<Arc<str>, Queue>>>,
 }
@@ -201,7 +224,7 @@ pub(super) struct Table {
     /// The topic or pattern of each queue group, and its name.
     queues: Vec<Option<(PointId, Arc<str>)>>,
     free_queues: Vec<QueueId>,
-    /// Changes whenever a topic may match other points than before.
+    /// Changes whenever a topic may lead elsewhere than before: to other points, processes or peers.
     changes: u64,
 }
 
@@ -225,6 +248,7 @@ impl Table {
     }
 
     pub(super) fn get_mut(&mut self, id: PointId) -> Option<&mut Point> {
+        self.changes += 1;
         self.points.get_mut(id as usize)?.as_mut()
     }
 
@@ -244,7 +268,7 @@ impl Table {
         let point = Point {
             text: Arc::clone(&text),
             here: Members::default(),
-            there: Vec::new(),
+            there: Peers::new(),
             queues: None,
         };
         let id = match self.free.pop() {
@@ -287,6 +311,7 @@ impl Table {
 
     /// A queue group at a point, made where there is none.
     pub(super) fn queue_mut(&mut self, id: PointId, group: &str) -> Option<&mut Queue> {
+        self.changes += 1;
         let point = self.points.get_mut(id as usize)?.as_mut()?;
         let queues = point.queues.get_or_insert_default();
         if !queues.contains_key(group) {
@@ -302,15 +327,15 @@ impl Table {
                     u32::try_from(self.queues.len() - 1).unwrap_or(u32::MAX)
                 }
             };
-            let (here, there) = (Members::default(), Vec::new());
+            let (here, there) = (Members::default(), Peers::new());
             queues.insert(group, Queue { id: number, here, there, turn: 0 });
         }
         queues.get_mut(group)
     }
 
-    /// A queue group at a point, where there is one.
+    /// A queue group at a point, where there is one. Whose turn it is there changes nothing for what is plainly subscribed.
     pub(super) fn queue_of(&mut self, id: PointId, group: &str) -> Option<&mut Queue> {
-        self.get_mut(id)?.queues.as_mut()?.get_mut(group)
+        self.points.get_mut(id as usize)?.as_mut()?.queues.as_mut()?.get_mut(group)
     }
 
     /// The group of a queue.
@@ -330,6 +355,7 @@ impl Table {
         }
         if queues.is_empty() {
             point.queues = None;
+            self.changes += 1;
         }
         self.tidy(id);
     }
@@ -347,6 +373,14 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_with_one_subscriber_is_no_larger_than_one_without() {
+        assert!(size_of::<Option<Point>>() <= 80, "{}", size_of::<Option<Point>>());
+        let mut members = Members::default();
+        members.add(7);
+        assert!(!members.list.spilled());
+    }
 
     #[test]
     fn a_topic_has_segments_and_wildcards_stand_alone() {
