@@ -498,8 +498,12 @@ fn a26_jobs_by_any_are_shared_among_all_that_serve_them_and_survive_the_end_of_o
     let jobs: Vec<u64> =
         (0..40).map(|n| app.begin(rpc("any", "jobs", "resize", json!(n)))).collect();
     let mut done = BTreeSet::new();
-    for worker in &mut workers {
-        let mine: Vec<Value> = (0..10).map(|_| worker.event()).collect();
+    // Nobody answers before all have theirs: who has answered has fewer again.
+    let take = |workers: &mut Vec<App>, each: usize| -> Vec<Vec<Value>> {
+        workers.iter_mut().map(|worker| (0..each).map(|_| worker.event()).collect()).collect()
+    };
+    let all = take(&mut workers, 10);
+    for (worker, mine) in workers.iter_mut().zip(all) {
         for job in mine {
             assert_eq!(job["ev"], "rpc");
             assert!(done.insert(job["body"].as_u64().unwrap()), "done twice");
@@ -517,9 +521,9 @@ fn a26_jobs_by_any_are_shared_among_all_that_serve_them_and_survive_the_end_of_o
     workers.truncate(2);
     let jobs: Vec<u64> =
         (0..10).map(|n| app.begin(rpc("any", "jobs", "resize", json!(n)))).collect();
-    for worker in &mut workers {
-        for _ in 0..5 {
-            let job = worker.event();
+    let all = take(&mut workers, 5);
+    for (worker, mine) in workers.iter_mut().zip(all) {
+        for job in mine {
             worker.reply(&job, json!("done"));
         }
     }
