@@ -200,6 +200,7 @@ fn every_path_of_the_openapi_file_answers_as_the_file_says() {
     let mut bot = world.a.json();
     bot.ok(json!({"op": "register", "name": "bot"}));
     bot.ok(json!({"op": "flag", "trap_exit": true}));
+    bot.ok(json!({"op": "track", "topic": "room.1", "key": "ann", "metadata": {"at": "desk"}}));
     let mut watcher = world.b.json();
     watcher.ok(json!({"op": "subscribe", "topic": "shop.>", "sync": true}));
     let mut asker = Http::of(&world.a);
@@ -220,6 +221,11 @@ fn every_path_of_the_openapi_file_answers_as_the_file_says() {
         } else {
             let mut stream = Http::of(&world.a);
             stream.subscribe(&target);
+            if path == "/v1/monitor_presence" {
+                let (name, event) = stream.event().unwrap();
+                assert_eq!((name.as_str(), &event["joins"][0]["key"]), ("presence", &json!("ann")));
+                fits(&file, of_stream, &event).unwrap_or_else(|what| panic!("{shown}: {what}"));
+            }
             if path == "/v1/subscribe" {
                 world.b.json().ok(json!({"op": "publish", "topic": "shop.tea", "body": 1}));
                 let (name, event) = stream.event().unwrap();

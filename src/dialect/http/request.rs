@@ -10,8 +10,8 @@ use crate::wire::event::{self, Head};
 /// Longest header of a command, in bytes: a query is shorter, and JSON in it does not become three times as long.
 const HEADER_BYTES_MAX: usize = 60_000;
 
-/// What goes with each `subscribe` of a stream.
-const OF_SUBSCRIBE: [&str; 4] = ["group", "metadata", "sync", "dedupe"];
+/// What the parameters of a stream say of its process, not of what it hears.
+const OF_PROCESS: [&str; 4] = ["name", "entries", "bytes", "policy"];
 
 /// What the body of a request is, by its content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,23 +132,20 @@ pub fn commands_before(found: &Found, mut id: u64) -> Result<Vec<Vec<u8>>, Refus
     if found.param("name").is_some() {
         frames.push(whole(&member(begin("register"), found, "name", Kind::Text)?, &[])?);
     }
-    if found.route.op == "subscribe" {
-        // One for each topic; without any the command itself says what it needs.
-        let topics = found.params("topic").map(Some).chain([None]);
-        for topic in topics.take(found.params("topic").count().max(1)) {
-            let mut head = begin("subscribe");
-            if let Some(topic) = topic {
-                head = head.text("topic", topic);
-            }
-            for param in
-                found.route.params.iter().filter(|param| OF_SUBSCRIBE.contains(&param.name))
-            {
+    // One for each topic; without any the command itself says what it needs.
+    let several = found.route.params.iter().find(|param| param.kind == Kind::Texts);
+    let topics = several.map_or(0, |param| found.params(param.name).count());
+    for at in 0..topics.max(1) {
+        let mut head = begin(found.route.op);
+        for param in found.route.params {
+            if param.kind == Kind::Texts {
+                if let Some(topic) = found.params(param.name).nth(at) {
+                    head = head.text(param.name, topic);
+                }
+            } else if !OF_PROCESS.contains(&param.name) {
                 head = member(head, found, param.name, param.kind)?;
             }
-            frames.push(whole(&head, &[])?);
         }
-    } else {
-        let head = member(begin(found.route.op), found, "node_type", Kind::Text)?;
         frames.push(whole(&head, &[])?);
     }
     frames.push(whole(&begin("self"), &[])?);

@@ -179,6 +179,15 @@ pub const ROUTES: &[Route] = &[
     ),
     get("/v1/topics", "topics", &[]),
     get("/v1/subscribers", "subscribers", &[text("topic"), flag("list")]),
+    get("/v1/presence", "presence", &[text("topic"), text("key"), text("prefix")]),
+    giving(
+        Gives::Events,
+        get(
+            "/v1/monitor_presence",
+            "monitor_presence",
+            &[text("topic"), NAME, ENTRIES, BYTES, POLICY],
+        ),
+    ),
     giving(Gives::Body, get("/v1/kv/{to}", "call", &[text("prefix"), number("timeout_ms")])),
     giving(Gives::Body, get("/v1/kv/{to}/{key}", "call", &[number("timeout_ms")])),
     giving(

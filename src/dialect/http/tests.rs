@@ -314,6 +314,9 @@ fn a_stream_begins_with_the_commands_that_it_stands_for() {
     let found = get("/v1/monitor_nodes?node_type=hidden").expect("a route");
     let made = commands_before(&found, 1).expect("good");
     assert_eq!(line(&made[1]), r#"{"op":"monitor_nodes","id":2,"node_type":"hidden"}"#);
+    let found = get("/v1/monitor_presence?topic=room.1&bytes=9").expect("a route");
+    let made = commands_before(&found, 1).expect("good");
+    assert_eq!(line(&made[1]), r#"{"op":"monitor_presence","id":2,"topic":"room.1"}"#);
     let found = get("/v1/subscribe?topic=a&metadata={").expect("a route");
     assert!(commands_before(&found, 1).unwrap_err().message.contains("`metadata`"));
 }
