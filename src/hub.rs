@@ -298,6 +298,8 @@ impl Hub {
             let armed = self.lock().armed;
             let due = async {
                 match armed {
+                    // A timer is late by up to a millisecond, and what goes on in slices is due at once.
+                    Some(at) if at <= tokio::time::Instant::now().into_std() => {}
                     Some(at) => tokio::time::sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }

@@ -608,12 +608,7 @@ impl Router {
             Some(id) => {
                 let mut head = Head::error(id, failure.code, &failure.message, false);
                 if !failure.nodes.is_empty() {
-                    let mut list = Vec::new();
-                    crate::wire::cbor::put_array(&mut list, failure.nodes.len());
-                    for node in &failure.nodes {
-                        crate::wire::cbor::put_text(&mut list, node);
-                    }
-                    head = head.raw("nodes", &list);
+                    head = head.texts("nodes", failure.nodes.iter().map(|node| &**node));
                 }
                 answer(out, asker.session, &head, &[]);
             }

@@ -81,7 +81,7 @@ impl Router {
             None => return Again::No,
             Some(Route::Topic { own }) => {
                 let Some(known) = &mut again.known else { return Again::No };
-                self.topics.look_up(known);
+                out.count(self.topics.look_up(known));
                 let Some(subscriptions) = known.subscriptions() else { return Again::No };
                 if subscriptions > out.left() {
                     return if out.put_off(subscriptions) { Again::PutOff } else { Again::No };

@@ -547,7 +547,6 @@ impl Router {
             }
             self.weigh(serial);
             self.mailbox_shrank(serial, out);
-            self.stall_shrank(out);
             if full {
                 return;
             }
@@ -556,6 +555,7 @@ impl Router {
 
     /// Lets its senders go on when a mailbox has become half empty.
     pub(super) fn mailbox_shrank(&mut self, serial: u64, out: &mut Outbox) {
+        self.stall_shrank(out);
         self.watcher_reads(serial);
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if process.early != Early::Ready && process.mailbox.bytes() <= EARLY_BYTES / 2 {

@@ -318,8 +318,9 @@ impl Router {
         else {
             return false;
         };
+        // Empty where only lost ones were seen.
+        listing.count += usize::from(!row.is_empty());
         listing.items.extend_from_slice(&row);
-        listing.count += 1;
         listing.after = After::Place(place);
         true
     }

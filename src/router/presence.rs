@@ -602,6 +602,7 @@ impl Router {
                     let there = self.peers.get(&peer).map(|peer| &peer.node);
                     match there.or_else(|| self.presences.lost.get(&peer).filter(|_| all)) {
                         Some(node) => node,
+                        None if !out.may_go_on() => return Some((place.clone(), Vec::new())),
                         None => continue,
                     }
                 }

@@ -38,8 +38,9 @@ pub(super) struct Process {
     pub(super) weight: u32,
     pub(super) window: Window,
     pub(super) receivers: Few<VecDeque<Receiver>>,
-    /// How many answers are being made of what waits here: nothing else is taken meanwhile.
-    pub(super) takings: u32,
+    /// How many answers are being made of what waits here: nothing else is taken meanwhile. At most one for each that waits in
+    /// `receivers`, and one more.
+    pub(super) takings: u16,
     pub(super) links: Few<BTreeSet<Pid>>,
     /// Links taken back that the other side has not confirmed.
     pub(super) unlinking: Few<BTreeMap<Pid, u64>>,
@@ -61,7 +62,7 @@ pub(super) struct Process {
     pub(super) unwanted: u32,
     pub(super) timers: Few<BTreeSet<u64>>,
     /// Bytes of what they will send.
-    pub(super) timer_bytes: usize,
+    pub(super) timer_bytes: u32,
     /// Whom its full mailbox holds.
     pub(super) holding: Few<BTreeSet<Holder>>,
     /// Since when; the agenda has it.

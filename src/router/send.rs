@@ -503,17 +503,18 @@ impl Router {
         }
         let number = self.number();
         let Some(process) = self.processes.get_mut(&serial) else { return Ok(()) };
-        if process.timer_bytes + size > self.limits.mailbox_bytes.max(self.limits.body_bytes + size)
-        {
+        let kept = process.timer_bytes as usize + size;
+        let most = self.limits.mailbox_bytes.max(self.limits.body_bytes + size);
+        let Some(kept) = u32::try_from(kept).ok().filter(|_| kept <= most) else {
             let text = "the timers of this process hold as many bytes as a mailbox; cancel some";
             return Err(Failure::new("overloaded", text));
-        }
+        };
         if process.timers.len() >= TIMERS_MAX {
             let text = format!("a process has at most {TIMERS_MAX} timers; cancel some");
             return Err(Failure::new("overloaded", text));
         }
         process.timers.insert(number);
-        process.timer_bytes += size;
+        process.timer_bytes = kept;
         self.timer_bytes += size;
         let due = asker.now + Duration::from_millis(after_ms);
         self.agenda.add(due, Deadline::Timer(number));
@@ -544,7 +545,7 @@ impl Router {
         self.timer_bytes -= timer.size();
         let Some(process) = self.processes.get_mut(&timer.serial) else { return };
         process.timers.remove(&number);
-        process.timer_bytes -= timer.size();
+        process.timer_bytes -= u32::try_from(timer.size()).unwrap_or(0);
         let session = process.session;
         let from = Some((session, timer.serial));
         // As in Erlang: a name that is gone by then makes the message vanish.
@@ -567,7 +568,7 @@ impl Router {
         if let Some(timer) = self.timers.remove(&number) {
             self.timer_bytes -= timer.size();
             if let Some(process) = self.processes.get_mut(&timer.serial) {
-                process.timer_bytes -= timer.size();
+                process.timer_bytes -= u32::try_from(timer.size()).unwrap_or(0);
             }
             self.agenda.remove(timer.due, Deadline::Timer(number));
         }

@@ -31,6 +31,8 @@ use table::{PointId, QueueId, Table, Text, check_topic};
 const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 /// Most different topics and patterns with subscribers, here and at peers.
 const POINTS_MAX: usize = 2_000_000;
+/// Most queue groups at one topic or pattern, of one node.
+const QUEUES_MAX: usize = 64;
 /// Longest metadata of a subscription, in bytes.
 const METADATA_BYTES_MAX: usize = 1024;
 
@@ -55,9 +57,9 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    /// Finds out who is to hear what is published to a topic, unless that is known.
-    pub(super) fn look_up(&self, known: &mut publish::KnownTopic) {
-        known.look_up(&self.table);
+    /// Finds out who is to hear what is published to a topic, unless that is known. What that cost, in entries.
+    pub(super) fn look_up(&self, known: &mut publish::KnownTopic) -> usize {
+        known.look_up(&self.table)
     }
 }
 
@@ -120,7 +122,7 @@ impl Router {
         let fresh = !wanted.dedupe || !self.has_subscribed(serial, kind, wanted);
         let mut point = None;
         if fresh {
-            self.has_room_for_subscription(asker, serial, kind, wanted.topic)?;
+            self.has_room_for_subscription(asker, serial, kind, wanted)?;
             point = Some(self.add_subscription(serial, kind, wanted, out));
             if let Some(session) = self.sessions.get_mut(&asker.session) {
                 session.subscriptions += 1;
@@ -154,8 +156,9 @@ impl Router {
         asker: &Asker<'_>,
         serial: u64,
         kind: Text,
-        topic: &str,
+        wanted: Subscribe<'_>,
     ) -> Result<(), Failure> {
+        let topic = wanted.topic;
         let many = |text: String| Err(Failure::new("overloaded", text));
         let process = self.processes.get(&serial).and_then(|process| process.topics.as_ref());
         if process.is_some_and(|topics| topics.count >= OWNED_MAX) {
@@ -168,6 +171,15 @@ impl Router {
             ));
         }
         let table = &self.topics.table;
+        let queues = || table.get(table.find(topic, kind)?)?.queues.as_ref();
+        if let (Some(group), Some(queues)) = (wanted.group, queues())
+            && queues.values().filter(|queue| !queue.here.is_empty()).count() >= QUEUES_MAX
+            && queues.get(group).is_none_or(|queue| queue.here.is_empty())
+        {
+            return many(format!(
+                "`{topic}` has {QUEUES_MAX} queue groups on this node, and more are not possible"
+            ));
+        }
         if table.len() >= POINTS_MAX && table.find(topic, kind).is_none() {
             return many(format!(
                 "the mesh has subscribed to {POINTS_MAX} different topics; use wildcards"
@@ -362,7 +374,7 @@ impl Router {
         let Some((head, body)) = event::split_frame(frame) else { return };
         let Some(topic) = event::topic_of(head) else { return };
         let mut points = Vec::new();
-        self.topics.table.collect(topic, &mut points);
+        out.count(self.topics.table.collect(topic, &mut points));
         let Some((member, queue)) = self.pick_member(&points, group, None) else {
             self.counters.no_member += 1;
             return;

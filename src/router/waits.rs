@@ -97,6 +97,7 @@ impl Router {
         }
         self.waits.insert((asker.session, number), wait);
         if timeout == Some(Duration::ZERO) {
+            self.agenda.remove(asker.now, Deadline::Wait { session: asker.session, number });
             self.wait_times_out(asker.session, number, out);
         }
         Ok(())
@@ -131,7 +132,9 @@ impl Router {
     /// Nobody waits any more where a session has ended.
     pub(super) fn end_waits(&mut self, session: SessionId) {
         while let Some((&at, _)) = self.waits.range((session, 0)..=(session, u64::MAX)).next() {
-            self.waits.remove(&at);
+            if let Some((ends, _)) = self.waits.remove(&at).and_then(|wait| wait.ends) {
+                self.agenda.remove(ends, Deadline::Wait { session: at.0, number: at.1 });
+            }
         }
     }
 
@@ -154,7 +157,7 @@ impl Router {
         let mut text = waited.map_or_else(String::new, |waited| format!("waited {waited:?}: "));
         text.push_str(&words.join(", "));
         let head = Head::error(wait.id.id(), "timeout", &text, false);
-        answer(out, session, &head.raw("nodes", &texts(&missing)), &[]);
+        answer(out, session, &head.texts("nodes", missing.iter().map(|node| &**node)), &[]);
     }
 
     fn up(&self, name: &NodeName) -> Option<&Peer> {

@@ -8,6 +8,10 @@ use super::cbor;
 use super::command::Id;
 use super::id::Pid;
 
+/// Longest message for people in an answer, in bytes, and longest list of texts: a header has at most 65 535.
+const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+const TEXTS_BYTES_MAX: usize = 32 * 1024;
+
 /// The header of an event being written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head(Vec<u8>);
@@ -39,8 +43,25 @@ impl Head {
         Self::event("error")
             .answers(id)
             .text("code", code)
-            .text("message", message)
+            .text("message", shortened(message))
             .bool("maybe_applied", maybe_applied)
+    }
+
+    /// Adds a list of texts: as many of them as there is room for.
+    #[must_use]
+    pub fn texts<'a>(self, key: &str, texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let (mut count, mut items) = (0, Vec::new());
+        for text in texts {
+            if items.len() + text.len() > TEXTS_BYTES_MAX {
+                break;
+            }
+            cbor::put_text(&mut items, text);
+            count += 1;
+        }
+        let mut list = Vec::with_capacity(items.len() + 5);
+        cbor::put_array(&mut list, count);
+        list.append(&mut items);
+        self.raw(key, &list)
     }
 
     /// Says which command it answers.
@@ -260,6 +281,15 @@ pub fn put_pid(out: &mut Vec<u8>, prefix: &str, serial: u64) {
     out.extend_from_slice(prefix.as_bytes());
     out.extend_from_slice(&digits[at..]);
     out.push(b'>');
+}
+
+/// As much of a message for people as a header has room for.
+fn shortened(message: &str) -> &str {
+    let mut end = message.len().min(MESSAGE_BYTES_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    &message[..end]
 }
 
 /// Writes a whole frame.

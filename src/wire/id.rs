@@ -206,6 +206,9 @@ impl fmt::Debug for Pid {
     }
 }
 
+/// Longest pid, in bytes: `<`, a base of 64, `@`, a host of 255, `.`, 16 digits, `.`, 20 digits, `>`.
+const PID_BYTES_MAX: usize = 360;
+
 /// A pid taken apart without allocating: what the data path reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PidText<'a> {
@@ -221,6 +224,9 @@ impl<'a> PidText<'a> {
     /// Takes `<name.incarnation.serial>` apart from the right; `None` when it is not that.
     #[must_use]
     pub fn parse(text: &'a str) -> Option<Self> {
+        if text.len() > PID_BYTES_MAX {
+            return None;
+        }
         let inner = text.strip_prefix('<')?.strip_suffix('>')?;
         let (rest, serial) = inner.rsplit_once('.')?;
         let (node, incarnation) = rest.rsplit_once('.')?;

@@ -80,7 +80,7 @@ impl Watcher {
     /// Whether a change is news for it.
     fn hears(&self, change: &Change) -> bool {
         let covers = |until: &Option<Place>| until.as_ref().is_none_or(|u| change.place <= *u);
-        match self.told.iter().find(|(until, _)| covers(until)) {
+        match self.told.get(self.told.partition_point(|(until, _)| !covers(until))) {
             Some((_, number)) => change.number > *number,
             None => self.whole,
         }
@@ -423,11 +423,10 @@ impl Router {
 
     /// Those who were not read while the watchers were told go on.
     fn open_gates(&mut self, out: &mut Outbox) {
-        let watches = &mut self.presences.watches;
-        if watches.bytes <= BEHIND_BYTES_MAX / 2 {
-            for gate in std::mem::take(&mut watches.shut) {
-                self.open(gate, out);
-            }
+        while self.presences.watches.bytes <= BEHIND_BYTES_MAX / 2 && out.may_go_on() {
+            let Some(gate) = self.presences.watches.shut.pop() else { return };
+            out.count(1);
+            self.open(gate, out);
         }
     }
 
@@ -435,7 +434,8 @@ impl Router {
     pub(in crate::router) fn presence_told(&mut self, out: &mut Outbox) {
         self.open_gates(out);
         let watches = &mut self.presences.watches;
-        watches.telling = !watches.behind.is_empty();
+        let may_open = watches.bytes <= BEHIND_BYTES_MAX / 2 && !watches.shut.is_empty();
+        watches.telling = !watches.behind.is_empty() || may_open;
         if watches.telling {
             self.work.push_back(Work::Presence { until: None });
         }

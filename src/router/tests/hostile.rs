@@ -527,3 +527,37 @@ fn a_monitor_is_taken_back_by_its_own_session_only() {
     assert_eq!(node.ask(other, demonitor)["ev"], "ok");
     assert_eq!(node.ask(other, json!({"op": "demonitor", "ref": 999}))["ev"], "ok");
 }
+
+#[test]
+fn an_answer_has_room_for_whatever_was_asked_in_however_long_words() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    let long = |n: usize| format!("{n:0>64}@{}", "h".repeat(255));
+    let nodes: Vec<String> = (0..202).map(long).collect();
+    let answer = node.ask(app, json!({"op": "wait_for", "nodes": nodes, "timeout_ms": 0}));
+    assert_eq!(answer["code"], "timeout");
+    assert!((1..202).contains(&answer["nodes"].as_array().unwrap().len()));
+    let to = format!("<{}.0123456789abcdef.1>", "A".repeat(65_000));
+    for command in [
+        json!({"op": "call", "to": to}),
+        json!({"op": "send", "to": to, "checked": true}),
+        json!({"op": "info", "to": to}),
+        json!({"op": "alive", "to": to}),
+        json!({"op": "monitor", "to": to}),
+        json!({"op": "link", "to": to}),
+        json!({"op": "kill", "to": to}),
+        json!({"op": "publish", "topic": "t", "exclude": to}),
+        json!({"op": "spawn", "factory": "A".repeat(65_000)}),
+        json!({"op": "presence", "topic": "A".repeat(65_000)}),
+        json!({"op": "ping", "node": "A".repeat(65_000)}),
+        json!({"op": "rpc", "node": "any", "module": "A".repeat(32_000), "function": "f"}),
+        json!({"op": "monitor_nodes", "node_type": "A".repeat(65_000)}),
+        json!({"op": "info", "keys": ["A".repeat(65_000)]}),
+    ] {
+        let mut short = command.to_string();
+        short.truncate(60);
+        let answer = node.ask(app, command);
+        assert!(answer["ev"] == "error" || answer["ev"] == "ok", "{short}: {answer}");
+    }
+    assert_eq!(node.ask(app, json!({"op": "self"}))["ev"], "ok");
+}

@@ -284,7 +284,7 @@ fn presence_has_bounds_and_says_so_where_they_are_reached() {
 
 #[test]
 fn a_process_takes_no_more_room_than_it_did_before_there_was_presence() {
-    assert!(size_of::<crate::router::processes::Process>() <= 400);
+    assert!(size_of::<crate::router::processes::Process>() <= 392);
 }
 
 const MANY: usize = 5_000;

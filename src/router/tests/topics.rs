@@ -694,3 +694,30 @@ fn a_publication_of_a_peer_that_is_none_closes_its_connection() {
     }
     assert_eq!(bodies(&mut pair.b, far), [Value::Null; 0]);
 }
+
+#[test]
+fn queue_groups_of_one_topic_are_bounded_and_looking_for_patterns_is_counted() {
+    let mut node = Paper::new("a");
+    let app = node.open();
+    for n in 0..64 {
+        let command = json!({"op": "subscribe", "topic": "t", "group": format!("g{n}")});
+        assert_eq!(node.ask(app, command)["ev"], "ok");
+    }
+    let one_more = json!({"op": "subscribe", "topic": "t", "group": "more"});
+    assert_eq!(node.ask(app, one_more.clone())["code"], "overloaded");
+    let again = json!({"op": "subscribe", "topic": "t", "group": "g7"});
+    assert_eq!(node.ask(app, again)["ev"], "ok");
+    assert_eq!(node.ask(app, json!({"op": "unsubscribe", "topic": "t"}))["ev"], "ok");
+    assert_eq!(node.ask(app, one_more)["ev"], "ok");
+    // Twelve segments, each of which leads two ways.
+    for n in 0..1 << 12 {
+        let way = |bit: usize| if n >> bit & 1 == 1 { "*" } else { "a" };
+        let pattern: Vec<&str> = (0..12).map(way).chain(["b"]).collect();
+        node.tell(app, &json!({"op": "subscribe", "topic": pattern.join(".")}));
+    }
+    node.work();
+    node.most = (0, 0);
+    let topic = ["a"; 12].join(".") + ".c";
+    assert_eq!(node.ask(app, json!({"op": "publish", "topic": topic}))["ev"], "ok");
+    assert!(node.most.0 > 500, "what was looked at is counted: {:?}", node.most);
+}

@@ -74,12 +74,14 @@ fn who_has_waited_long_enough_hears_who_is_missing() {
 fn those_who_wait_are_bounded_and_leave_nothing_behind() {
     let mut node = Paper::new("a");
     let (app, other) = (node.open(), node.open());
+    let before = node.router.next_deadline(node.now);
     for id in 0..128 {
-        node.tell(app, &json!({"op": "wait_for", "id": id, "count": 1}));
+        node.tell(app, &json!({"op": "wait_for", "id": id, "count": 1, "timeout_ms": 1_u64 << 34}));
     }
     assert_eq!(node.ask(other, json!({"op": "wait_for", "count": 1}))["code"], "overloaded");
     node.close(app);
     assert!(node.router.waits.is_empty());
+    assert_eq!(node.router.next_deadline(node.now), before, "no deadline is left behind");
     node.tell(other, &json!({"op": "wait_for", "id": 1, "count": 1}));
     assert!(node.events(other).is_empty());
     for command in [

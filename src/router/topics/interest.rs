@@ -4,6 +4,7 @@
 //! lost its last, by the same ordered stream as all that a node announces of itself. No second list is kept for that:
 //! a new peer is told by going through the table, and every change before the place that was reached follows.
 
+use super::QUEUES_MAX;
 use super::table::{Peers, PointId, Text, check_topic};
 use crate::router::announced::{Class, Told, write_entry};
 use crate::router::peers::{Peer, PeerId};
@@ -97,23 +98,31 @@ impl Router {
         };
         let text = std::str::from_utf8(text).ok()?;
         let kind: Text = check_topic(text).ok()?;
+        // No node has more of its own; those of lost ones are forgotten in slices.
+        let queues_max = 2 * QUEUES_MAX * (self.peers.len() + 2);
         let state = self.peers.get_mut(&peer)?;
         let table = &mut self.topics.table;
         if !on {
             let Some(point) = table.find(text, kind) else { return Some(()) };
-            if let Some(group) = group {
-                if let Some(queue) = table.queue_of(point, group) {
-                    forget(&mut queue.there, peer);
-                }
+            let gone = if let Some(group) = group {
+                let queue = table.queue_of(point, group);
+                let gone = queue.is_some_and(|queue| forget(&mut queue.there, peer));
                 table.tidy_queue(point, group);
+                gone
             } else {
-                forget(&mut table.get_mut(point)?.there, peer);
+                let gone = forget(&mut table.get_mut(point)?.there, peer);
                 table.tidy(point);
-            }
-            state.wants = state.wants.saturating_sub(1);
+                gone
+            };
+            // It may take back what it never wanted.
+            state.wants -= usize::from(gone);
             return Some(());
         }
         if state.wants >= WANTED_MAX {
+            return None;
+        }
+        let queues = || table.get(table.find(text, kind)?)?.queues.as_ref();
+        if group.is_some() && queues().is_some_and(|queues| queues.len() >= queues_max) {
             return None;
         }
         let point = table.find_or_add(text, kind);
@@ -167,8 +176,11 @@ impl Told {
     }
 }
 
-fn forget(there: &mut Peers, peer: PeerId) {
-    if let Ok(place) = there.binary_search(&peer) {
+/// Whether it was there.
+fn forget(there: &mut Peers, peer: PeerId) -> bool {
+    let place = there.binary_search(&peer);
+    if let Ok(place) = place {
         there.remove(place);
     }
+    place.is_ok()
 }

@@ -131,13 +131,13 @@ impl KnownTopic {
         event::put_frame(out, &self.head, body);
     }
 
-    /// Finds out who is to hear it, unless that is known.
-    pub(super) fn look_up(&mut self, table: &Table) {
+    /// Finds out who is to hear it, unless that is known. What that cost, in entries of a hold of the lock.
+    pub(super) fn look_up(&mut self, table: &Table) -> usize {
         if self.changes == Some(table.changes()) {
-            return;
+            return 0;
         }
         self.changes = Some(table.changes());
-        table.collect(&self.topic, &mut self.points);
+        let cost = table.collect(&self.topic, &mut self.points);
         (self.each, self.settled, self.subscriptions) = (false, false, 0);
         self.peers.clear();
         self.here.clear();
@@ -146,7 +146,7 @@ impl KnownTopic {
             self.subscriptions += point.here.subscriptions() as usize;
             if point.queues.is_some() || self.subscriptions > SLICE / 2 {
                 self.each = true;
-                return;
+                return cost;
             }
             self.peers.extend_from_slice(&point.there);
             let here = point.here.iter().map(|member| (member.serial, id, member.times));
@@ -156,6 +156,7 @@ impl KnownTopic {
             self.peers.sort_unstable();
             self.peers.dedup();
         }
+        cost
     }
 }
 
@@ -182,6 +183,10 @@ struct Passed<'a> {
 pub(in crate::router) struct Fanout {
     /// Who has subscribed when it was published: process, topic, how often. The last ones have it already.
     targets: Vec<(u64, PointId, u32)>,
+    /// What the points are: their numbers may be given anew meanwhile.
+    points: BTreeMap<PointId, Arc<str>>,
+    /// What all this takes.
+    bytes: usize,
     origin: Origin,
     head: Box<[u8]>,
     body: Box<[u8]>,
@@ -233,6 +238,10 @@ impl Router {
                 Some(peer) => (false, Some(Some(peer))),
             },
         };
+        if self.topics.spread_bytes > self.limits.queue_bytes / 2 {
+            let text = "so many publications are on their way to many subscribers that there is no room for another; try again later";
+            return Err(Failure::new("overloaded", text));
+        }
         let mut head = std::mem::take(&mut self.scratch);
         head.clear();
         event::put_topic_head(&mut head, wanted.topic, &self.prefix, serial, ct);
@@ -243,7 +252,7 @@ impl Router {
         let mut failure = None;
         if done.is_ok() {
             let mut points = std::mem::take(&mut self.topics.found);
-            self.topics.table.collect(wanted.topic, &mut points);
+            out.count(self.topics.table.collect(wanted.topic, &mut points));
             let here = exclude.as_ref().filter(|pid| pid.node == self.me).map(|pid| pid.serial);
             let sent = Sent {
                 now: asker.now,
@@ -340,7 +349,7 @@ impl Router {
         if head != Some(&known.head) || known.topic.is_empty() {
             return Again::No;
         }
-        known.look_up(&self.topics.table);
+        out.count(known.look_up(&self.topics.table));
         if known.each {
             return Again::No;
         }
@@ -498,20 +507,27 @@ impl Router {
 
     /// In slices, to those who have subscribed by now.
     fn fan_out_later(&mut self, passed: Passed<'_>, points: &[PointId]) -> u64 {
-        let mut targets = Vec::new();
+        let (mut targets, mut texts) = (Vec::new(), BTreeMap::new());
         for point in points {
-            let members = self.topics.table.get(*point).into_iter().flat_map(|p| p.here.iter());
+            let Some(state) = self.topics.table.get(*point) else { continue };
+            texts.insert(*point, Arc::clone(&state.text));
             targets.extend(
-                members
+                state
+                    .here
+                    .iter()
                     .filter(|member| passed.exclude != Some(member.serial))
                     .map(|member| (member.serial, *point, member.times)),
             );
         }
         let local = targets.iter().map(|target| u64::from(target.2)).sum();
-        self.topics.spread_bytes += passed.body.len();
+        let each = size_of::<(u64, PointId, u32)>();
+        let bytes = passed.head.len() + passed.body.len() + targets.len() * each;
+        self.topics.spread_bytes += bytes;
         self.shut(passed.gate);
         self.work.push_back(Work::Fanout(Fanout {
             targets,
+            points: texts,
+            bytes,
             origin: passed.origin,
             head: passed.head.into(),
             body: passed.body.into(),
@@ -534,7 +550,10 @@ impl Router {
             }
             out.count(1);
             // Who has unsubscribed meanwhile gets nothing more.
-            let left = self.topics.table.get(point).map_or(0, |p| p.here.times_of(serial));
+            let state = self.topics.table.get(point).filter(|state| {
+                fanout.points.get(&point).is_some_and(|text| Arc::ptr_eq(text, &state.text))
+            });
+            let left = state.map_or(0, |state| state.here.times_of(serial));
             if left > 0 {
                 let (head, body) = (&fanout.head, &fanout.body);
                 let tag = Tag::Topic(point);
@@ -544,7 +563,7 @@ impl Router {
                 fanout.targets.push((serial, point, times - 1));
             }
         }
-        self.topics.spread_bytes -= fanout.body.len();
+        self.topics.spread_bytes -= fanout.bytes;
         self.stall(now, fanout.gate, usize::MAX, out);
         self.open(fanout.gate, out);
         None
@@ -607,7 +626,7 @@ impl Router {
             let topic = event::topic_of(head).filter(|_| is_said(head, Said::Message));
             known.turn(head, topic.ok_or_else(wrong)?);
         }
-        known.look_up(&self.topics.table);
+        out.count(known.look_up(&self.topics.table));
         let lossy = frame.flags & message::SEND_LOSSY != 0 || frame.serial == 0;
         let mode = if lossy { Mode::Lossy } else { Mode::Wait };
         let origin = Self::origin(mode, Holder::Remote(peer, frame.serial));

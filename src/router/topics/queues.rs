@@ -11,6 +11,8 @@ use crate::router::{Outbox, Router};
 
 /// How many members are looked at for one with nothing to do.
 const LOOKED_AT_MAX: usize = 8;
+/// Most queue groups that one message goes to: they all get it in one hold of the lock.
+const PICKED_MAX: usize = 256;
 
 /// Who gets a message, of every queue group.
 #[derive(Debug, Default)]
@@ -36,7 +38,8 @@ impl Router {
             .filter_map(|point| table.get(*point))
             .flat_map(|point| point.queues().map(|(group, _)| Arc::clone(group)))
             .collect();
-        for group in names {
+        self.counters.no_member += names.len().saturating_sub(PICKED_MAX) as u64;
+        for group in names.into_iter().take(PICKED_MAX) {
             let member = if near { self.pick_member(points, &group, exclude) } else { None };
             if let Some(member) = member {
                 picked.here.push(member);

@@ -21,6 +21,8 @@ use crate::wire::event::{self, Said};
 /// Most values that one node keeps, and most bytes of them.
 const KEPT_MAX: usize = 1024;
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// How many values are looked at for one entry of a hold of the lock.
+const LOOKED: usize = 64;
 /// What a value is longer than its body: stamp, header, lengths.
 const OVERHEAD_BYTES: usize = 1024;
 
@@ -160,6 +162,7 @@ impl Router {
             self.give_one(serial, point, text, out);
             return;
         }
+        out.count((self.topics.kept.0 + self.topics.retained.len()) / LOOKED);
         let ours =
             self.announced.keys(Class::Retained).filter_map(|key| std::str::from_utf8(key).ok());
         let theirs = self.topics.retained.keys().map(|topic| &**topic);

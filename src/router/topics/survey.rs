@@ -118,7 +118,7 @@ impl Router {
         }
         self.may_survey()?;
         let mut points = Vec::new();
-        self.topics.table.collect(topic, &mut points);
+        out.count(self.topics.table.collect(topic, &mut points));
         let table = &self.topics.table;
         let peers: BTreeSet<PeerId> = points
             .iter()
@@ -142,7 +142,7 @@ impl Router {
         out: &mut Outbox,
     ) -> Vec<u8> {
         let mut points = Vec::new();
-        self.topics.table.collect(topic, &mut points);
+        out.count(self.topics.table.collect(topic, &mut points));
         let (mut count, mut listed, mut items) = (0, 0, Vec::new());
         for id in points {
             let Some(point) = self.topics.table.get(id) else { continue };
@@ -219,14 +219,10 @@ impl Router {
         }
         let Some(survey) = self.topics.surveys.remove(&number) else { return };
         let Survey { session, id, what, count, listed, mut items, missing, .. } = survey;
-        let mut names = Vec::new();
-        cbor::put_array(&mut names, missing.len());
-        for node in &missing {
-            cbor::put_text(&mut names, node);
-        }
+        let names = || missing.iter().map(|node| &**node);
         if what == What::Sync && !missing.is_empty() {
             let text = "the process has subscribed; not every node has confirmed that it knows";
-            let head = Head::error(id.id(), "timeout", text, true).raw("nodes", &names);
+            let head = Head::error(id.id(), "timeout", text, true).texts("nodes", names());
             answer(out, session, &head, &[]);
             return;
         }
@@ -237,7 +233,7 @@ impl Router {
         }
         head = head.uint("count", count);
         if !missing.is_empty() {
-            head = head.raw("missing", &names);
+            head = head.texts("missing", names());
         }
         if what == What::Count {
             answer(out, session, &head, &[]);

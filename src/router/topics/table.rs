@@ -14,6 +14,8 @@ pub(in crate::router) type PointId = u32;
 /// The number of a queue group at one of them.
 pub(in crate::router) type QueueId = u32;
 
+/// How many levels of the trie are one entry of a hold of the lock.
+const LEVELS: usize = 16;
 /// Longest topic, in bytes, and most segments.
 const TOPIC_BYTES_MAX: usize = 255;
 const SEGMENTS_MAX: usize = 32;
@@ -360,13 +362,12 @@ impl Table {
         self.tidy(id);
     }
 
-    /// Every point that a topic matches.
-    pub(super) fn collect(&self, topic: &str, found: &mut Vec<PointId>) {
+    /// Every point that a topic matches. Returns what it cost, in entries of a hold of the lock: patterns may be made so
+    /// that each segment of a topic leads two ways.
+    pub(super) fn collect(&self, topic: &str, found: &mut Vec<PointId>) -> usize {
         found.clear();
         found.extend(self.texts.get(topic));
-        if !self.trie.is_empty() {
-            self.trie.collect(topic, found);
-        }
+        if self.trie.is_empty() { 0 } else { self.trie.collect(topic, found) / LEVELS }
     }
 }
 

@@ -155,30 +155,30 @@ impl Trie {
         }
     }
 
-    /// Adds every pattern that a topic matches.
-    pub(super) fn collect(&self, topic: &str, found: &mut Vec<PointId>) {
-        if self.patterns > 0 {
-            self.collect_below(0, Some(topic), found);
-        }
+    /// Adds every pattern that a topic matches. How many levels were looked at.
+    pub(super) fn collect(&self, topic: &str, found: &mut Vec<PointId>) -> usize {
+        if self.patterns == 0 { 0 } else { self.collect_below(0, Some(topic), found) }
     }
 
-    fn collect_below(&self, at: u32, topic: Option<&str>, found: &mut Vec<PointId>) {
+    fn collect_below(&self, at: u32, topic: Option<&str>, found: &mut Vec<PointId>) -> usize {
         let level = &self.levels[at as usize];
         let Some(topic) = topic else {
             found.extend(level.end.checked_sub(1));
-            return;
+            return 1;
         };
+        let mut looked = 1;
         found.extend(level.rest.checked_sub(1));
         let (segment, rest) = match topic.split_once('.') {
             Some((segment, rest)) => (segment, Some(rest)),
             None => (topic, None),
         };
         if let Some(any) = level.any.checked_sub(1) {
-            self.collect_below(any, rest, found);
+            looked += self.collect_below(any, rest, found);
         }
         if let Some(next) = self.way(at, segment) {
-            self.collect_below(next, rest, found);
+            looked += self.collect_below(next, rest, found);
         }
+        looked
     }
 }
 
