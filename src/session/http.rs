@@ -116,7 +116,14 @@ where
     W: AsyncWrite + Unpin,
 {
     async fn serve(&mut self) -> Result<(), Over> {
-        while self.one().await? {}
+        // What was asked together is answered together, up to a read's worth: then the app reads, and others have their
+        // turn.
+        while self.one().await? {
+            if self.out.len() > READ_BYTES {
+                self.flush().await?;
+            }
+            tokio::task::coop::consume_budget().await;
+        }
         self.flush().await?;
         self.writer.shutdown().await?;
         // An app that is still writing would lose the answer with the connection.
@@ -172,7 +179,9 @@ where
             None => return Ok(self.respond(&options(&head), manner)),
         };
         if found.route.gives == Gives::Events {
-            return self.stream(&found, &body, manner).await;
+            // A stream lasts long: what asked for it goes first.
+            drop((head, room));
+            return self.stream(found, body, manner).await;
         }
         self.last_id += 1;
         let frame = match request::command(&found, content, &body, self.last_id) {
@@ -218,9 +227,6 @@ where
     /// Waits for the next request, for as long as the session and the node last.
     async fn idle(&mut self) -> Result<(), Over> {
         self.flush().await?;
-        if self.out.capacity() > IDLE_BYTES {
-            self.out = Vec::new();
-        }
         while self.input.rest().is_empty() {
             if !self.discard() || self.leaving || self.until.is_some() {
                 return Err(Over::Gone);
@@ -341,6 +347,12 @@ where
     /// Waits until something has happened, or until `at`: true when that is it. Notices when the app goes.
     async fn wait(&mut self, at: Option<Instant>) -> Result<bool, Over> {
         self.flush().await?;
+        // Whoever waits keeps no buffers, be it for a request or for an event.
+        for buffer in [&mut self.out, &mut self.frames] {
+            if buffer.capacity() > IDLE_BYTES {
+                *buffer = Vec::new();
+            }
+        }
         let until = self.until;
         let reads = until.is_none() && self.input.rest().len() < AHEAD_BYTES;
         let (handle, reader) = (&self.handle, &mut self.reader);
@@ -401,7 +413,11 @@ where
                 }
                 match in_parts {
                     None => {
-                        let response = Response::of(seen, gives, takes_cbor);
+                        let mut response = Response::of(seen, gives, takes_cbor);
+                        // It is this process that is not there, not the one that was asked.
+                        if last && seen.code == Some("noproc") {
+                            response.status = 502;
+                        }
                         answered = Some(self.respond(&response, manner));
                     }
                     Some((parts, size)) if seen.ev == "ok" => {
@@ -425,9 +441,10 @@ where
                     return Err(Over::Gone);
                 }
                 manner.keep_alive = false;
-                let text = "the process of this connection has died; connect again";
-                let refusal = Refusal::new(503, "noproc", text);
-                return Ok(self.respond(&Response::refused(refusal), manner));
+                let text =
+                    "the process of this connection has died before the answer came; connect again";
+                let refusal = Refusal::new(502, "noproc", text);
+                return Ok(self.respond(&Response::failed(refusal, true), manner));
             }
             self.flush().await?;
         }
@@ -436,12 +453,12 @@ where
     /// Writes events as they come, until there will be no more.
     async fn stream(
         &mut self,
-        found: &Found,
-        body: &[u8],
+        found: Found,
+        body: Vec<u8>,
         mut manner: Manner,
     ) -> Result<bool, Over> {
         let commands = if body.is_empty() {
-            request::commands_before(found, self.last_id + 1)
+            request::commands_before(&found, self.last_id + 1)
         } else {
             Err(Refusal::badarg(format!("GET {} takes no body", found.route.path)))
         };
@@ -449,8 +466,12 @@ where
             Ok(commands) => commands,
             Err(refusal) => return Ok(self.respond(&Response::refused(refusal), manner)),
         };
+        drop((found, body));
+        let size = if manner.is_new { Size::Chunks } else { Size::Close };
         if manner.is_head {
-            return Ok(self.respond(&events::begins(), manner));
+            let keep_alive = manner.keep_alive && !self.leaving;
+            response::put_head(&mut self.out, &events::begins(), size, manner.is_new, keep_alive);
+            return Ok(keep_alive);
         }
         // What was done so far goes with the session when the rest cannot be done.
         manner.keep_alive = false;
@@ -465,12 +486,12 @@ where
                 return Ok(self.respond(&response, manner));
             }
         }
-        let size = if manner.is_new { Size::Chunks } else { Size::Close };
         response::put_head(&mut self.out, &events::begins(), size, manner.is_new, false);
         // The first event is the last answer, which says who hears the others.
         for seen in frames(&begins) {
             self.piece(size, |piece| events::put(piece, seen));
         }
+        drop(begins);
         self.carry_out(&request::push()).await?;
         let mut alive = Instant::now() + ALIVE_EVERY;
         loop {

@@ -179,7 +179,10 @@ fn a_head_is_a_get_without_its_body_and_options_name_the_methods() {
     let head = asker.reply_to(true);
     assert_eq!((head.status, &head.fields), (200, &whole.fields));
     asker.begin("HEAD", "/v1/subscribe?topic=a");
-    assert_eq!(asker.reply_to(true).field("content-type"), "text/event-stream");
+    let head = asker.reply_to(true);
+    assert_eq!(head.field("content-type"), "text/event-stream");
+    assert_eq!(head.field("transfer-encoding"), "chunked");
+    assert!(!head.fields.contains_key("content-length"));
     asker.begin("OPTIONS", "/v1/kv/store/a");
     assert_eq!(asker.reply().field("allow"), "GET, HEAD, PUT, OPTIONS, DELETE");
     asker.begin("OPTIONS", "*");

@@ -55,7 +55,10 @@ impl Chunks {
                         return Err(no_chunk());
                     }
                     match httparse::parse_chunk_size(rest) {
-                        Ok(httparse::Status::Complete((used, size))) if used <= LINE_BYTES_MAX => {
+                        // A line ends in CR LF, and where others see the end of one there must be one.
+                        Ok(httparse::Status::Complete((used, size)))
+                            if used <= LINE_BYTES_MAX && !rest[..used - 2].contains(&b'\n') =>
+                        {
                             rest = &rest[used..];
                             self.step = if size == 0 { Step::Trailer } else { Step::Data(size) };
                             let left = limit.saturating_sub(body.len());
@@ -63,7 +66,11 @@ impl Chunks {
                                 return Err(super::request::too_large(limit));
                             }
                         }
-                        Ok(httparse::Status::Partial) if rest.len() <= LINE_BYTES_MAX => break,
+                        Ok(httparse::Status::Partial)
+                            if rest.len() <= LINE_BYTES_MAX && !rest.contains(&b'\n') =>
+                        {
+                            break;
+                        }
                         _ => return Err(no_chunk()),
                     }
                 }
@@ -94,13 +101,15 @@ impl Chunks {
                         }
                         break;
                     };
-                    let line = &rest[..end];
+                    let Some(line) = rest[..end].strip_suffix(b"\r") else {
+                        return Err(no_chunk());
+                    };
                     rest = &rest[end + 1..];
                     self.trailer_bytes += end + 1;
                     if self.trailer_bytes > TRAILER_BYTES_MAX {
                         return Err(no_chunk());
                     }
-                    if line.is_empty() || line == b"\r" {
+                    if line.is_empty() {
                         self.step = Step::Over;
                     }
                 }

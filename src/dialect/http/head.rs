@@ -112,7 +112,8 @@ fn split_target(target: &str) -> Result<(&str, &str), Refusal> {
 
 impl Head {
     fn read_fields(&mut self, fields: &[httparse::Header<'_>]) -> Result<(), Refusal> {
-        let (mut length, mut chunked, mut hosts) = (None, false, 0);
+        let (mut length, mut chunked, mut hosts, mut kinds) = (None, false, 0, 0);
+        let mut closes = false;
         for field in fields {
             let is = |name: &str| field.name.eq_ignore_ascii_case(name);
             let value = field.value.trim_ascii();
@@ -146,7 +147,7 @@ impl Head {
             } else if is("connection") {
                 for word in words(value) {
                     if word.eq_ignore_ascii_case(b"close") {
-                        self.keep_alive = false;
+                        closes = true;
                     } else if word.eq_ignore_ascii_case(b"keep-alive") && !self.is_new {
                         self.keep_alive = true;
                     }
@@ -154,8 +155,12 @@ impl Head {
             } else if is("host") {
                 hosts += 1;
             } else if is("content-type") {
-                let text = std::str::from_utf8(value).ok().filter(|text| !text.is_empty());
-                self.content_type = text.map(str::to_owned);
+                kinds += 1;
+                let text = std::str::from_utf8(value).ok().filter(|_| kinds == 1);
+                let text = text.ok_or_else(|| {
+                    Refusal::badarg("a body has one `Content-Type`, which is UTF-8")
+                })?;
+                self.content_type = Some(text.to_owned()).filter(|text| !text.is_empty());
             } else if is("accept") {
                 self.takes_cbor |= words(value).any(|word| {
                     let kind = word.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -170,6 +175,8 @@ impl Head {
                 self.agent = Some(text[..cut].to_owned());
             }
         }
+        // Whatever else they say: who wants to close can close.
+        self.keep_alive &= !closes;
         if self.is_new && hosts != 1 {
             let text = "a request of HTTP/1.1 has one `Host`; here it may be anything";
             return Err(Refusal::badarg(text));

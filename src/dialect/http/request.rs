@@ -10,6 +10,9 @@ use crate::wire::event::{self, Head};
 /// Longest header of a command, in bytes: a query is shorter, and JSON in it does not become three times as long.
 const HEADER_BYTES_MAX: usize = 60_000;
 
+/// Longest commands of a stream together, in bytes: each topic is one, with all the other parameters in it.
+const COMMANDS_BYTES_MAX: usize = 1024 * 1024;
+
 /// What the parameters of a stream say of its process, not of what it hears.
 const OF_PROCESS: [&str; 4] = ["name", "entries", "bytes", "policy"];
 
@@ -118,7 +121,7 @@ pub fn command(
 /// [`Refusal`], when what was written cannot be meant.
 pub fn commands_before(found: &Found, mut id: u64) -> Result<Vec<Vec<u8>>, Refusal> {
     debug_assert_eq!(found.route.gives, Gives::Events);
-    let mut frames = Vec::new();
+    let (mut frames, mut bytes) = (Vec::new(), 0);
     let mut begin = |op: &str| {
         id += 1;
         Head::nothing().text("op", op).answers(Id::Number(id - 1))
@@ -146,7 +149,13 @@ pub fn commands_before(found: &Found, mut id: u64) -> Result<Vec<Vec<u8>>, Refus
                 head = member(head, found, param.name, param.kind)?;
             }
         }
-        frames.push(whole(&head, &[])?);
+        let frame = whole(&head, &[])?;
+        bytes += frame.len();
+        if bytes > COMMANDS_BYTES_MAX {
+            let text = "the parameters are too long together: each topic is a command with all the others in it; ask for fewer topics, or with less `metadata`, and for the rest on another connection";
+            return Err(Refusal::new(414, "too_large", text));
+        }
+        frames.push(frame);
     }
     frames.push(whole(&begin("self"), &[])?);
     Ok(frames)

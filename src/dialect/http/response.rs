@@ -92,10 +92,16 @@ impl Response {
     /// A request that was not carried out.
     #[must_use]
     pub fn refused(refusal: Refusal) -> Self {
+        Self::failed(refusal, false)
+    }
+
+    /// A request that was not carried out, or was and nobody can tell how far.
+    #[must_use]
+    pub fn failed(refusal: Refusal, maybe_applied: bool) -> Self {
         let head = Head::nothing()
             .text("code", refusal.code)
             .text("message", &refusal.message)
-            .bool("maybe_applied", false);
+            .bool("maybe_applied", maybe_applied);
         let body = json::cbor_to_json(head.bytes()).unwrap_or_default().into_bytes();
         Self {
             status: refusal.status,
@@ -231,6 +237,7 @@ pub fn put_head(
     if let Some(allow) = &response.allow {
         put(format_args!("Allow: {allow}\r\n"));
     }
+    // That is `overloaded`, and nothing else.
     if status == 503 {
         put(format_args!("Retry-After: 1\r\n"));
     }

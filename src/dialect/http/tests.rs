@@ -71,6 +71,8 @@ fn a_connection_is_kept_as_its_version_and_its_words_say() {
         ),
         ("GET / HTTP/1.0\r\n\r\n", false),
         ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+        ("GET / HTTP/1.0\r\nConnection: close, keep-alive\r\n\r\n", false),
+        ("GET / HTTP/1.0\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n", false),
     ] {
         assert_eq!(head(text).keep_alive, keeps, "{text}");
     }
@@ -89,12 +91,16 @@ fn a_head_that_could_be_read_in_two_ways_is_refused() {
         ("Transfer-Encoding: gzip, chunked\r\n", 501),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 501),
         ("Host: y\r\n", 400),
+        ("Content-Type: a/b\r\nContent-Type: a/b\r\n", 400),
+        ("Content-Type:\r\nContent-Type: a/b\r\n", 400),
         ("Content-Encoding: gzip\r\n", 415),
         ("Expect: a miracle\r\n", 417),
         ("a folded: field\r\n", 400),
     ] {
         assert_eq!(refused(&format!("{host}{fields}\r\n")).status, status, "{fields}");
     }
+    let odd = [host.as_bytes(), b"Content-Type: a/\xff\r\n\r\n"].concat();
+    assert_eq!(parse(&odd).expect_err("no text").code, "badarg");
     assert_eq!(refused("POST / HTTP/1.1\r\n\r\n").status, 400);
     assert_eq!(refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n").status, 400);
     assert_eq!(refused("GET v1/nodes HTTP/1.1\r\nHost: x\r\n\r\n").status, 400);
@@ -321,6 +327,19 @@ fn a_stream_begins_with_the_commands_that_it_stands_for() {
     assert!(commands_before(&found, 1).unwrap_err().message.contains("`metadata`"));
 }
 
+#[test]
+fn the_commands_of_a_stream_have_a_bound_together() {
+    let stream = |topics: usize| {
+        let metadata = format!("%22{}%22", "x".repeat(8000));
+        let topics = "&topic=a".repeat(topics);
+        commands_before(&get(&format!("/v1/subscribe?metadata={metadata}{topics}"))?, 1)
+    };
+    assert_eq!(stream(100).expect("that is not much").len(), 102);
+    let refusal = stream(900).unwrap_err();
+    assert_eq!((refusal.status, refusal.code), (414, "too_large"));
+    assert!(refusal.message.contains("fewer topics"), "{}", refusal.message);
+}
+
 // ===== chunks =====
 
 #[test]
@@ -346,6 +365,10 @@ fn what_is_no_chunk_or_too_much_is_refused() {
         (&b"\r\n\r\n"[..], 400),
         (b"x\r\n", 400),
         (b"4\r\nwikiX", 400),
+        (b"1;a\n", 400),
+        (b"1;a\nb\r\nx\r\n", 400),
+        (b"0\r\n\n", 400),
+        (b"0\r\nA: b\n\r\n", 400),
         (b"-1\r\n", 400),
         (b"fffffffffffffffff\r\n", 400),
         (b"ffffffffffffffff\r\n", 413),
@@ -438,6 +461,8 @@ fn a_refusal_says_what_errors_say() {
     let body: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
     assert_eq!((response.status, &body["code"]), (404, &"not_found".into()));
     assert_eq!(body["maybe_applied"], false);
+    let failed = Response::failed(Refusal::new(502, "noproc", "gone"), true);
+    assert!(failed.body.ends_with(b"\"maybe_applied\":true}\n"));
     let mut out = Vec::new();
     response.put(&mut out, true, true, false);
     let text = String::from_utf8(out).expect("text");

@@ -210,6 +210,59 @@ async fn a_process_that_was_killed_takes_its_connection_with_it() {
     assert!(said.contains("event: died\ndata: ") && said.ends_with("\r\n0\r\n\r\n"), "{said}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_process_was_killed_may_have_been_carried_out() {
+    let world = World::new(Limits::default());
+    let mut callee = world.app();
+    callee.write("GET /v1/subscribe?topic=a&name=stock HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    callee.hears("event: ok").await;
+    let mut app = world.app();
+    app.write("POST /v1/call?to=stock HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    callee.hears("\"from\":\"<").await;
+    let from = callee.hears(">").await;
+    let mut other = world.app();
+    other.write(&format!("POST /v1/kill?to=<{from} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+    other.hears("204").await;
+    let said = app.hears_all().await;
+    assert!(said.starts_with("HTTP/1.1 502 ") && said.contains("\"code\":\"noproc\""), "{said}");
+    assert!(said.contains("\"maybe_applied\":true") && !said.contains("Retry-After"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_reads_hold_the_requests_behind_them() {
+    const GET: &str = "GET /v1/kv/s/a HTTP/1.1\r\nHost:x\r\n\r\n";
+    const DONE: &str = "/v1/kv/s/done HTTP/1.1\r\nHost:x\r\nContent-Length:";
+    let world = World::new(Limits::default());
+    let mut other = world.app();
+    let mut owner = world.app();
+    owner.write("{\"op\":\"spawn\",\"id\":1,\"kind\":\"kv\",\"name\":\"s\"}\n").await;
+    owner.hears("\"pid\"").await;
+    let value = format!("\"{}\"", "x".repeat(90_000));
+    let length = value.len();
+    other
+        .write(&format!(
+            "PUT /v1/kv/s/a HTTP/1.1\r\nHost:x\r\nContent-Length:{length}\r\n\r\n{value}"
+        ))
+        .await;
+    other.hears("204").await;
+    // The first of them, with the one that leaves a trace, are read at once.
+    let mut app = world.app();
+    app.write(&format!("{}PUT {DONE}1\r\n\r\n1{}", GET.repeat(40), GET.repeat(160))).await;
+    app.hears("HTTP/1.1 200 OK").await;
+    let asked = format!("GET {DONE}0\r\n\r\n");
+    other.write(&asked).await;
+    other.hears("200 OK").await;
+    other.hears("\r\n\r\n").await;
+    assert_eq!(other.hears("\n").await, "null\n");
+    app.stream.shutdown().await.expect("it can be said");
+    let said = app.hears_all().await;
+    assert_eq!(said.matches("HTTP/1.1 200 OK").count(), 199);
+    assert_eq!(said.matches("HTTP/1.1 204 ").count(), 1);
+    other.write(&asked).await;
+    other.hears("\r\n\r\n").await;
+    assert_eq!(other.hears("\n").await, "1\n");
+}
+
 /// Pieces that requests are made of, and some that they are not.
 const PIECES: [&str; 22] = [
     "GET ",
