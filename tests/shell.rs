@@ -337,6 +337,34 @@ fn topics_are_for_the_shell_as_for_any_process() {
 }
 
 #[test]
+fn a_shell_serves_functions_and_answers_by_hand() {
+    let daemon = Daemon::start("serve");
+    let mut shell = daemon.shell(&[]);
+    let mut stdin = shell.stdin.take().expect("its input");
+    let mut lines = BufReader::new(shell.stdout.take().expect("its output")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    writeln!(stdin, "serve shop price stock").expect("it reads");
+    assert_eq!(next(), "ok");
+    let mut caller = Command::new(PILLION);
+    caller.args(["rpc", "any", "shop.price", "\"tea\"", "--timeout", "60s"]);
+    caller.env("PILLION_SOCKET", daemon.directory.join("d/default/stock.sock"));
+    let caller = caller.stdout(Stdio::piped()).spawn().expect("a caller");
+    writeln!(stdin, "receive 1 60s").expect("it reads");
+    let asked = next();
+    assert!(asked.starts_with("rpc ") && asked.contains("price"), "{asked}");
+    let reference = asked.split("ref=").nth(1).expect("a ref").split(' ').next().expect("a ref");
+    writeln!(stdin, "reply {reference} {{\"eur\": 3}}").expect("it reads");
+    assert_eq!(told(&caller.wait_with_output().expect("it ends").stdout), "{\"eur\":3}\n");
+    writeln!(stdin, "unserve shop").expect("it reads");
+    drop(stdin);
+    let rest: Vec<String> = lines.map(|line| line.expect("text")).collect();
+    assert_eq!(rest, ["ok", "ok"]);
+    assert!(shell.wait().expect("it ends").success());
+    let output = daemon.script(&[], "rpc any shop.price\n");
+    assert!(told(&output.stderr).contains("undef"), "{}", told(&output.stderr));
+}
+
+#[test]
 fn presence_is_for_the_shell_as_for_any_process() {
     let daemon = Daemon::start("presence");
     let output = daemon.script(

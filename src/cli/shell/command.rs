@@ -32,6 +32,10 @@ pub(super) enum Command {
     Rpc { node: String, module: String, function: String, body: Option<Body> },
     Modules,
     Names { global: bool },
+    Serve { module: String, functions: Vec<String> },
+    Unserve { module: String },
+    Reply { reference: u64, body: Body },
+    Raise { reference: u64, reason: String },
     Join { group: String },
     Leave { group: String },
     Members { group: String },
@@ -213,6 +217,13 @@ impl Command {
                 Some("global") => Self::Names { global: true },
                 Some(word) => return Err(w.wrong(&format!("`{word}` is neither local nor global"))),
             },
+            "serve" => Self::Serve { module: w.next()?.into(), functions: w.all() },
+            "unserve" => Self::Unserve { module: w.next()?.into() },
+            "reply" => Self::Reply { reference: w.number("ref")?, body: w.body()? },
+            "raise" => {
+                let reference = w.number("ref")?;
+                Self::Raise { reference, reason: w.tail().unwrap_or("error").into() }
+            }
             "join" => Self::Join { group: w.next()?.into() },
             "leave" => Self::Leave { group: w.next()?.into() },
             "members" => Self::Members { group: w.next()?.into() },
@@ -293,6 +304,20 @@ impl Command {
             Self::Modules => Op::new("modules"),
             Self::Names { global } => {
                 Op::new("registered").maybe_text("scope", global.then_some("global"))
+            }
+            Self::Serve { module, functions } => {
+                let op = Op::new("serve").text("module", module);
+                match functions.as_slice() {
+                    [] => op,
+                    functions => op.json("functions", &functions.to_vec().into()),
+                }
+            }
+            Self::Unserve { module } => Op::new("unserve").text("module", module),
+            Self::Reply { reference, body } => {
+                Op::new("reply").uint("ref", *reference).body(&body.0)
+            }
+            Self::Raise { reference, reason } => {
+                Op::new("raise").uint("ref", *reference).text("reason", reason)
             }
             Self::Join { group } => Op::new("join").text("group", group),
             Self::Leave { group } => Op::new("leave").text("group", group),

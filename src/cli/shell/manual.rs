@@ -76,7 +76,7 @@ const fn entry(
 }
 
 /// Every command, in the order of `help`.
-pub(super) const MANUAL: [Entry; 52] = [
+pub(super) const MANUAL: [Entry; 56] = [
     entry("self", "", "the pid of this shell's process", ""),
     entry(
         "nodes",
@@ -138,6 +138,16 @@ pub(super) const MANUAL: [Entry; 52] = [
         "calls a function",
         "NODE is a node or any: the nearest that has the function. BODY is as that of send, null when left out.",
     ),
+    entry(
+        "serve",
+        "MODULE [FUNCTION...]",
+        "lets others call functions of this shell",
+        "All of them when none is named. What is asked comes as an event rpc with a ref: `receive` it, then `reply` or\n\
+         `raise`. `pillion serve` answers each by a command instead.",
+    ),
+    entry("unserve", "MODULE", "serves it no more", ""),
+    entry("reply", "REF BODY", "answers a call or an rpc", "BODY is as that of send."),
+    entry("raise", "REF [REASON]", "lets a call or an rpc fail", ""),
     entry("modules", "", "the modules, and which nodes serve them", ""),
     entry(
         "register",

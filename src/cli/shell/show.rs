@@ -67,6 +67,10 @@ pub(super) fn answer(command: &Command, answer: &Answer) -> String {
         | Command::Subscribe { .. }
         | Command::Unsubscribe { .. }
         | Command::Untrack { .. }
+        | Command::Serve { .. }
+        | Command::Unserve { .. }
+        | Command::Reply { .. }
+        | Command::Raise { .. }
         | Command::Join { .. }
         | Command::Leave { .. }
         | Command::Register { .. }
