@@ -35,8 +35,17 @@ pub(crate) struct Seen {
     pub(crate) watched: BTreeMap<String, BTreeMap<String, u64>>,
     /// Who is present under each topic that is watched, as far as the events tell: key and pid, and a number that is known.
     pub(crate) present: BTreeMap<String, BTreeMap<(String, String), u64>>,
+    /// Messages and ends, in order.
+    pub(crate) signals: Vec<Signal>,
     /// Of which global names its processes heard that another one has claimed them, and who has them now.
     pub(crate) conflicts: Vec<(String, Option<String>)>,
+}
+
+/// What a process of the app was told by another one, or of its end.
+pub(crate) enum Signal {
+    Down { reference: u64, reason: String },
+    Exit { from: String, reason: String },
+    Message { from: String, body: u64 },
 }
 
 /// How often each call was executed, by its body, in all runs of all nodes.
@@ -195,6 +204,24 @@ fn event(header: &Value, body: &[u8], seen: &mut Seen) {
     let node = text(header, "node").unwrap_or_default();
     let base = node.split('@').next().unwrap_or_default().to_owned();
     match text(header, "ev").as_deref() {
+        Some("down") => {
+            let reference = field(header, "ref").and_then(Value::as_integer).expect("a reference");
+            let reason = text(header, "reason").expect("a reason");
+            let reference = u64::try_from(reference).expect("a small one");
+            seen.signals.push(Signal::Down { reference, reason });
+        }
+        Some("exit") => {
+            let from = text(header, "from").expect("a pid");
+            let reason = text(header, "reason").expect("a reason");
+            seen.signals.push(Signal::Exit { from, reason });
+        }
+        Some("message") => {
+            let body = ciborium::from_reader::<Value, _>(body).ok().and_then(|v| v.as_integer());
+            if let (Some(from), Some(body)) = (text(header, "from"), body) {
+                let body = u64::try_from(body).unwrap_or(0);
+                seen.signals.push(Signal::Message { from, body });
+            }
+        }
         Some("name_conflict") => {
             let name = text(header, "name").expect("a name");
             seen.conflicts.push((name, text(header, "winner")));

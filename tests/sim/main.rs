@@ -15,4 +15,5 @@ mod publishing;
 mod refusing;
 mod tracking;
 mod transport;
+mod watching;
 mod world;
