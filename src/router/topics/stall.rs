@@ -53,14 +53,12 @@ impl Router {
         if !half || !more || stall.spent || !stall.gates.insert(gate) {
             return;
         }
-        if let Gate::Session(session) = gate
-            && let Some(session) = self.sessions.get_mut(&session)
-        {
-            session.listings += 1;
-        }
         if stall.ends.is_none() {
             stall.ends = Some((now + self.limits.send_timeout, now + STALL, bytes));
             self.agenda.add(now + STALL, Deadline::Stall);
+        }
+        if matches!(gate, Gate::Session(_)) {
+            self.shut(gate);
         }
     }
 
@@ -98,12 +96,8 @@ impl Router {
         }
         for gate in std::mem::take(&mut self.topics.stall.gates) {
             match gate {
-                Gate::Session(id) => {
-                    if let Some(session) = self.sessions.get_mut(&id) {
-                        session.listings = session.listings.saturating_sub(1);
-                        out.resumed.push(id);
-                    }
-                }
+                Gate::Session(_) => self.open(gate, out),
+                // `has_peer` is what keeps it from being read.
                 Gate::Peer(peer) => out.peers_on.push(peer),
             }
         }
