@@ -19,6 +19,8 @@ use crate::{Announcement, Health, Report, Reporter, Sighting, Strategy};
 
 /// The longest that a report is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a source is away for hours.
+const HOURS: Duration = Duration::from_secs(6 * 3600);
 
 /// A world of its own in which nodes find each other with one strategy.
 pub trait Place: Send + Sync {
@@ -34,11 +36,33 @@ pub trait Place: Send + Sync {
     /// Puts into the source what no strategy should choke on.
     fn spoil(&self);
 
-    /// Breaks the source for those that run. False when this place cannot do that.
-    fn fail(&self) -> bool;
+    /// Breaks the source in this way, for those that run. False when the source has no such way of failing.
+    fn fault(&self, fault: Fault) -> bool;
 
-    /// Undoes [`Place::fail`].
+    /// Undoes [`Place::fault`].
     fn mend(&self);
+
+    /// Whether hours pass in no time here, because the test's clock is paused and the source answers from memory.
+    fn hours_pass(&self) -> bool {
+        false
+    }
+}
+
+/// How a source may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It refuses, or answers with an error.
+    Error,
+    /// It answers well, and nobody is in the answer.
+    Empty,
+    /// It answers well, and only some are in the answer.
+    Partial,
+    /// What it answers cannot be read.
+    Malformed,
+    /// It answers late, but in time.
+    Slow,
+    /// It takes the question and never answers.
+    Silent,
 }
 
 /// Node number `n`.
@@ -216,14 +240,15 @@ pub async fn a_strategy_can_be_run_again(place: &dyn Place) {
     }
 }
 
-/// A source that fails drops nobody, is told of, and is used again once it is well.
-pub async fn a_failing_source_keeps_the_last_set(place: &dyn Place) {
+/// The source breaks in a way that leaves the answer in doubt: nobody is dropped, it is told of, and the source is used
+/// again once it is well.
+async fn keeps_the_last_set_through(place: &dyn Place, fault: Fault) {
     let other = Node::start(place, 1);
     let mut node = Node::start(place, 2);
     let report = node.sees(&other).await;
     let before = report.sightings.len();
-    if !place.fail() {
-        println!("SKIPPED: the source of this strategy cannot be made to fail here");
+    if !place.fault(fault) {
+        println!("SKIPPED: the source of this strategy cannot fail like this: {fault:?}");
         return;
     }
     let report = node.reports("the failure", is_unwell).await;
@@ -231,6 +256,101 @@ pub async fn a_failing_source_keeps_the_last_set(place: &dyn Place) {
     place.mend();
     let report = node.reports("the recovery", |report| report.health == Health::Well).await;
     assert!(other.is_in(&report), "{report:?}");
+    let late = Node::start(place, 3);
+    node.sees(&late).await;
+}
+
+/// The source answers, but less than is there, or late: the strategy goes on, and everybody is seen once it is mended.
+async fn goes_on_through(place: &dyn Place, fault: Fault) {
+    let other = Node::start(place, 1);
+    let mut node = Node::start(place, 2);
+    node.sees(&other).await;
+    if !place.fault(fault) {
+        println!("SKIPPED: the source of this strategy cannot fail like this: {fault:?}");
+        return;
+    }
+    let late = Node::start(place, 3);
+    if fault == Fault::Slow {
+        node.sees(&late).await;
+    }
+    place.mend();
+    let report = node.sees(&late).await;
+    if !other.is_in(&report) {
+        node.sees(&other).await;
+    }
+}
+
+/// A source that fails drops nobody, is told of, and is used again once it is well.
+pub async fn a_failing_source_keeps_the_last_set(place: &dyn Place) {
+    keeps_the_last_set_through(place, Fault::Error).await;
+}
+
+/// An answer that cannot be read drops nobody.
+pub async fn a_malformed_answer_keeps_the_last_set(place: &dyn Place) {
+    keeps_the_last_set_through(place, Fault::Malformed).await;
+}
+
+/// A source that never answers drops nobody, and does not hold the strategy for good.
+pub async fn a_source_that_never_answers_keeps_the_last_set(place: &dyn Place) {
+    keeps_the_last_set_through(place, Fault::Silent).await;
+}
+
+/// An answer without anybody ends nothing.
+pub async fn an_empty_answer_is_survived(place: &dyn Place) {
+    goes_on_through(place, Fault::Empty).await;
+}
+
+/// An answer with only some of them ends nothing.
+pub async fn a_partial_answer_is_survived(place: &dyn Place) {
+    goes_on_through(place, Fault::Partial).await;
+}
+
+/// A slow source is a source.
+pub async fn a_slow_source_is_waited_for(place: &dyn Place) {
+    goes_on_through(place, Fault::Slow).await;
+}
+
+/// A source that comes and goes drops nobody, and is used whenever it is there.
+pub async fn a_flapping_source_drops_nobody(place: &dyn Place) {
+    let other = Node::start(place, 1);
+    let mut node = Node::start(place, 2);
+    node.sees(&other).await;
+    for _ in 0..5 {
+        if !place.fault(Fault::Error) {
+            println!("SKIPPED: the source of this strategy cannot be made to fail here");
+            return;
+        }
+        let report = node.reports("the failure", is_unwell).await;
+        assert!(other.is_in(&report), "{report:?}");
+        place.mend();
+        let report = node.reports("the recovery", |report| report.health == Health::Well).await;
+        assert!(other.is_in(&report), "{report:?}");
+    }
+    let late = Node::start(place, 3);
+    node.sees(&late).await;
+}
+
+/// A source that is away for hours drops nobody and is found again when it comes back.
+pub async fn a_source_that_is_away_for_hours_is_found_again(place: &dyn Place) {
+    if !place.hours_pass() {
+        println!(
+            "SKIPPED: hours take hours here; this is tested where the clock of a test can be paused"
+        );
+        return;
+    }
+    let other = Node::start(place, 1);
+    let mut node = Node::start(place, 2);
+    node.sees(&other).await;
+    for fault in [Fault::Error, Fault::Silent] {
+        if place.fault(fault) {
+            tokio::time::sleep(HOURS).await;
+            let report = node.reports("the failure", is_unwell).await;
+            assert!(other.is_in(&report), "{report:?}");
+            place.mend();
+            let report = node.reports("the recovery", |report| report.health == Health::Well).await;
+            assert!(other.is_in(&report), "{report:?}");
+        }
+    }
     let late = Node::start(place, 3);
     node.sees(&late).await;
 }
@@ -263,6 +383,13 @@ macro_rules! conformance {
             a_node_that_stops_vanishes_and_the_others_stay,
             a_strategy_can_be_run_again,
             a_failing_source_keeps_the_last_set,
+            a_malformed_answer_keeps_the_last_set,
+            a_source_that_never_answers_keeps_the_last_set,
+            an_empty_answer_is_survived,
+            a_partial_answer_is_survived,
+            a_slow_source_is_waited_for,
+            a_flapping_source_drops_nobody,
+            a_source_that_is_away_for_hours_is_found_again,
             malformed_input_is_survived,
         }
     };

@@ -68,6 +68,8 @@ pub struct Sighting {
     pub ids: Vec<[u8; 8]>,
     /// Where it can be dialled, every one of them.
     pub addresses: Vec<SocketAddr>,
+    /// What the source knows of it beyond that: role, zone. The node's own word counts more.
+    pub labels: BTreeMap<String, String>,
     /// Where the source got it, for people: `mdns on eth0`, `nodes.txt line 3`.
     pub source: String,
 }
@@ -91,6 +93,8 @@ pub struct Report {
     pub sightings: Vec<Sighting>,
     /// How the strategy is doing.
     pub health: Health,
+    /// What the source knows of this node itself: the zone it runs in, the labels of its pod.
+    pub own_labels: BTreeMap<String, String>,
 }
 
 /// Where a strategy puts its reports. Only the last one counts; a report equal to the last wakes nobody.
@@ -109,24 +113,34 @@ impl Reporter {
 
     /// Replaces the set: these are visible now, and the source is well.
     pub fn visible(&self, sightings: Vec<Sighting>) {
-        self.put(Report { sightings, health: Health::Well });
+        self.put(sightings, Health::Well);
     }
 
     /// Keeps the last set and says what is wrong with the source and what to do about it.
     pub fn unwell(&self, why: impl Into<String>) {
         let sightings = self.sender.borrow().sightings.clone();
-        self.put(Report { sightings, health: Health::Unwell(why.into()) });
+        self.put(sightings, Health::Unwell(why.into()));
     }
 
     /// Replaces the set and still says that something is wrong.
     pub fn visible_but(&self, sightings: Vec<Sighting>, why: impl Into<String>) {
-        self.put(Report { sightings, health: Health::Unwell(why.into()) });
+        self.put(sightings, Health::Unwell(why.into()));
     }
 
-    fn put(&self, report: Report) {
+    /// Says what the source knows of this node itself; it stays until it is said anew.
+    pub fn own_labels(&self, labels: BTreeMap<String, String>) {
         self.sender.send_if_modified(|last| {
-            let news = *last != report;
-            *last = report;
+            let news = last.own_labels != labels;
+            last.own_labels = labels;
+            news
+        });
+    }
+
+    fn put(&self, sightings: Vec<Sighting>, health: Health) {
+        self.sender.send_if_modified(|last| {
+            let news = last.sightings != sightings || last.health != health;
+            last.sightings = sightings;
+            last.health = health;
             news
         });
     }

@@ -212,6 +212,7 @@ fn sighting(stem: &str, entry: &Entry) -> Sighting {
         ids: entry.ids.clone(),
         addresses: reachable(&entry.listen),
         source: format!("local {stem}"),
+        ..Sighting::default()
     }
 }
 

@@ -425,10 +425,7 @@ mod tests {
         let own = record.service().expect("good").expect("announced").as_resolved_service();
         let heard = view.on_event(ServiceEvent::ServiceResolved(Box::new(own)));
         assert!(heard == Heard::Ourselves);
-        assert_eq!(
-            *reports.borrow(),
-            Report { sightings: Vec::new(), health: crate::Health::Well }
-        );
+        assert_eq!(*reports.borrow(), Report { health: crate::Health::Well, ..Report::default() });
     }
 
     #[tokio::test(start_paused = true)]

@@ -182,6 +182,7 @@ impl Found {
             ids: self.ids.clone(),
             addresses,
             source: format!("mdns{on}"),
+            ..Sighting::default()
         }
     }
 }

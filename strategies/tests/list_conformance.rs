@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pillion_strategies::conformance::Place;
+use pillion_strategies::conformance::{Fault, Place};
 use pillion_strategies::{Announcement, Strategy, Surroundings, build};
 
 /// A file of its own. A node is visible while its line is in it.
@@ -69,13 +69,20 @@ impl Place for Listed {
         write(&self.file, &lines);
     }
 
-    fn fail(&self) -> bool {
+    fn fault(&self, fault: Fault) -> bool {
+        if fault != Fault::Error {
+            return false;
+        }
         fs::rename(&self.file, self.file.with_extension("away")).expect("renamed");
         true
     }
 
     fn mend(&self) {
         fs::rename(self.file.with_extension("away"), &self.file).expect("renamed back");
+    }
+
+    fn hours_pass(&self) -> bool {
+        true
     }
 }
 

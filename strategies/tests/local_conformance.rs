@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use pillion_strategies::conformance::{Node, Place, announcement};
+use pillion_strategies::conformance::{Fault, Node, Place, announcement};
 use pillion_strategies::local::entries;
 use pillion_strategies::{Health, Strategy, Surroundings, build};
 use tokio::time::Instant;
@@ -67,7 +67,10 @@ impl Place for Machine {
         let _ = symlink("/dev/zero", registry.join(format!("link.{run}.lock")));
     }
 
-    fn fail(&self) -> bool {
+    fn fault(&self, fault: Fault) -> bool {
+        if fault != Fault::Error {
+            return false;
+        }
         fs::rename(self.registry(), self.root.join("away")).expect("renamed");
         fs::write(self.registry(), "in its place").expect("written");
         true

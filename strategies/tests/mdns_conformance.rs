@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use mdns_sd::{ServiceDaemon, ServiceInfo};
-use pillion_strategies::conformance::{Node, Place, announcement};
+use pillion_strategies::conformance::{Fault, Node, Place, announcement};
 use pillion_strategies::{Announcement, Health, Report, Reporter, Strategy, Surroundings, build};
 
 const GROUP: [u8; 4] = [224, 0, 0, 251];
@@ -92,7 +92,7 @@ impl Place for Loopback {
         strangers.push(stranger);
     }
 
-    fn fail(&self) -> bool {
+    fn fault(&self, _: Fault) -> bool {
         // The loopback interface belongs to everybody; `mdns_netns` takes interfaces down.
         false
     }
