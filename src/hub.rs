@@ -17,6 +17,7 @@ pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
 pub use crate::router::peers::PeerHello;
 use crate::router::peers::PeerId;
 use crate::router::sessions::SessionId;
+pub use crate::router::shared::{Frames, Piece, Shared};
 use crate::router::{Again, Limits, Map, Outbox, Router, SLICE};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
@@ -607,7 +608,7 @@ impl SessionHandle {
 
     /// Moves what waits for the app into `out`, which must be empty.
     #[must_use]
-    pub fn take(&self, out: &mut Vec<u8>) -> Taken {
+    pub fn take(&self, out: &mut Frames) -> Taken {
         self.with(|state, _| {
             let id = self.id();
             let last = state.out.take_session(id, out);

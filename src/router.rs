@@ -45,6 +45,7 @@ mod scopes;
 mod send;
 mod served;
 pub mod sessions;
+pub mod shared;
 pub mod shelf;
 mod supervisor;
 #[cfg(test)]
@@ -651,7 +652,8 @@ impl Router {
     /// Bytes in all queues of the node.
     #[must_use]
     pub fn queued(&self, out: &Outbox) -> usize {
-        self.mailbox_bytes
+        // What several mailboxes have together is counted with the lanes, once.
+        self.mailbox_bytes.saturating_sub(out.shared.in_mailboxes())
             + self.partial_bytes
             + self.timer_bytes
             + self.retry_bytes

@@ -7,7 +7,7 @@
 mod http;
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,7 +17,7 @@ use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::dialect::{Dialect, json};
-use crate::hub::{Hub, Room, SessionHandle, Taken};
+use crate::hub::{Frames, Hub, Piece, Room, SessionHandle, Taken};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Refused, Request};
 
@@ -29,6 +29,8 @@ const HEADER_BYTES_MAX: usize = 2 + u16::MAX as usize;
 const IDLE_BYTES: usize = 2 * 1024;
 /// Most bytes read at a time.
 const READ_BYTES: usize = 64 * 1024;
+/// Most pieces of memory written at a time.
+const SLICES_MAX: usize = 64;
 /// How long an app that has stopped writing may take to read its last answers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -427,7 +429,7 @@ async fn write_events(
     dialect: Dialect,
     handle: &SessionHandle,
 ) -> io::Result<()> {
-    let mut frames = Vec::new();
+    let mut frames = Frames::default();
     let mut text = Vec::new();
     loop {
         match handle.take(&mut frames) {
@@ -452,7 +454,7 @@ async fn write_rest(
     dialect: Dialect,
     handle: &SessionHandle,
 ) -> io::Result<()> {
-    let mut frames = Vec::new();
+    let mut frames = Frames::default();
     let mut text = Vec::new();
     while handle.take(&mut frames) != Taken::Nothing && !frames.is_empty() {
         write_out(writer, dialect, &mut frames, &mut text).await?;
@@ -463,23 +465,73 @@ async fn write_rest(
 async fn write_out(
     writer: &mut (impl AsyncWrite + Unpin),
     dialect: Dialect,
-    frames: &mut Vec<u8>,
+    frames: &mut Frames,
     text: &mut Vec<u8>,
 ) -> io::Result<()> {
     if dialect == Dialect::Json {
         text.clear();
-        let mut rest = frames.as_slice();
-        while let Some(length) = rest.first_chunk::<4>() {
-            let whole = 4 + u32::from_be_bytes(*length) as usize;
-            let Some((frame, behind)) = rest.split_at_checked(whole) else { break };
-            json::frame_to_line(frame, text);
-            rest = behind;
+        // Lines that others write too, and how much of the text comes before each.
+        let mut lines = Vec::new();
+        for piece in frames.pieces() {
+            match piece {
+                Piece::Own(bytes) => put_lines(bytes, text),
+                Piece::Shared(shared) => {
+                    lines.push((text.len(), shared.line(json::frame_to_line)));
+                }
+            }
         }
-        writer.write_all(text).await?;
+        if lines.is_empty() {
+            writer.write_all(text).await?;
+        } else {
+            let mut start = 0;
+            let mut slices = Vec::with_capacity(2 * lines.len() + 1);
+            for (end, line) in lines {
+                slices.push(IoSlice::new(&text[start..end]));
+                slices.push(IoSlice::new(line));
+                start = end;
+            }
+            slices.push(IoSlice::new(&text[start..]));
+            write_slices(writer, &mut slices).await?;
+        }
+    } else if frames.len() == frames.own_len() {
+        writer.write_all(frames.buffer()).await?;
     } else {
-        writer.write_all(frames).await?;
+        let bytes = |piece| match piece {
+            Piece::Own(bytes) => IoSlice::new(bytes),
+            Piece::Shared(shared) => IoSlice::new(shared.frame()),
+        };
+        let mut slices: Vec<IoSlice<'_>> = frames.pieces().map(bytes).collect();
+        write_slices(writer, &mut slices).await?;
     }
     frames.clear();
+    Ok(())
+}
+
+/// Frames end to end become lines.
+fn put_lines(frames: &[u8], text: &mut Vec<u8>) {
+    let mut rest = frames;
+    while let Some(length) = rest.first_chunk::<4>() {
+        let whole = 4 + u32::from_be_bytes(*length) as usize;
+        let Some((frame, behind)) = rest.split_at_checked(whole) else { break };
+        json::frame_to_line(frame, text);
+        rest = behind;
+    }
+}
+
+/// Writes all of them, as many at a time as the system takes.
+async fn write_slices(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut slices: &mut [IoSlice<'_>],
+) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        let most = slices.len().min(SLICES_MAX);
+        let written = writer.write_vectored(&slices[..most]).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut slices, written);
+    }
     Ok(())
 }
 
@@ -574,6 +626,53 @@ mod tests {
         lines.write(&line).await;
         lines.write(b"\n").await;
         lines.hears("whole").await;
+        drop(trigger);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn apps_of_every_dialect_read_a_large_publication_whole_and_in_its_place() {
+        let node = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1) };
+        let hub = Hub::new(node, Limits::default());
+        let (trigger, shutdown) = crate::shutdown::channel();
+        let mut lines = [App::new(&hub, &shutdown), App::new(&hub, &shutdown)];
+        let mut frames = App::new(&hub, &shutdown);
+        let mut stream = App::new(&hub, &shutdown);
+        let subscribe = br#"{"op":"subscribe","topic":"t","id":"in"}"#;
+        for app in &mut lines {
+            app.write(&[&subscribe[..], b"\n"].concat()).await;
+            app.hears(r#""id":"in""#).await;
+        }
+        let mut frame = Vec::new();
+        line_to_frame(subscribe, &mut frame).expect("a good line");
+        frames.write(&frame).await;
+        frames.hears("in").await;
+        stream.write(b"GET /v1/subscribe?topic=t HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        stream.hears("event: ok").await;
+        let mut publisher = App::new(&hub, &shutdown);
+        let bodies: Vec<String> = [10, 5_000, 5_000, 100_000, 300, 70_000]
+            .iter()
+            .enumerate()
+            .map(|(n, size)| format!("{n}{}.", "x".repeat(*size)))
+            .collect();
+        for body in &bodies {
+            let line = format!("{{\"op\":\"publish\",\"topic\":\"t\",\"body\":\"{body}\"}}\n");
+            publisher.write(line.as_bytes()).await;
+        }
+        for app in lines.iter_mut().chain([&mut frames, &mut stream]) {
+            let mut heard = Vec::new();
+            let mut text = String::new();
+            while !text.contains(bodies.last().expect("some")) {
+                assert!(app.stream.read_buf(&mut heard).await.expect("it writes") > 0);
+                text = String::from_utf8_lossy(&heard).into_owned();
+            }
+            let mut behind = 0;
+            for body in &bodies {
+                let places: Vec<usize> = text.match_indices(body).map(|(at, _)| at).collect();
+                assert_eq!(places.len(), 1, "once, whole");
+                assert!(places[0] >= behind, "in order");
+                behind = places[0] + body.len();
+            }
+        }
         drop(trigger);
     }
 

@@ -7,11 +7,12 @@
 
 use std::time::Instant;
 
-use super::deliver::{Holder, Origin};
+use super::deliver::{Event, Holder, Origin};
 use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::send::Target;
 use super::sessions::SessionId;
+use super::shared::Shared;
 use super::topics::publish::KnownTopic;
 use super::topics::table::{Text, check_topic};
 use super::{Outbox, Router};
@@ -86,12 +87,14 @@ impl Router {
                 if subscriptions > out.left() {
                     return if out.put_off(subscriptions) { Again::PutOff } else { Again::No };
                 }
-                if !known.send(own, body, &self.peers, &self.limits, out) {
+                let shared = known.share(body, &out.shared);
+                let said = (body, shared.as_ref());
+                if !known.send(own, said, &self.peers, &self.limits, out) {
                     return Again::No;
                 }
                 state.commands += 1;
                 if subscriptions > 0 {
-                    self.publish_here(now, session, own, body, out);
+                    self.publish_here(now, session, own, said, out);
                 }
             }
             Some(Route::There { peer, event }) => {
@@ -132,16 +135,21 @@ impl Router {
         now: Instant,
         session: SessionId,
         own: u64,
-        body: &[u8],
+        (body, shared): (&[u8], Option<&Shared>),
         out: &mut Outbox,
     ) {
         let again = self.sessions.get_mut(&session).and_then(|state| state.again.as_mut());
         let Some(known) = again.and_then(|again| again.known.take()) else { return };
         let mut frame = std::mem::take(&mut self.scratch);
         frame.clear();
-        known.put_event(body, &mut frame);
+        let event = if let Some(shared) = shared {
+            Event::of(shared)
+        } else {
+            known.put_event(body, &mut frame);
+            Event::Frame(&frame)
+        };
         let origin = Origin::Process(Holder::Local(own));
-        self.fan_out_known(now, origin, &known, None, &frame, out);
+        self.fan_out_known(now, origin, &known, None, event, out);
         self.stall_session(now, session, known.subscriptions().unwrap_or(0), out);
         if frame.capacity() <= SCRATCH_BYTES_MAX {
             self.scratch = frame;
@@ -241,6 +249,7 @@ mod tests {
     use super::*;
     use crate::hub::PeerHello;
     use crate::router::Limits;
+    use crate::router::shared::Frames;
     use crate::wire::id::{Incarnation, Node};
     use crate::wire::message::Frame;
 
@@ -279,10 +288,10 @@ mod tests {
 
         /// The bodies (or the codes of failures) that a session was told since the last time.
         fn heard(&mut self, session: SessionId) -> Vec<String> {
-            let mut bytes = Vec::new();
-            let _ = self.out.take_session(session, &mut bytes);
+            let mut frames = Frames::default();
+            let _ = self.out.take_session(session, &mut frames);
             let mut told = Vec::new();
-            let mut rest = bytes.as_slice();
+            let mut rest = frames.buffer().as_slice();
             while let Some(length) = rest.first_chunk::<4>() {
                 let length = u32::from_be_bytes(*length) as usize + 4;
                 let (head, body) = event::split_frame(&rest[..length]).expect("a whole frame");

@@ -9,6 +9,7 @@ use super::mailbox::Tag;
 use super::outbox::LANE_BYTES;
 use super::peers::PeerId;
 use super::processes::Process;
+use super::shared::{SHARED_BYTES_MIN, Shared, Sum};
 use super::work::Work;
 use super::{
     Outbox, Router, SIGNAL_BYTES_HEAVY, SIGNAL_BYTES_MAX, SIGNALS_MAX, WINDOW_BYTES_MAX, answer,
@@ -119,18 +120,30 @@ impl Process {
 
 /// An event for a process.
 #[derive(Clone, Copy, Debug)]
-enum Event<'a> {
+pub(super) enum Event<'a> {
     /// Its header and its body.
     Parts(&'a [u8], &'a [u8]),
     /// The frame that its process gets, if it is the session's own.
     Frame(&'a [u8]),
+    /// The same, which others get too.
+    Shared(&'a Shared),
 }
 
 impl<'a> Event<'a> {
+    /// One that others get too, which is copied where that costs less than keeping count of it.
+    pub(super) fn of(shared: &'a Shared) -> Self {
+        if shared.frame().len() < SHARED_BYTES_MIN {
+            Self::Frame(shared.frame())
+        } else {
+            Self::Shared(shared)
+        }
+    }
+
     fn len(self) -> usize {
         match self {
             Self::Parts(head, body) => 6 + head.len() + body.len(),
             Self::Frame(frame) => frame.len(),
+            Self::Shared(shared) => shared.frame().len(),
         }
     }
 
@@ -138,13 +151,25 @@ impl<'a> Event<'a> {
         match self {
             Self::Parts(head, body) => (head, body),
             Self::Frame(frame) => event::split_frame(frame).unwrap_or_default(),
+            Self::Shared(shared) => event::split_frame(shared.frame()).unwrap_or_default(),
         }
+    }
+
+    /// The same in a piece of memory of its own, if it is not that already.
+    pub(super) fn share(self, sum: &Sum) -> Shared {
+        if let Self::Shared(shared) = self {
+            return shared.clone();
+        }
+        let mut bytes = Vec::with_capacity(self.len());
+        self.put(&mut bytes);
+        Shared::new(bytes, 0, sum)
     }
 
     fn put(self, bytes: &mut Vec<u8>) {
         match self {
             Self::Parts(head, body) => event::put_frame(bytes, head, body),
             Self::Frame(frame) => bytes.extend_from_slice(frame),
+            Self::Shared(shared) => bytes.extend_from_slice(shared.frame()),
         }
     }
 }
@@ -170,20 +195,9 @@ impl Router {
         self.deliver_event(now, serial, origin, tag, Event::Parts(head, body), out);
     }
 
-    /// The same of an event that is a whole frame already: it is copied as it is.
-    pub(super) fn deliver_frame(
-        &mut self,
-        now: Instant,
-        serial: u64,
-        origin: Origin,
-        tag: Tag,
-        frame: &[u8],
-        out: &mut Outbox,
-    ) {
-        self.deliver_event(Some(now), serial, origin, tag, Event::Frame(frame), out);
-    }
-
-    fn deliver_event(
+    /// The same, however the event is there. One that is shared is not copied at all, except for a process that is not its
+    /// session's own, whose frames name it.
+    pub(super) fn deliver_event(
         &mut self,
         now: Option<Instant>,
         serial: u64,
@@ -209,14 +223,23 @@ impl Router {
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
             let own = session.own == serial;
             let room = self.limits.lane_bytes(out, LANE_BYTES);
-            let written = out.write_session_within(process.session, room, |bytes| {
-                if own {
-                    event.put(bytes);
-                } else {
-                    let (head, body) = event.parts();
-                    event::put_frame_for(bytes, head, body, &self.prefix, serial);
+            let written = match event {
+                Event::Shared(shared) if own => {
+                    let room = out.session_len(process.session) < room;
+                    if room {
+                        out.share_session(process.session, shared.clone());
+                    }
+                    room
                 }
-            });
+                _ => out.write_session_within(process.session, room, |bytes| {
+                    if own {
+                        event.put(bytes);
+                    } else {
+                        let (head, body) = event.parts();
+                        event::put_frame_for(bytes, head, body, &self.prefix, serial);
+                    }
+                }),
+            };
             if written {
                 if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
                     process.window.give(event.len());
@@ -277,7 +300,10 @@ impl Router {
         if let Tag::Down(reference) = tag {
             self.refs.insert(reference, serial);
         }
-        process.mailbox.push(tag, size, &mut out.shelf, |bytes| event.put(bytes));
+        match event {
+            Event::Shared(shared) => process.mailbox.push_shared(tag, shared.clone()),
+            _ => process.mailbox.push(tag, size, &mut out.shelf, |bytes| event.put(bytes)),
+        }
         self.mailbox_bytes += size;
         let (heavier, served, queued) =
             (process.weight_now() != process.weight, !process.receivers.is_empty(), process.queued);
@@ -485,21 +511,33 @@ impl Router {
             }
             let mut more = false;
             let mut full = false;
+            // What goes into the lane as it is, and behind how many of the other bytes.
+            let mut shared: Vec<(usize, Shared)> = Vec::new();
+            let mut elsewhere = out.session_shared_len(session);
             out.write_session(session, 0, |bytes| {
                 while let Some((tag, _)) = process.mailbox.front() {
                     if !process.may_push(tag) {
                         return;
                     }
-                    full = bytes.len() >= room
-                        || (whole
-                            && bytes.len() >= room / 2
-                            && process.mailbox.is_between_chunks());
+                    let taken = bytes.len() + elsewhere;
+                    full = taken >= room
+                        || (whole && taken >= room / 2 && process.mailbox.is_between_chunks());
                     if full {
                         more = true;
                         return;
                     }
+                    if own && let Some(event) = process.mailbox.front_shared() {
+                        let size = event.frame().len();
+                        elsewhere += size;
+                        shared.push((bytes.len(), event.clone()));
+                        if tag.is_counted() && matches!(process.delivery, Delivery::Window(_)) {
+                            process.window.give(size);
+                        }
+                        process.mailbox.pop();
+                        continue;
+                    }
                     if whole && tag.is_message() {
-                        frames += process.mailbox.take_run(room - bytes.len(), bytes);
+                        frames += process.mailbox.take_run(room - taken, bytes);
                         continue;
                     }
                     if let Tag::Call(reference) = tag {
@@ -536,6 +574,9 @@ impl Router {
                 }
             });
             out.write_session(session, frames, |_| {});
+            for (behind, event) in shared {
+                out.share_session_behind(session, behind, event);
+            }
             self.mailbox_bytes -= before - process.mailbox.bytes();
             if more {
                 process.queued = true;

@@ -1,11 +1,13 @@
 //! One process's events in arrival order, as finished frames laid end to end.
 //!
 //! Frames lie in chunks, not in an allocation each: a mailbox that is written and read at a million messages per
-//! second must not visit the allocator that often, and an empty one must cost nothing.
+//! second must not visit the allocator that often, and an empty one must cost nothing. An event that other mailboxes have
+//! too is a chunk of its own, which belongs to all of them.
 
 use std::collections::VecDeque;
 
 use super::few::Few;
+use super::shared::{Kept, Shared};
 use super::shelf::Shelf;
 use crate::wire::command::Overflow;
 
@@ -65,7 +67,51 @@ impl Tag {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     bytes: u32,
+    /// It is a chunk of its own.
+    shared: bool,
     tag: Tag,
+}
+
+/// Events that lie together.
+#[derive(Debug)]
+enum Chunk {
+    /// This mailbox's own, end to end.
+    Own(Vec<u8>),
+    /// One that others have too.
+    Shared(Kept),
+    /// What was one of those, and so many bytes long.
+    Gone(usize),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(kept) => kept.shared().frame(),
+            Self::Gone(_) => &[],
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Gone(bytes) => *bytes,
+            chunk => chunk.bytes().len(),
+        }
+    }
+
+    fn own(&mut self) -> Option<&mut Vec<u8>> {
+        match self {
+            Self::Own(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Lets go of what others have too.
+    fn give_up(&mut self) {
+        if let Self::Shared(_) = self {
+            *self = Self::Gone(self.len());
+        }
+    }
 }
 
 /// The bounds of a mailbox and what happens beyond them.
@@ -82,7 +128,7 @@ pub struct Bounds {
 /// One process's events in arrival order.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    chunks: VecDeque<Vec<u8>>,
+    chunks: VecDeque<Chunk>,
     /// Empty ones, for the next events.
     spare: Few<Vec<Vec<u8>>>,
     /// How much of the first chunk has left.
@@ -132,7 +178,11 @@ impl Mailbox {
     /// How many bytes it keeps in memory.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
-        self.chunks.iter().map(Vec::capacity).sum::<usize>()
+        let capacity = |chunk: &Chunk| match chunk {
+            Chunk::Own(bytes) => bytes.capacity(),
+            _ => 0,
+        };
+        self.chunks.iter().map(capacity).sum::<usize>()
             + self.entries.capacity() * size_of::<Entry>()
     }
 
@@ -175,13 +225,11 @@ impl Mailbox {
         shelf: &mut Shelf,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        let roomy = self.chunks.back().is_some_and(|chunk| chunk.capacity() - chunk.len() >= size);
-        if !roomy {
+        let room =
+            |chunk: &mut Chunk| chunk.own().is_some_and(|own| own.capacity() - own.len() >= size);
+        if !self.chunks.back_mut().is_some_and(room) {
             let first = self.chunks.is_empty();
-            // A chunk without entries is replaced: the first chunk always holds the first entry.
-            if self.chunks.back().is_some_and(Vec::is_empty) {
-                self.chunks.pop_back();
-            }
+            self.drop_empty();
             let mut chunk = match self.spare.pop() {
                 Some(chunk) => chunk,
                 None if first => Vec::new(),
@@ -195,16 +243,38 @@ impl Mailbox {
                     CHUNK_BYTES
                 }));
             }
-            self.chunks.push_back(chunk);
+            self.chunks.push_back(Chunk::Own(chunk));
         }
-        let Some(chunk) = self.chunks.back_mut() else { return };
+        let Some(chunk) = self.chunks.back_mut().and_then(Chunk::own) else { return };
         let before = chunk.len();
         write(chunk);
         let bytes = chunk.len() - before;
+        self.pushed(tag, bytes, false);
+    }
+
+    /// Puts an event last that other mailboxes get too.
+    pub fn push_shared(&mut self, tag: Tag, shared: Shared) {
+        self.drop_empty();
+        let bytes = shared.frame().len();
+        self.chunks.push_back(Chunk::Shared(shared.into()));
+        self.pushed(tag, bytes, true);
+    }
+
+    fn pushed(&mut self, tag: Tag, bytes: usize, shared: bool) {
         self.bytes += bytes;
         self.account(tag, bytes.cast_signed());
         self.count(tag, 1);
-        self.entries.push_back(Entry { bytes: u32::try_from(bytes).unwrap_or(u32::MAX), tag });
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.entries.push_back(Entry { bytes, shared, tag });
+    }
+
+    /// A chunk without entries is replaced: the first chunk always holds the first entry.
+    fn drop_empty(&mut self) {
+        if self.chunks.back().is_some_and(|chunk| chunk.len() == 0)
+            && let Some(Chunk::Own(chunk)) = self.chunks.pop_back()
+        {
+            self.keep(chunk);
+        }
     }
 
     /// Notes that a message was lost after the last event here.
@@ -212,7 +282,7 @@ impl Mailbox {
         match self.entries.back_mut() {
             Some(Entry { tag: Tag::Gap(lost), .. }) => *lost += 1,
             _ => {
-                self.entries.push_back(Entry { bytes: 0, tag: Tag::Gap(1) });
+                self.entries.push_back(Entry { bytes: 0, shared: false, tag: Tag::Gap(1) });
                 self.signals += 1;
             }
         }
@@ -247,8 +317,19 @@ impl Mailbox {
         if let Tag::Gap(_) = entry.tag {
             return Some((entry.tag, &[]));
         }
-        let chunk = self.chunks.front().map_or(&[][..], |chunk| &chunk[self.head..]);
-        Some((entry.tag, chunk.get(..entry.bytes as usize).unwrap_or_default()))
+        let (from, to) = (self.head, self.head + entry.bytes as usize);
+        let frame = self.chunks.front().and_then(|chunk| chunk.bytes().get(from..to));
+        Some((entry.tag, frame.unwrap_or_default()))
+    }
+
+    /// The first event, if it is one that others have too.
+    #[must_use]
+    pub fn front_shared(&self) -> Option<&Shared> {
+        match (self.entries.front()?.tag, self.chunks.front()?) {
+            (Tag::Gap(_) | Tag::Removed, _) => None,
+            (_, Chunk::Shared(kept)) => Some(kept.shared()),
+            _ => None,
+        }
     }
 
     /// Takes the first event away.
@@ -279,7 +360,7 @@ impl Mailbox {
     /// Takes the first chunk away as it is, if it is at least that long, nothing of it has left and all of it are
     /// messages: their frames end to end, and how many there are.
     pub fn take_chunk(&mut self, bytes_min: usize) -> Option<(Vec<u8>, u64)> {
-        let chunk = self.chunks.front()?;
+        let Chunk::Own(chunk) = self.chunks.front()? else { return None };
         if self.head > 0 || chunk.len() < bytes_min {
             return None;
         }
@@ -290,12 +371,16 @@ impl Mailbox {
             count += 1;
         }
         self.gone(count, bytes);
-        self.chunks.pop_front().map(|chunk| (chunk, count as u64))
+        match self.chunks.pop_front() {
+            Some(Chunk::Own(chunk)) => Some((chunk, count as u64)),
+            _ => None,
+        }
     }
 
-    /// Moves the messages at the front of the first chunk as one piece, until about so many bytes have moved. How many.
+    /// Moves the messages at the front of the first chunk as one piece, until about so many bytes have moved. How many:
+    /// none where the first event is not a message, or is one that others have too.
     pub fn take_run(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> u64 {
-        let Some(chunk) = self.chunks.front() else { return 0 };
+        let Some(Chunk::Own(chunk)) = self.chunks.front() else { return 0 };
         let (mut bytes, mut count) = (0, 0);
         let left = chunk.len() - self.head;
         while let Some(entry) = self.entries.get(count).filter(|entry| entry.tag.is_message())
@@ -330,13 +415,13 @@ impl Mailbox {
         while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.head) {
             // An entry lies in one chunk, so the head never passes its end.
             self.head = 0;
-            if let [chunk] = self.chunks.make_contiguous()
+            if let [Chunk::Own(chunk)] = self.chunks.make_contiguous()
                 && chunk.capacity() <= CHUNK_BYTES
             {
                 chunk.clear();
                 break;
             }
-            if let Some(mut chunk) = self.chunks.pop_front() {
+            if let Some(Chunk::Own(mut chunk)) = self.chunks.pop_front() {
                 chunk.clear();
                 self.keep(chunk);
             }
@@ -346,7 +431,12 @@ impl Mailbox {
     /// Gives the memory of an empty mailbox back.
     pub fn rest(&mut self, shelf: &mut Shelf) {
         if self.is_empty() && self.entries.is_empty() {
-            for mut chunk in self.chunks.drain(..).chain(self.spare.take()) {
+            for chunk in self.chunks.drain(..) {
+                if let Chunk::Own(mut chunk) = chunk {
+                    shelf.put(&mut chunk);
+                }
+            }
+            for mut chunk in self.spare.take() {
                 shelf.put(&mut chunk);
             }
             self.chunks = VecDeque::new();
@@ -378,10 +468,13 @@ impl Mailbox {
             && let (Some(entry), Some(chunk)) = (self.entries.pop_back(), self.chunks.back_mut())
         {
             let bytes = entry.bytes as usize;
-            chunk.truncate(chunk.len() - bytes);
+            let empty = chunk.own().is_none_or(|chunk| {
+                chunk.truncate(chunk.len() - bytes);
+                chunk.is_empty()
+            });
             self.messages -= 1;
             self.bytes -= bytes;
-            if chunk.is_empty() && self.chunks.len() > 1 {
+            if empty && (entry.shared || self.chunks.len() > 1) {
                 self.chunks.pop_back();
             }
             self.push_gap();
@@ -400,6 +493,14 @@ impl Mailbox {
 
     /// The bytes stay where they are until their turn comes; they count no longer.
     fn gap_at(&mut self, at: usize, from: usize) {
+        if self.entries[at].shared {
+            // The events that are chunks of their own come in the order of those chunks.
+            let place = self.entries.range(..at).filter(|entry| entry.shared).count();
+            let mut shared = self.chunks.iter_mut().filter(|chunk| !matches!(chunk, Chunk::Own(_)));
+            if let Some(chunk) = shared.nth(place) {
+                chunk.give_up();
+            }
+        }
         self.messages -= 1;
         self.bytes -= self.entries[at].bytes as usize;
         self.dead += self.entries[at].bytes as usize;
@@ -441,12 +542,19 @@ impl Mailbox {
                     if let Some(Entry { tag: Tag::Gap(before), .. }) = self.entries.back_mut() {
                         *before += lost;
                     } else {
-                        self.entries.push_back(Entry { bytes: 0, tag: entry.tag });
+                        self.entries.push_back(Entry { bytes: 0, shared: false, tag: entry.tag });
                         self.signals += 1;
                     }
                 }
                 tag => {
-                    let frame = old.chunks.get(chunk).and_then(|chunk| chunk.get(at..at + bytes));
+                    let frame = match old.chunks.get(chunk) {
+                        Some(Chunk::Shared(kept)) => {
+                            self.push_shared(tag, kept.shared().clone());
+                            at += bytes;
+                            continue;
+                        }
+                        chunk => chunk.and_then(|chunk| chunk.bytes().get(at..at + bytes)),
+                    };
                     let frame = frame.unwrap_or_default();
                     self.push(tag, frame.len(), &mut shelf, |out| out.extend_from_slice(frame));
                 }
@@ -467,7 +575,7 @@ impl Mailbox {
             self.pop();
         }
         if lost > 0 {
-            self.entries.push_front(Entry { bytes: 0, tag: Tag::Gap(lost) });
+            self.entries.push_front(Entry { bytes: 0, shared: false, tag: Tag::Gap(lost) });
             self.popped -= 1;
             self.signals += 1;
         }
@@ -486,7 +594,7 @@ impl Mailbox {
             let frame = self
                 .chunks
                 .get(chunk)
-                .and_then(|chunk| chunk.get(at..at + bytes))
+                .and_then(|chunk| chunk.bytes().get(at..at + bytes))
                 .unwrap_or_default();
             at += bytes;
             if entry.tag != Tag::Removed && unwanted(entry.tag, frame) {
@@ -506,6 +614,11 @@ impl Mailbox {
                 }
                 entry.tag = Tag::Removed;
                 removed += 1;
+                if entry.shared
+                    && let Some(chunk) = self.chunks.get_mut(chunk)
+                {
+                    chunk.give_up();
+                }
             }
         }
         self.removed += removed;
@@ -525,7 +638,7 @@ impl Mailbox {
             let frame = self
                 .chunks
                 .get(chunk)
-                .and_then(|chunk| chunk.get(at..at + bytes))
+                .and_then(|chunk| chunk.bytes().get(at..at + bytes))
                 .unwrap_or_default();
             at += bytes;
             let frame = if matches!(entry.tag, Tag::Gap(_)) { &[] } else { frame };
@@ -608,5 +721,91 @@ mod tests {
         mailbox.pop();
         mailbox.pop();
         assert_eq!(mailbox.take_chunk(1), None);
+    }
+
+    #[test]
+    fn own_and_shared_events_stand_in_order_whatever_is_shed_and_taken_back() {
+        use crate::router::shared::Sum;
+        // A simple generator: the same runs each time, and many shapes.
+        let mut seed = 7_u64;
+        let mut chance = move |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(seed >> 33).expect("31 bits") % below
+        };
+        for _ in 0..60 {
+            let sum = Sum::default();
+            let mut mailbox = Mailbox::default();
+            // What should be in it: tag, size, what it is made of; a loss has no size.
+            let mut model: Vec<(Tag, usize, u8)> = Vec::new();
+            for step in 0..120_u64 {
+                let byte = u8::try_from(step % 251).expect("small");
+                match chance(12) {
+                    0..=3 => {
+                        let size = [10, 300, 5_000, 20_000][chance(4)];
+                        let tag = if chance(4) == 0 { Tag::Exit } else { Tag::Message };
+                        let write = |out: &mut Vec<u8>| out.resize(out.len() + size, byte);
+                        mailbox.push(tag, size, &mut Shelf::default(), write);
+                        model.push((tag, size, byte));
+                    }
+                    4..=6 => {
+                        let size = [4_096, 70_000][chance(2)];
+                        mailbox.push_shared(Tag::Topic(1), Shared::new(vec![byte; size], 0, &sum));
+                        model.push((Tag::Topic(1), size, byte));
+                    }
+                    7 => {
+                        let at = model.iter().position(|(tag, ..)| tag.is_message());
+                        assert_eq!(mailbox.shed_oldest(), at.is_some());
+                        if let Some(at) = at {
+                            model[at] = (Tag::Gap(1), 0, 0);
+                        }
+                    }
+                    8 => {
+                        let at = model.iter().rposition(|(tag, ..)| tag.is_message());
+                        assert_eq!(mailbox.shed_newest(), at.is_some());
+                        if let Some(at) = at {
+                            model[at] = (Tag::Gap(1), 0, 0);
+                        }
+                    }
+                    9 => {
+                        let which = byte.wrapping_sub(3);
+                        mailbox.remove(|tag, frame| {
+                            !matches!(tag, Tag::Gap(_)) && frame.first() == Some(&which)
+                        });
+                        model.retain(|(_, size, of)| *size == 0 || *of != which);
+                    }
+                    _ => {
+                        while let Some((Tag::Gap(_), _)) = mailbox.front() {
+                            mailbox.pop();
+                        }
+                        let first = model.iter().position(|(tag, ..)| !matches!(tag, Tag::Gap(_)));
+                        model.drain(..first.unwrap_or(model.len()));
+                        let front = mailbox.front().map(|(tag, frame)| (tag, frame.to_vec()));
+                        let expected = (!model.is_empty()).then(|| model.remove(0));
+                        let expected = expected.map(|(tag, size, byte)| (tag, vec![byte; size]));
+                        assert!(front == expected);
+                        mailbox.pop();
+                    }
+                }
+                let mut seen = Vec::new();
+                mailbox.peek(|tag, frame| {
+                    assert_eq!(frame.first(), frame.last());
+                    match tag {
+                        Tag::Gap(lost) => {
+                            let lost = usize::try_from(lost).expect("few");
+                            seen.extend(vec![(Tag::Gap(1), 0, 0); lost]);
+                        }
+                        tag => seen.push((tag, frame.len(), frame.first().copied().unwrap_or(0))),
+                    }
+                    true
+                });
+                assert_eq!(seen, model);
+                assert_eq!(mailbox.bytes(), model.iter().map(|(_, size, _)| size).sum::<usize>());
+                let shared = model.iter().filter(|(tag, ..)| *tag == Tag::Topic(1));
+                let shared = shared.map(|(_, size, _)| size).sum::<usize>();
+                assert_eq!((sum.in_mailboxes(), sum.bytes()), (shared, shared));
+            }
+            drop(mailbox);
+            assert_eq!((sum.in_mailboxes(), sum.bytes()), (0, 0));
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::hosting::HostRequest;
 use super::nodes::MeshRequest;
 use super::peers::PeerId;
 use super::sessions::SessionId;
+use super::shared::{Frames, Shared, Sum, Waiting};
 use super::shelf::Shelf;
 use super::{Map, SLICE};
 use crate::wire::message::{self, FRAGMENT_BYTES, Kind, PARTIALS_MAX};
@@ -24,11 +25,11 @@ pub const UNREAD_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct SessionLane {
     /// Finished CBOR event frames.
-    pub bytes: Vec<u8>,
-    /// How many bytes of them were taken last, and are being written for as long as nothing else is taken.
+    pub frames: Frames,
+    /// How many bytes of its own were taken last, and are being written for as long as nothing else is taken.
     pub writing: usize,
     /// How many frames were ever put here: what `resume` counts.
-    pub frames: u64,
+    pub count: u64,
     /// Nothing more will come: close once this is written.
     pub closing: bool,
     /// There is no connection: what is written is counted and lost, as the next connection will be told.
@@ -39,9 +40,33 @@ pub struct SessionLane {
 #[derive(Debug, Default)]
 struct Bulk {
     serial: u64,
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<Long>,
     /// How much of the first frame has left.
     sent: usize,
+}
+
+/// A whole frame for a peer.
+#[derive(Debug)]
+enum Long {
+    Own(Vec<u8>),
+    Shared(Waiting),
+}
+
+impl Long {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(waiting) => waiting.shared().for_peers(),
+        }
+    }
+
+    /// How many bytes are counted here.
+    fn own_len(&self) -> usize {
+        match self {
+            Self::Own(bytes) => bytes.len(),
+            Self::Shared(_) => 0,
+        }
+    }
 }
 
 /// Bytes on their way to one peer.
@@ -54,6 +79,8 @@ pub struct PeerLane {
     /// Senders with a long message under way. At most [`PARTIALS_MAX`] of them move at a time.
     bulks: VecDeque<Bulk>,
     bulk_bytes: usize,
+    /// Of them, those of frames that others have too.
+    bulk_shared: usize,
 }
 
 impl PeerLane {
@@ -63,10 +90,27 @@ impl PeerLane {
         self.urgent.len() + self.fifo.len() + self.bulk_bytes
     }
 
+    /// How many of them are in no other lane or mailbox.
+    fn own_len(&self) -> usize {
+        self.len() - self.bulk_shared
+    }
+
     /// Whether nothing waits here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Puts a frame behind what its sender said before, or begins with it.
+    fn push_long(&mut self, serial: u64, frame: Long) {
+        self.bulk_bytes += frame.bytes().len();
+        self.bulk_shared += frame.bytes().len() - frame.own_len();
+        match self.bulks.iter_mut().find(|bulk| bulk.serial == serial) {
+            Some(bulk) => bulk.frames.push_back(frame),
+            None => {
+                self.bulks.push_back(Bulk { serial, frames: VecDeque::from([frame]), sent: 0 });
+            }
+        }
     }
 
     /// Takes about `FRAGMENT_BYTES` of everything that waits.
@@ -81,7 +125,7 @@ impl PeerLane {
         let mut at = 0;
         while turns > 0 {
             turns -= 1;
-            if self.bulks[at].fragment(out, &mut self.bulk_bytes) {
+            if self.bulks[at].fragment(out, &mut self.bulk_bytes, &mut self.bulk_shared) {
                 at += 1;
             } else {
                 self.bulks.remove(at);
@@ -92,8 +136,14 @@ impl PeerLane {
 
 impl Bulk {
     /// Moves one fragment, or the short frames behind a finished long one. False when nothing is left.
-    fn fragment(&mut self, out: &mut Vec<u8>, bulk_bytes: &mut usize) -> bool {
-        let Some(frame) = self.frames.front() else { return false };
+    fn fragment(
+        &mut self,
+        out: &mut Vec<u8>,
+        bulk_bytes: &mut usize,
+        bulk_shared: &mut usize,
+    ) -> bool {
+        let Some(long) = self.frames.front() else { return false };
+        let (frame, is_shared) = (long.bytes(), matches!(long, Long::Shared(_)));
         if self.sent > 0 || frame.len() > FRAGMENT_BYTES {
             let first = self.sent == 0;
             let end = frame.len().min(self.sent + FRAGMENT_BYTES);
@@ -109,6 +159,7 @@ impl Bulk {
             out.extend_from_slice(&frame[self.sent..end]);
             message::finish(out, at);
             *bulk_bytes -= end - self.sent;
+            *bulk_shared -= if is_shared { end - self.sent } else { 0 };
             self.sent = end;
             if !last {
                 return true;
@@ -116,10 +167,12 @@ impl Bulk {
             self.sent = 0;
             self.frames.pop_front();
         }
-        while self.frames.front().is_some_and(|frame| frame.len() <= FRAGMENT_BYTES) {
-            let frame = self.frames.pop_front().unwrap_or_default();
-            *bulk_bytes -= frame.len();
-            out.extend_from_slice(&frame);
+        while self.frames.front().is_some_and(|frame| frame.bytes().len() <= FRAGMENT_BYTES)
+            && let Some(frame) = self.frames.pop_front()
+        {
+            *bulk_bytes -= frame.bytes().len();
+            *bulk_shared -= frame.bytes().len() - frame.own_len();
+            out.extend_from_slice(frame.bytes());
         }
         !self.frames.is_empty()
     }
@@ -154,6 +207,8 @@ pub struct Outbox {
     pub rebound: Option<(SessionId, SessionId)>,
     /// Where lanes and mailboxes that are empty leave their buffers.
     pub shelf: Shelf,
+    /// What mailboxes and lanes have together.
+    pub shared: Sum,
     queued: usize,
     /// Of them, bytes in the lanes of sessions.
     lanes: usize,
@@ -206,22 +261,22 @@ impl Outbox {
         self.handled
     }
 
-    /// Bytes in all lanes.
+    /// Bytes in all lanes, and in all that mailboxes have together with them or with each other.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.queued
+        self.queued + self.shared.bytes()
     }
 
     /// Bytes that wait for apps, in all lanes of sessions.
     #[must_use]
     pub fn lanes(&self) -> usize {
-        self.lanes
+        self.lanes + self.shared.unread()
     }
 
     /// Bytes that apps have not read: those that wait for them, and those that are being written.
     #[must_use]
     pub fn unread(&self) -> usize {
-        self.lanes + self.writing
+        self.lanes() + self.writing
     }
 
     /// Opens the lane of a session.
@@ -240,8 +295,8 @@ impl Outbox {
     /// Forgets the lane of a session.
     pub fn forget_session(&mut self, session: SessionId) {
         if let Some(lane) = self.sessions.remove(&session) {
-            self.queued -= lane.bytes.len();
-            self.lanes -= lane.bytes.len();
+            self.queued -= lane.frames.own_len();
+            self.lanes -= lane.frames.own_len();
             self.writing -= lane.writing;
             self.gone.push(session);
         }
@@ -250,10 +305,10 @@ impl Outbox {
     /// Loses what waits in the lane of a session, and opens it again.
     pub fn reset_session(&mut self, session: SessionId) {
         if let Some(lane) = self.sessions.get_mut(&session) {
-            self.queued -= lane.bytes.len();
-            self.lanes -= lane.bytes.len();
+            self.queued -= lane.frames.own_len();
+            self.lanes -= lane.frames.own_len();
             self.writing -= std::mem::take(&mut lane.writing);
-            lane.bytes = Vec::new();
+            lane.frames = Frames::default();
             lane.closing = false;
         }
     }
@@ -269,19 +324,25 @@ impl Outbox {
     /// How many bytes wait for the app of a session.
     #[must_use]
     pub fn session_len(&self, session: SessionId) -> usize {
-        self.sessions.get(&session).map_or(0, |lane| lane.bytes.len())
+        self.sessions.get(&session).map_or(0, |lane| lane.frames.len())
+    }
+
+    /// How many of them others have too.
+    #[must_use]
+    pub fn session_shared_len(&self, session: SessionId) -> usize {
+        self.sessions.get(&session).map_or(0, |lane| lane.frames.len() - lane.frames.own_len())
     }
 
     /// How many frames were ever put into the lane of a session.
     #[must_use]
     pub fn session_frames(&self, session: SessionId) -> u64 {
-        self.sessions.get(&session).map_or(0, |lane| lane.frames)
+        self.sessions.get(&session).map_or(0, |lane| lane.count)
     }
 
     /// Goes on counting from here.
     pub fn count_session_frames(&mut self, session: SessionId, frames: u64) {
         if let Some(lane) = self.sessions.get_mut(&session) {
-            lane.frames = frames;
+            lane.count = frames;
         }
     }
 
@@ -294,30 +355,50 @@ impl Outbox {
     ) {
         let Some(lane) = self.sessions.get_mut(&session) else { return };
         if lane.detached {
-            lane.frames += frames;
+            lane.count += frames;
             return;
         }
-        let before = lane.bytes.len();
-        if lane.bytes.capacity() == 0 {
-            lane.bytes = self.shelf.take();
-        }
-        write(&mut lane.bytes);
-        lane.frames += frames;
-        self.queued += lane.bytes.len() - before;
-        self.lanes += lane.bytes.len() - before;
-        if before == 0 {
+        if lane.frames.is_empty() {
             self.dirty_sessions.push(session);
         }
+        let bytes = lane.frames.buffer();
+        let before = bytes.len();
+        if bytes.capacity() == 0 {
+            *bytes = self.shelf.take();
+        }
+        write(bytes);
+        lane.count += frames;
+        self.queued += bytes.len() - before;
+        self.lanes += bytes.len() - before;
+    }
+
+    /// Writes one frame that others get too to a session.
+    pub fn share_session(&mut self, session: SessionId, shared: Shared) {
+        let behind = self.sessions.get(&session).map_or(0, |lane| lane.frames.own_len());
+        self.share_session_behind(session, behind, shared);
+    }
+
+    /// The same behind so many of the bytes that are the session's own, which are not fewer than the last time.
+    pub fn share_session_behind(&mut self, session: SessionId, behind: usize, shared: Shared) {
+        let Some(lane) = self.sessions.get_mut(&session) else { return };
+        lane.count += 1;
+        if lane.detached {
+            return;
+        }
+        if lane.frames.is_empty() {
+            self.dirty_sessions.push(session);
+        }
+        lane.frames.share(behind, shared);
     }
 
     /// Lets whole frames be all that waits in the lane of a session, which must be empty; gives back its buffer.
     pub fn give_session(&mut self, session: SessionId, frames: Vec<u8>) -> Vec<u8> {
         let Some(lane) = self.sessions.get_mut(&session) else { return Vec::new() };
-        debug_assert!(lane.bytes.is_empty());
+        debug_assert!(lane.frames.is_empty());
         self.queued += frames.len();
         self.lanes += frames.len();
         self.dirty_sessions.push(session);
-        std::mem::replace(&mut lane.bytes, frames)
+        std::mem::replace(lane.frames.buffer(), frames)
     }
 
     /// Writes one frame to a session in whose lane less than `limit` waits. False when it was not written.
@@ -328,40 +409,41 @@ impl Outbox {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
         let Some(lane) = self.sessions.get_mut(&session) else { return true };
-        let before = lane.bytes.len();
-        if before >= limit {
+        if lane.frames.len() >= limit {
             return false;
         }
-        if lane.bytes.capacity() == 0 {
-            lane.bytes = self.shelf.take();
-        }
-        write(&mut lane.bytes);
-        lane.frames += 1;
-        self.queued += lane.bytes.len() - before;
-        self.lanes += lane.bytes.len() - before;
-        if before == 0 {
+        if lane.frames.is_empty() {
             self.dirty_sessions.push(session);
         }
+        let bytes = lane.frames.buffer();
+        let before = bytes.len();
+        if bytes.capacity() == 0 {
+            *bytes = self.shelf.take();
+        }
+        write(bytes);
+        lane.count += 1;
+        self.queued += bytes.len() - before;
+        self.lanes += bytes.len() - before;
         true
     }
 
     /// Takes what waits for an app, leaving `out`'s (empty) buffer in its place; when there is nothing, large buffers
     /// of both go on the shelf. True when the lane is to be
     /// closed after this.
-    pub fn take_session(&mut self, session: SessionId, out: &mut Vec<u8>) -> bool {
+    pub fn take_session(&mut self, session: SessionId, out: &mut Frames) -> bool {
         debug_assert!(out.is_empty());
         let Some(lane) = self.sessions.get_mut(&session) else { return true };
         self.writing -= std::mem::take(&mut lane.writing);
-        if lane.bytes.is_empty() {
-            self.shelf.put(&mut lane.bytes);
-            self.shelf.put(out);
+        if lane.frames.is_empty() {
+            self.shelf.put(lane.frames.buffer());
+            self.shelf.put(out.buffer());
             return lane.closing;
         }
-        std::mem::swap(&mut lane.bytes, out);
-        self.queued -= out.len();
-        self.lanes -= out.len();
-        lane.writing = out.len();
-        self.writing += out.len();
+        std::mem::swap(&mut lane.frames, out);
+        self.queued -= out.own_len();
+        self.lanes -= out.own_len();
+        lane.writing = out.own_len();
+        self.writing += out.own_len();
         lane.closing
     }
 
@@ -373,7 +455,7 @@ impl Outbox {
     /// Forgets the lanes of a peer.
     pub fn forget_peer(&mut self, peer: PeerId) {
         if let Some(lane) = self.peers.remove(&peer) {
-            self.queued -= lane.len();
+            self.queued -= lane.own_len();
         }
     }
 
@@ -398,16 +480,10 @@ impl Outbox {
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
         let before = lane.len();
-        let bulk = lane.bulks.iter_mut().find(|bulk| bulk.serial == serial);
-        if bulk.is_some() || size > FRAGMENT_BYTES {
+        if size > FRAGMENT_BYTES || lane.bulks.iter().any(|bulk| bulk.serial == serial) {
             let mut frame = Vec::with_capacity(size);
             write(&mut frame);
-            lane.bulk_bytes += frame.len();
-            if let Some(bulk) = bulk {
-                bulk.frames.push_back(frame);
-            } else {
-                lane.bulks.push_back(Bulk { serial, frames: VecDeque::from([frame]), sent: 0 });
-            }
+            lane.push_long(serial, Long::Own(frame));
         } else {
             if lane.fifo.capacity() == 0 {
                 lane.fifo = self.shelf.take();
@@ -418,6 +494,24 @@ impl Outbox {
         if before == 0 {
             self.dirty_peers.push(peer);
         }
+    }
+
+    /// Writes one frame that others get too as [`Outbox::write_peer`] does.
+    pub fn share_peer(&mut self, peer: PeerId, serial: u64, shared: &Shared) {
+        let bytes = shared.for_peers();
+        if bytes.len() <= FRAGMENT_BYTES {
+            self.write_peer(peer, serial, bytes.len(), |out| out.extend_from_slice(bytes));
+            return;
+        }
+        #[cfg(test)]
+        {
+            self.touched += 1;
+        }
+        let Some(lane) = self.peers.get_mut(&peer) else { return };
+        if lane.is_empty() {
+            self.dirty_peers.push(peer);
+        }
+        lane.push_long(serial, Long::Shared(shared.clone().into()));
     }
 
     /// Writes one short frame as [`Outbox::write_peer`] does, but only where less than `limit` waits and nothing long is
@@ -464,13 +558,13 @@ impl Outbox {
     /// False when there was nothing.
     pub fn take_peer(&mut self, peer: PeerId, out: &mut Vec<u8>) -> bool {
         let Some(lane) = self.peers.get_mut(&peer) else { return false };
-        let before = lane.len();
-        if before == 0 {
+        if lane.is_empty() {
             self.shelf.put(&mut lane.fifo);
             return false;
         }
+        let before = lane.own_len();
         lane.take(out);
-        self.queued -= before - lane.len();
+        self.queued -= before - lane.own_len();
         true
     }
 }

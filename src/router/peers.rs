@@ -12,6 +12,7 @@ use super::mailbox::Tag;
 use super::monitors::Watcher;
 use super::presence::{Own, Place};
 use super::send::There;
+use super::shared::Shared;
 use super::topics::publish::KnownTopic;
 use super::work::Work;
 use super::{Failure, OWNED_MAX, Outbox, Remote, Router};
@@ -391,7 +392,7 @@ impl Router {
                     self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
                 }
             }
-            Kind::Publish => self.on_publish(now, peer, frame, out)?,
+            Kind::Publish => self.on_publish(now, peer, frame, None, out)?,
             Kind::Call => self.on_call(peer, frame, out)?,
             Kind::Rpc => self.on_rpc(peer, frame, out)?,
             Kind::State => self.on_entry(peer, frame.flags, frame.payload, out)?,
@@ -515,6 +516,12 @@ impl Router {
             if partial.bytes.len() + payload.0.len() > partial.whole {
                 return Err(wrong());
             }
+            // It grows as it comes, and is not longer than it will be.
+            let (length, room) = (partial.bytes.len(), partial.bytes.capacity());
+            if room < length + payload.0.len() {
+                let grown = (2 * room).max(length + payload.0.len()).min(partial.whole);
+                partial.bytes.reserve_exact(grown - length);
+            }
             partial.bytes.extend_from_slice(payload.0);
             self.partial_bytes += payload.0.len();
         }
@@ -534,7 +541,15 @@ impl Router {
         {
             return Err(wrong());
         }
-        self.on_message(now, peer, whole, out)
+        if whole.kind != Kind::Publish as u8 || whole.flags & !message::SEND_LOSSY != 0 {
+            return self.on_message(now, peer, whole, out);
+        }
+        // All of its payload is the event: where it was gathered it stays.
+        let event = partial.bytes.len() - whole.payload.len();
+        let shared = Shared::new(partial.bytes, event, &out.shared);
+        let Some((whole, _)) = Frame::cut(shared.for_peers(), used)? else { return Ok(()) };
+        self.clock = Some(now);
+        self.on_publish(now, peer, whole, Some(&shared), out)
     }
 
     /// A mailbox of a peer is full of what one of ours sends, or no longer.

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
-use super::deliver::{Holder, Origin};
+use super::deliver::{Event, Holder, Origin};
 use super::groups::Member;
 use super::mailbox::Tag;
 use super::peers::PeerId;
 use super::sessions::SessionId;
+use super::shared::Shared;
 use super::work::Work;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::command::Mode;
@@ -114,8 +115,7 @@ pub(super) struct Spread {
     session: u64,
     sender: Option<u64>,
     lossy: bool,
-    head: Box<[u8]>,
-    body: Box<[u8]>,
+    event: Shared,
 }
 
 impl Router {
@@ -151,8 +151,7 @@ impl Router {
             session: from.map_or(0, |(session, _)| session),
             sender,
             lossy: mode == Mode::Lossy,
-            head: head.into(),
-            body: body.into(),
+            event: Event::Parts(&head, body).share(&out.shared),
         };
         if let Some(session) = self.sessions.get_mut(&spread.session) {
             session.listings += 1;
@@ -185,17 +184,17 @@ impl Router {
                         Some(sender) => Origin::Process(Holder::Local(sender)),
                         None => Origin::Node,
                     };
-                    let (head, body) = (&spread.head, &spread.body);
-                    self.deliver(Some(now), serial, origin, Tag::Message, head, body, out);
+                    let event = Event::of(&spread.event);
+                    self.deliver_event(Some(now), serial, origin, Tag::Message, event, out);
                 }
                 Member::There(peer, serial) => {
                     let flags = if spread.lossy { message::SEND_LOSSY } else { 0 };
                     let sender = spread.sender.unwrap_or(0);
-                    let size = 64 + spread.head.len() + spread.body.len();
+                    let size = 64 + spread.event.frame().len();
                     out.write_peer(peer, sender, size, |bytes| {
                         let at = message::start(bytes, Kind::Send, flags, sender);
                         There::Serial(serial).put(bytes);
-                        event::put_frame(bytes, &spread.head, &spread.body);
+                        bytes.extend_from_slice(spread.event.frame());
                         message::finish(bytes, at);
                     });
                 }

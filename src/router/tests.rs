@@ -17,6 +17,7 @@ mod messages;
 mod nodes;
 mod options;
 mod presence;
+mod shared;
 mod slices;
 mod support;
 mod topics;

@@ -52,6 +52,8 @@ pub(super) struct Topics {
     surveys: BTreeMap<u64, survey::Survey>,
     /// Bytes of what is being delivered in slices.
     pub(super) spread_bytes: usize,
+    /// The same of the events that are told.
+    pub(super) spread_events: usize,
     /// Whose publications are not read for now.
     pub(super) stall: stall::Stall,
 }

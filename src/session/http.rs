@@ -20,7 +20,8 @@ use crate::dialect::http::request::{self, Content};
 use crate::dialect::http::response::{self, Parts, Response, Seen, Size};
 use crate::dialect::http::routes::{self, Found, Gives};
 use crate::dialect::http::{Refusal, chunks::Chunks, events};
-use crate::hub::{Hub, Room, SessionHandle, Taken};
+use crate::dialect::json;
+use crate::hub::{Frames, Hub, Piece, Room, SessionHandle, Taken};
 use crate::shutdown::Shutdown;
 
 /// How long a head may take from its first byte to its last.
@@ -69,7 +70,7 @@ where
         last_id: 0,
         until: None,
         leaving: false,
-        frames: Vec::new(),
+        frames: Frames::default(),
         out: Vec::new(),
     };
     let over = tokio::select! {
@@ -105,7 +106,7 @@ struct Connection<R, W> {
     /// The node is about to leave.
     leaving: bool,
     /// Events that were taken.
-    frames: Vec<u8>,
+    frames: Frames,
     /// What is to be written.
     out: Vec<u8>,
 }
@@ -348,7 +349,7 @@ where
     async fn wait(&mut self, at: Option<Instant>) -> Result<bool, Over> {
         self.flush().await?;
         // Whoever waits keeps no buffers, be it for a request or for an event.
-        for buffer in [&mut self.out, &mut self.frames] {
+        for buffer in [&mut self.out, self.frames.buffer()] {
             if buffer.capacity() > IDLE_BYTES {
                 *buffer = Vec::new();
             }
@@ -480,7 +481,7 @@ where
             self.last_id += 1;
             self.carry_out(&command).await?;
             begins = self.answer_frame().await?;
-            let answer = frames(&begins).next().ok_or(Over::Gone)?;
+            let answer = in_buffer(&begins).next().ok_or(Over::Gone)?;
             if answer.ev != "ok" {
                 let response = Response::of(answer, Gives::Events, false);
                 return Ok(self.respond(&response, manner));
@@ -488,7 +489,7 @@ where
         }
         response::put_head(&mut self.out, &events::begins(), size, manner.is_new, false);
         // The first event is the last answer, which says who hears the others.
-        for seen in frames(&begins) {
+        for seen in in_buffer(&begins) {
             self.piece(size, |piece| events::put(piece, seen));
         }
         drop(begins);
@@ -506,8 +507,19 @@ where
                 continue;
             }
             let events = std::mem::take(&mut self.frames);
-            for seen in frames(&events) {
-                self.piece(size, |piece| events::put(piece, seen));
+            for piece in events.pieces() {
+                match piece {
+                    Piece::Own(bytes) => {
+                        for seen in in_buffer(bytes) {
+                            self.piece(size, |piece| events::put(piece, seen));
+                        }
+                    }
+                    Piece::Shared(shared) => {
+                        let Ok(seen) = Seen::of(shared.frame()) else { continue };
+                        let line = shared.line(json::frame_to_line);
+                        self.piece(size, |piece| events::put_line(piece, seen.ev, line));
+                    }
+                }
             }
             self.frames = events;
             if taken == Taken::Last {
@@ -569,8 +581,16 @@ fn options(head: &Head) -> Response {
     Response { allow: Some(allow), ..Response::done() }
 }
 
+/// The events that were taken.
+fn frames(taken: &Frames) -> impl Iterator<Item = Seen<'_>> {
+    taken.pieces().flat_map(|piece| match piece {
+        Piece::Own(bytes) => in_buffer(bytes),
+        Piece::Shared(shared) => in_buffer(shared.frame()),
+    })
+}
+
 /// The events in a buffer of whole frames.
-fn frames(buffer: &[u8]) -> impl Iterator<Item = Seen<'_>> {
+fn in_buffer(buffer: &[u8]) -> impl Iterator<Item = Seen<'_>> {
     let mut rest = buffer;
     std::iter::from_fn(move || {
         let length = rest.first_chunk::<4>()?;

@@ -234,3 +234,34 @@ fn a_publisher_waits_for_subscribers_whose_mailboxes_wait_and_nothing_is_lost() 
     let mut publisher = writer.join().expect("it has written all");
     publisher.nothing();
 }
+
+#[test]
+fn forty_subscribers_of_large_messages_have_each_in_one_piece_of_memory_and_lose_none() {
+    const PUBLISHED: usize = 4;
+    const BODY_BYTES: usize = 1_000_000;
+    let place = Place::new();
+    let (a, b) = (place.start("a", &[]), place.start("b", &[]));
+    let mut publisher = a.cbor();
+    publisher.meets(&[&b]);
+    let mut apps: Vec<App> =
+        (0..40).map(|n| if n % 8 == 0 { b.json() } else { b.cbor() }).collect();
+    for app in &mut apps {
+        subscribe(app, "t");
+    }
+    // Nobody reads meanwhile: a copy for each would be 160 MB, and most would be shed.
+    for n in 0..PUBLISHED {
+        publish(&mut publisher, "t", json!(format!("{n}{}", "x".repeat(BODY_BYTES))));
+    }
+    for app in &mut apps {
+        for n in 0..PUBLISHED {
+            let event = app.event();
+            assert_eq!(event["ev"], "message", "{n}");
+            let body = event["body"].as_str().expect("text");
+            assert_eq!((body.len(), &body[..2]), (BODY_BYTES + 1, &*format!("{n}x")));
+        }
+        app.nothing();
+    }
+    if let Some(peak) = b.resident_peak() {
+        assert!(peak < 64 * 1024 * 1024, "{peak} bytes");
+    }
+}

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ciborium::Value;
-use pillion::hub::{Hub, SessionHandle, Taken};
+use pillion::hub::{Frames, Hub, SessionHandle, Taken};
 use pillion::wire::id::Incarnation;
 use tokio::sync::mpsc;
 use tokio::time::interval;
@@ -105,7 +105,7 @@ async fn live(
 ) {
     command(&session, MONITOR, vec![("op", "monitor_nodes".into()), ("on", true.into())]);
     let mut look = interval(LOOK_EVERY);
-    let mut out = Vec::new();
+    let mut out = Frames::default();
     loop {
         let mut waiting = pin!(session.waiting());
         let question = std::future::poll_fn(|cx| {
@@ -128,7 +128,7 @@ async fn live(
         }
         out.clear();
         while session.take(&mut out) == Taken::Some {
-            let calls = hear(&out, &mut seen.lock().expect("not poisoned"));
+            let calls = hear(&out.flat(), &mut seen.lock().expect("not poisoned"));
             out.clear();
             for (reference, body) in calls {
                 serve(&session, &executed, &reference, body);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pillion::dialect::json::line_to_frame;
 use pillion::router::peers::{PeerHello, PeerId};
 use pillion::router::sessions::SessionId;
+use pillion::router::shared::Frames;
 use pillion::router::{Limits, Outbox, Router};
 use pillion::wire::id::{Incarnation, Node};
 use pillion::wire::message::{Frame, Kind, bare_frame};
@@ -63,10 +64,10 @@ impl Paper {
     /// What an app has been told since it last looked.
     pub(crate) fn heard(&mut self, session: SessionId) -> Vec<Vec<u8>> {
         self.pass(Duration::ZERO);
-        let mut bytes = Vec::new();
-        let _ = self.out.take_session(session, &mut bytes);
+        let mut frames = Frames::default();
+        let _ = self.out.take_session(session, &mut frames);
         self.router.on_session_room(session, &mut self.out);
-        cut(&bytes)
+        cut(&frames.flat())
     }
 
     pub(crate) fn pass(&mut self, time: Duration) {

@@ -17,9 +17,20 @@ pub fn begins() -> Response {
 
 /// Writes one event: its name, and the line of it that a JSON app reads, without the `id` of an answer.
 pub fn put(out: &mut Vec<u8>, seen: Seen<'_>) {
-    out.extend_from_slice(b"event: ");
-    out.extend_from_slice(seen.ev.as_bytes());
-    out.extend_from_slice(b"\ndata: ");
+    put_name(out, seen.ev);
     json::frame_to_object(seen.frame, &["as", "id"], out);
     out.extend_from_slice(b"\n\n");
+}
+
+/// Writes one event that is no answer: its name, and the line of it that a JSON app reads, with its end.
+pub fn put_line(out: &mut Vec<u8>, name: &str, line: &[u8]) {
+    put_name(out, name);
+    out.extend_from_slice(line);
+    out.push(b'\n');
+}
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\ndata: ");
 }

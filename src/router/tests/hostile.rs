@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::Limits;
 use super::support::{Pair, Paper};
 use crate::dialect::json::line_to_frame;
-use crate::hub::Hub;
+use crate::hub::{Frames, Hub};
 use crate::wire::id::Pid;
 use crate::wire::message::{self, Frame, FrameError, Kind};
 
@@ -39,7 +39,7 @@ fn answers_that_nobody_reads_stop_the_batch_that_asks_for_them() {
         done += fed.consumed;
         assert!(hub.queued() < 3 * 1024 * 1024, "{} bytes wait", hub.queued());
         assert_eq!(fed.stopped, done < batch.len());
-        let mut out = Vec::new();
+        let mut out = Frames::default();
         let _ = app.take(&mut out);
         answers += out.len() / 400_000;
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::dialect::json::{frame_to_line, line_to_frame};
 use crate::router::peers::{PeerHello, PeerId};
 use crate::router::sessions::SessionId;
+use crate::router::shared::Frames;
 use crate::router::{Limits, Outbox, Router};
 use crate::wire::id::{Incarnation, Node, NodeName};
 use crate::wire::message::{Frame, FrameError};
@@ -119,7 +120,7 @@ impl Paper {
 
     fn collect(&mut self, session: SessionId) {
         loop {
-            let mut frames = Vec::new();
+            let mut frames = Frames::default();
             self.hold(|router, _, out| {
                 out.take_session(session, &mut frames);
                 router.on_session_room(session, out);
@@ -129,7 +130,7 @@ impl Paper {
                 return;
             }
             let inbox = self.inbox.entry(session).or_default();
-            for frame in cut(&frames) {
+            for frame in cut(&frames.flat()) {
                 let mut line = Vec::new();
                 frame_to_line(frame, &mut line);
                 inbox.push(serde_json::from_slice(&line).expect("a line is JSON"));

@@ -11,16 +11,17 @@ use std::time::Instant;
 
 use super::table::{PointId, Table, Text, check_topic};
 use crate::router::again::Again;
-use crate::router::deliver::{Holder, Origin};
+use crate::router::deliver::{Event, Holder, Origin};
 use crate::router::mailbox::Tag;
 use crate::router::peers::{Payload, Peer, PeerId, is_said};
 use crate::router::sessions::SessionId;
+use crate::router::shared::{SHARED_BYTES_MIN, Shared, Sum};
 use crate::router::work::Work;
 use crate::router::{Asker, Failure, Limits, Map, Outbox, Router, SLICE, answer};
 use crate::wire::command::{Exclude, Mode, Reach};
 use crate::wire::event::{self, Head, Said};
 use crate::wire::id::Pid;
-use crate::wire::message::{self, Frame, FrameError, Kind};
+use crate::wire::message::{self, FRAGMENT_BYTES, Frame, FrameError, Kind};
 
 /// Most queue groups that one frame names.
 const GROUPS_MAX: usize = 255;
@@ -85,7 +86,7 @@ impl KnownTopic {
     pub(in crate::router) fn send(
         &mut self,
         own: u64,
-        body: &[u8],
+        (body, shared): (&[u8], Option<&Shared>),
         peers: &Map<PeerId, Peer>,
         limits: &Limits,
         out: &mut Outbox,
@@ -116,9 +117,26 @@ impl KnownTopic {
         }
         out.count(self.peers.len());
         for peer in &self.peers {
-            out.write_peer(*peer, own, size, write);
+            match shared {
+                Some(shared) => out.share_peer(*peer, own, shared),
+                None => out.write_peer(*peer, own, size, write),
+            }
         }
         true
+    }
+
+    /// The message as one piece of memory for all, where it is large enough for that and not for a single one.
+    pub(in crate::router) fn share(&self, body: &[u8], sum: &Sum) -> Option<Shared> {
+        let several = self.subscriptions + self.peers.len() > 1;
+        if body.len() < SHARED_BYTES_MIN || !several && body.len() < FRAGMENT_BYTES {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(self.lead.len() + body.len());
+        bytes.extend_from_slice(&self.lead);
+        bytes.extend_from_slice(body);
+        message::finish(&mut bytes, 0);
+        message::finish(&mut bytes, self.event);
+        Some(Shared::new(bytes, self.event, sum))
     }
 
     /// How many subscriptions there are here, unless they have to be found out for each message.
@@ -173,8 +191,7 @@ struct Passed<'a> {
     now: Instant,
     origin: Origin,
     exclude: Option<u64>,
-    head: &'a [u8],
-    body: &'a [u8],
+    event: Event<'a>,
     gate: Gate,
 }
 
@@ -185,11 +202,10 @@ pub(in crate::router) struct Fanout {
     targets: Vec<(u64, PointId, u32)>,
     /// What the points are: their numbers may be given anew meanwhile.
     points: BTreeMap<PointId, Arc<str>>,
-    /// What all this takes.
+    /// What that takes.
     bytes: usize,
     origin: Origin,
-    head: Box<[u8]>,
-    body: Box<[u8]>,
+    event: Shared,
     gate: Gate,
 }
 
@@ -203,6 +219,8 @@ struct Sent<'a> {
     only: Option<PeerId>,
     head: &'a [u8],
     body: &'a [u8],
+    /// The frame, where the same one goes to all.
+    shared: Option<&'a Shared>,
 }
 
 impl Router {
@@ -238,7 +256,8 @@ impl Router {
                 Some(peer) => (false, Some(Some(peer))),
             },
         };
-        if self.topics.spread_bytes > self.limits.queue_bytes / 2 {
+        let spread = self.topics.spread_bytes + self.topics.spread_events;
+        if spread > self.limits.queue_bytes / 2 {
             let text = "so many publications are on their way to many subscribers that there is no room for another; try again later";
             return Err(Failure::new("overloaded", text));
         }
@@ -254,6 +273,9 @@ impl Router {
             let mut points = std::mem::take(&mut self.topics.found);
             out.count(self.topics.table.collect(wanted.topic, &mut points));
             let here = exclude.as_ref().filter(|pid| pid.node == self.me).map(|pid| pid.serial);
+            let large = body.len() >= SHARED_BYTES_MIN;
+            let lossy = wanted.mode == Mode::Lossy;
+            let shared = large.then(|| publication(serial, lossy, &head, body, out));
             let sent = Sent {
                 now: asker.now,
                 from: (asker.session, serial),
@@ -262,13 +284,13 @@ impl Router {
                 only: far.flatten(),
                 head: &head,
                 body,
+                shared: shared.as_ref(),
             };
             let passed = Passed {
                 now: asker.now,
                 origin: Self::origin(wanted.mode, Holder::Local(serial)),
                 exclude: here,
-                head: &head,
-                body,
+                event: shared.as_ref().map_or(Event::Parts(&head, body), Event::of),
                 gate: Gate::Session(asker.session),
             };
             let reached = self.pass_around(sent, passed, &points, near, far.is_some(), out);
@@ -311,7 +333,7 @@ impl Router {
         origin: Origin,
         known: &KnownTopic,
         exclude: Option<u64>,
-        frame: &[u8],
+        event: Event<'_>,
         out: &mut Outbox,
     ) {
         for (serial, point, times) in &known.here {
@@ -320,7 +342,7 @@ impl Router {
             }
             for _ in 0..*times {
                 out.count(1);
-                self.deliver_frame(now, *serial, origin, Tag::Topic(*point), frame, out);
+                self.deliver_event(Some(now), *serial, origin, Tag::Topic(*point), event, out);
             }
         }
     }
@@ -361,11 +383,15 @@ impl Router {
         let origin = Origin::Process(Holder::Remote(peer, frame.serial));
         if let [(serial, point, 1)] = *known.here {
             out.count(1);
-            self.deliver_frame(now, serial, origin, Tag::Topic(point), frame.payload, out);
+            let event = Event::Frame(frame.payload);
+            self.deliver_event(Some(now), serial, origin, Tag::Topic(point), event, out);
             return Again::Done;
         }
         let Some(known) = state.heard_topic.take() else { return Again::No };
-        self.fan_out_known(now, origin, &known, None, frame.payload, out);
+        let shared = (known.subscriptions > 1 && frame.payload.len() >= SHARED_BYTES_MIN)
+            .then(|| Shared::new(frame.payload.to_vec(), 0, &out.shared));
+        let event = shared.as_ref().map_or(Event::Frame(frame.payload), Event::of);
+        self.fan_out_known(now, origin, &known, None, event, out);
         let subscriptions = known.subscriptions;
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
         self.stall(now, Gate::Peer(peer), subscriptions, out);
@@ -399,8 +425,8 @@ impl Router {
         for (serial, queue) in picked.here {
             out.count(1);
             local += 1;
-            let Passed { now, origin, head, body, .. } = passed;
-            self.deliver(Some(now), serial, origin, Tag::Queue(queue), head, body, out);
+            let Passed { now, origin, event, .. } = passed;
+            self.deliver_event(Some(now), serial, origin, Tag::Queue(queue), event, out);
         }
         if near {
             local += self.fan_out(passed, points, out);
@@ -481,7 +507,7 @@ impl Router {
             return 0;
         }
         if total > out.left() {
-            return self.fan_out_later(passed, points);
+            return self.fan_out_later(passed, points, &out.shared);
         }
         let mut local = 0;
         for point in points {
@@ -496,9 +522,9 @@ impl Router {
                 for _ in 0..member.times {
                     out.count(1);
                     local += 1;
-                    let Passed { now, origin, head, body, .. } = passed;
+                    let Passed { now, origin, event, .. } = passed;
                     let tag = Tag::Topic(*point);
-                    self.deliver(Some(now), member.serial, origin, tag, head, body, out);
+                    self.deliver_event(Some(now), member.serial, origin, tag, event, out);
                 }
             }
         }
@@ -506,7 +532,7 @@ impl Router {
     }
 
     /// In slices, to those who have subscribed by now.
-    fn fan_out_later(&mut self, passed: Passed<'_>, points: &[PointId]) -> u64 {
+    fn fan_out_later(&mut self, passed: Passed<'_>, points: &[PointId], sum: &Sum) -> u64 {
         let (mut targets, mut texts) = (Vec::new(), BTreeMap::new());
         for point in points {
             let Some(state) = self.topics.table.get(*point) else { continue };
@@ -521,16 +547,17 @@ impl Router {
         }
         let local = targets.iter().map(|target| u64::from(target.2)).sum();
         let each = size_of::<(u64, PointId, u32)>();
-        let bytes = passed.head.len() + passed.body.len() + targets.len() * each;
+        let bytes = targets.len() * each;
+        let event = passed.event.share(sum);
         self.topics.spread_bytes += bytes;
+        self.topics.spread_events += event.frame().len();
         self.shut(passed.gate);
         self.work.push_back(Work::Fanout(Fanout {
             targets,
             points: texts,
             bytes,
             origin: passed.origin,
-            head: passed.head.into(),
-            body: passed.body.into(),
+            event,
             gate: passed.gate,
         }));
         local
@@ -555,15 +582,16 @@ impl Router {
             });
             let left = state.map_or(0, |state| state.here.times_of(serial));
             if left > 0 {
-                let (head, body) = (&fanout.head, &fanout.body);
+                let event = Event::of(&fanout.event);
                 let tag = Tag::Topic(point);
-                self.deliver(Some(now), serial, fanout.origin, tag, head, body, out);
+                self.deliver_event(Some(now), serial, fanout.origin, tag, event, out);
             }
             if left > 0 && times > 1 {
                 fanout.targets.push((serial, point, times - 1));
             }
         }
         self.topics.spread_bytes -= fanout.bytes;
+        self.topics.spread_events -= fanout.event.frame().len();
         self.stall(now, fanout.gate, usize::MAX, out);
         self.open(fanout.gate, out);
         None
@@ -597,12 +625,13 @@ impl Router {
         }
     }
 
-    /// A process of a peer has published something.
+    /// A process of a peer has published something; `whole` is the event's frame, where that lies in memory of its own.
     pub(in crate::router) fn on_publish(
         &mut self,
         now: Instant,
         peer: PeerId,
         frame: Frame<'_>,
+        whole: Option<&Shared>,
         out: &mut Outbox,
     ) -> Result<(), FrameError> {
         let wrong = || FrameError::Malformed("publish");
@@ -619,7 +648,10 @@ impl Router {
                 groups.push(payload.text().ok_or_else(wrong)?);
             }
         }
-        let (head, body) = event::split_frame(payload.0).ok_or_else(wrong)?;
+        let (head, _) = event::split_frame(payload.0).ok_or_else(wrong)?;
+        let shared = (whole.is_none() && payload.0.len() >= SHARED_BYTES_MIN)
+            .then(|| Shared::new(payload.0.to_vec(), 0, &out.shared));
+        let event = whole.or(shared.as_ref()).map_or(Event::Frame(payload.0), Event::of);
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
         let mut known = state.heard_topic.take().unwrap_or_default();
         if *known.head != *head || known.topic.is_empty() {
@@ -634,7 +666,7 @@ impl Router {
             match self.pick_member(&known.points, group, exclude) {
                 Some((serial, queue)) => {
                     out.count(1);
-                    self.deliver(Some(now), serial, origin, Tag::Queue(queue), head, body, out);
+                    self.deliver_event(Some(now), serial, origin, Tag::Queue(queue), event, out);
                 }
                 // The last one here left while it was under way.
                 None => self.counters.no_member += 1,
@@ -643,10 +675,10 @@ impl Router {
         if frame.flags & message::PUBLISH_QUEUES_ONLY != 0 {
             // Nobody else has subscribed.
         } else if !known.each && known.subscriptions <= out.left() {
-            self.fan_out_known(now, origin, &known, exclude, payload.0, out);
+            self.fan_out_known(now, origin, &known, exclude, event, out);
         } else {
             let gate = Gate::Peer(peer);
-            let passed = Passed { now, origin, exclude, head, body, gate };
+            let passed = Passed { now, origin, exclude, event, gate };
             self.fan_out(passed, &known.points, out);
         }
         let subscriptions = known.subscriptions;
@@ -667,6 +699,17 @@ impl Router {
     }
 }
 
+/// What a process publishes, as one piece of memory for all who get it.
+fn publication(serial: u64, lossy: bool, head: &[u8], body: &[u8], out: &Outbox) -> Shared {
+    let flags = if lossy { message::SEND_LOSSY } else { 0 };
+    let mut bytes = Vec::with_capacity(64 + head.len() + body.len());
+    let at = message::start(&mut bytes, Kind::Publish, flags, serial);
+    let event = bytes.len();
+    event::put_frame(&mut bytes, head, body);
+    message::finish(&mut bytes, at);
+    Shared::new(bytes, event, &out.shared)
+}
+
 fn write_publish(
     peer: PeerId,
     sent: Sent<'_>,
@@ -676,6 +719,13 @@ fn write_publish(
     out: &mut Outbox,
 ) {
     let Sent { from: (_, serial), head, body, .. } = sent;
+    if let Some(shared) = sent.shared
+        && plain
+        && exclude.is_none()
+        && groups.is_empty()
+    {
+        return out.share_peer(peer, serial, shared);
+    }
     let flags = if sent.mode == Mode::Lossy { message::SEND_LOSSY } else { 0 }
         | if exclude.is_some() { message::PUBLISH_EXCLUDE } else { 0 }
         | if groups.is_empty() { 0 } else { message::PUBLISH_QUEUES }
