@@ -73,6 +73,8 @@ impl State {
     fn rebind(&mut self, from: SessionId, to: SessionId) {
         let Some(signal) = self.sessions.remove(&from) else { return };
         signal.id.store(to, Ordering::Relaxed);
+        let lines = self.out.reads_lines(from);
+        self.out.set_reads_lines(to, lines);
         self.out.forget_session(from);
         self.out.dirty_sessions.push(to);
         if let Some(old) = self.sessions.insert(to, signal) {
@@ -359,8 +361,8 @@ impl Hub {
         }
     }
 
-    /// An app has connected.
-    pub fn open_session(self: &Arc<Self>, operator: bool) -> SessionHandle {
+    /// An app has connected, which reads lines of JSON (or something made of them) or frames.
+    pub fn open_session(self: &Arc<Self>, operator: bool, lines: bool) -> SessionHandle {
         let secret = format!("{:032x}", u128::from_ne_bytes(random()));
         let signal = self.with(|state, _| {
             state.last_connection += 1;
@@ -372,6 +374,7 @@ impl Hub {
             });
             state.sessions.insert(id, Arc::clone(&signal));
             state.router.on_session_open(id, operator, &secret, &mut state.out);
+            state.out.set_reads_lines(id, lines);
             signal
         });
         SessionHandle { hub: Arc::clone(self), signal }

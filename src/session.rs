@@ -29,6 +29,8 @@ const HEADER_BYTES_MAX: usize = 2 + u16::MAX as usize;
 const IDLE_BYTES: usize = 2 * 1024;
 /// Most bytes read at a time.
 const READ_BYTES: usize = 64 * 1024;
+/// A shorter line is copied to the others: that costs less than writing it from where it is.
+const SLICE_BYTES_MIN: usize = 4 * 1024;
 /// Most pieces of memory written at a time.
 const SLICES_MAX: usize = 64;
 /// How long an app that has stopped writing may take to read its last answers.
@@ -73,7 +75,7 @@ where
         // On the heap, so that sessions of other dialects are not as large.
         return Box::pin(http::run(reader, writer, input, hub, options, shutdown)).await;
     }
-    let handle = hub.open_session(options.operator);
+    let handle = hub.open_session(options.operator, dialect == Dialect::Json);
     let result = {
         let reading = read_commands(&mut reader, input, dialect, &handle, options, &mut shutdown);
         let writing = write_events(&mut writer, dialect, &handle);
@@ -470,13 +472,18 @@ async fn write_out(
 ) -> io::Result<()> {
     if dialect == Dialect::Json {
         text.clear();
-        // Lines that others write too, and how much of the text comes before each.
+        // Long lines that others write too, and how much of the text comes before each.
         let mut lines = Vec::new();
         for piece in frames.pieces() {
             match piece {
                 Piece::Own(bytes) => put_lines(bytes, text),
                 Piece::Shared(shared) => {
-                    lines.push((text.len(), shared.line(json::frame_to_line)));
+                    let line = shared.line(json::frame_to_line);
+                    if line.len() < SLICE_BYTES_MIN {
+                        text.extend_from_slice(line);
+                    } else {
+                        lines.push((text.len(), line));
+                    }
                 }
             }
         }

@@ -87,7 +87,7 @@ impl Router {
                 if subscriptions > out.left() {
                     return if out.put_off(subscriptions) { Again::PutOff } else { Again::No };
                 }
-                let shared = known.share(body, &out.shared);
+                let shared = known.share(body, out);
                 let said = (body, shared.as_ref());
                 if !known.send(own, said, &self.peers, &self.limits, out) {
                     return Again::No;
@@ -143,7 +143,7 @@ impl Router {
         let mut frame = std::mem::take(&mut self.scratch);
         frame.clear();
         let event = if let Some(shared) = shared {
-            Event::of(shared)
+            Event::Shared(shared)
         } else {
             known.put_event(body, &mut frame);
             Event::Frame(&frame)

@@ -130,12 +130,13 @@ pub(super) enum Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// One that others get too, which is copied where that costs less than keeping count of it.
-    pub(super) fn of(shared: &'a Shared) -> Self {
-        if shared.frame().len() < SHARED_BYTES_MIN {
-            Self::Frame(shared.frame())
-        } else {
-            Self::Shared(shared)
+    /// The same, copied where that costs less than keeping count of it: a small one, unless it is to be a line as it is.
+    fn for_session(self, as_a_line: impl FnOnce() -> bool) -> Self {
+        match self {
+            Self::Shared(shared) if shared.frame().len() < SHARED_BYTES_MIN && !as_a_line() => {
+                Self::Frame(shared.frame())
+            }
+            event => event,
         }
     }
 
@@ -220,8 +221,9 @@ impl Router {
             return;
         }
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
+        let own = session.own == serial;
+        let event = event.for_session(|| own && out.reads_lines(process.session));
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {
-            let own = session.own == serial;
             let room = self.limits.lane_bytes(out, LANE_BYTES);
             let written = match event {
                 Event::Shared(shared) if own => {

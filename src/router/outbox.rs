@@ -9,7 +9,7 @@ use super::hosting::HostRequest;
 use super::nodes::MeshRequest;
 use super::peers::PeerId;
 use super::sessions::SessionId;
-use super::shared::{Frames, Shared, Sum, Waiting};
+use super::shared::{Frames, SHARED_BYTES_MIN, Shared, Sum, Waiting};
 use super::shelf::Shelf;
 use super::{Map, SLICE};
 use crate::wire::message::{self, FRAGMENT_BYTES, Kind, PARTIALS_MAX};
@@ -32,6 +32,8 @@ pub struct SessionLane {
     pub count: u64,
     /// Nothing more will come: close once this is written.
     pub closing: bool,
+    /// Its app reads lines of JSON, or something made of them.
+    pub lines: bool,
     /// There is no connection: what is written is counted and lost, as the next connection will be told.
     pub detached: bool,
 }
@@ -212,6 +214,8 @@ pub struct Outbox {
     queued: usize,
     /// Of them, bytes in the lanes of sessions.
     lanes: usize,
+    /// How many sessions read lines.
+    line_sessions: usize,
     /// Bytes that sessions have taken and not yet written.
     writing: usize,
     /// Entries that this hold of the lock has handled.
@@ -284,6 +288,26 @@ impl Outbox {
         self.sessions.entry(session).or_default().detached = false;
     }
 
+    /// Whether the app of a session reads lines of JSON, or something made of them.
+    #[must_use]
+    pub fn reads_lines(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|lane| lane.lines)
+    }
+
+    /// Says so.
+    pub fn set_reads_lines(&mut self, session: SessionId, lines: bool) {
+        if let Some(lane) = self.sessions.get_mut(&session) {
+            let before = std::mem::replace(&mut lane.lines, lines);
+            self.line_sessions = self.line_sessions + usize::from(lines) - usize::from(before);
+        }
+    }
+
+    /// Whether an event of so many bytes that several get had better be one piece of memory.
+    #[must_use]
+    pub fn shares(&self, bytes: usize) -> bool {
+        bytes >= SHARED_BYTES_MIN || self.line_sessions > 1
+    }
+
     /// The connection of a session is gone, and the session waits for another one.
     pub fn detach_session(&mut self, session: SessionId) {
         self.reset_session(session);
@@ -298,6 +322,7 @@ impl Outbox {
             self.queued -= lane.frames.own_len();
             self.lanes -= lane.frames.own_len();
             self.writing -= lane.writing;
+            self.line_sessions -= usize::from(lane.lines);
             self.gone.push(session);
         }
     }
@@ -435,8 +460,8 @@ impl Outbox {
         let Some(lane) = self.sessions.get_mut(&session) else { return true };
         self.writing -= std::mem::take(&mut lane.writing);
         if lane.frames.is_empty() {
-            self.shelf.put(lane.frames.buffer());
-            self.shelf.put(out.buffer());
+            lane.frames.rest(&mut self.shelf);
+            out.rest(&mut self.shelf);
             return lane.closing;
         }
         std::mem::swap(&mut lane.frames, out);

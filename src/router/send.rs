@@ -184,7 +184,7 @@ impl Router {
                         Some(sender) => Origin::Process(Holder::Local(sender)),
                         None => Origin::Node,
                     };
-                    let event = Event::of(&spread.event);
+                    let event = Event::Shared(&spread.event);
                     self.deliver_event(Some(now), serial, origin, Tag::Message, event, out);
                 }
                 Member::There(peer, serial) => {

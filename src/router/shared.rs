@@ -1,13 +1,18 @@
 //! Events that several have together: encoded once, spelled as a line of JSON once, and gone with the last of them.
 //!
-//! A small event is copied for each of its subscribers, which costs less than keeping count of it. A larger one is one
-//! piece of memory that mailboxes, the lanes of sessions and of peers, and those who write them refer to.
+//! A small event is copied for each of its subscribers, which costs less than keeping count of it, unless it has to be
+//! spelled for several. A larger one is one piece of memory that mailboxes, the lanes of sessions and of peers, and those
+//! who write them refer to.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Events from this size on are shared among those who get them, in bytes.
+use super::shelf::Shelf;
+
+/// Events from this size on are shared among all who get them, in bytes; smaller ones among those who read lines.
 pub const SHARED_BYTES_MIN: usize = 4 * 1024;
+/// What keeping count of one takes.
+const OVERHEAD_BYTES: usize = 128;
 
 /// How many bytes all that is shared takes together.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +60,7 @@ impl Waiting {
 impl From<Shared> for Waiting {
     fn from(shared: Shared) -> Self {
         if shared.0.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
-            shared.0.sum.0.waiting.fetch_add(shared.0.bytes.len(), Ordering::Relaxed);
+            shared.0.sum.0.waiting.fetch_add(shared.0.size(), Ordering::Relaxed);
         }
         Self(shared)
     }
@@ -63,9 +68,9 @@ impl From<Shared> for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Inner { waiting, sum, bytes, .. } = &*self.0.0;
-        if waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
-            sum.0.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        let inner = &*self.0.0;
+        if inner.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            inner.sum.0.waiting.fetch_sub(inner.size(), Ordering::Relaxed);
         }
     }
 }
@@ -116,7 +121,7 @@ impl Shared {
     /// From these bytes on, `event` of them aside, it is the event's frame; all of them are what peers get.
     #[must_use]
     pub fn new(bytes: Vec<u8>, event: usize, sum: &Sum) -> Self {
-        sum.0.all.fetch_add(bytes.len(), Ordering::Relaxed);
+        sum.0.all.fetch_add(bytes.len() + OVERHEAD_BYTES, Ordering::Relaxed);
         let event = event.min(bytes.len());
         let (line, waiting) = (OnceLock::new(), AtomicUsize::new(0));
         Self(Arc::new(Inner { bytes, event, line, waiting, sum: sum.clone() }))
@@ -151,10 +156,16 @@ impl PartialEq for Shared {
     }
 }
 
+impl Inner {
+    fn size(&self) -> usize {
+        self.bytes.len() + OVERHEAD_BYTES
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let line = self.line.get().map_or(0, Vec::len);
-        self.sum.0.all.fetch_sub(self.bytes.len() + line, Ordering::Relaxed);
+        self.sum.0.all.fetch_sub(self.size() + line, Ordering::Relaxed);
     }
 }
 
@@ -209,6 +220,12 @@ impl Frames {
         self.shared_bytes = 0;
     }
 
+    /// Gives back the room of what is empty.
+    pub(super) fn rest(&mut self, shelf: &mut Shelf) {
+        shelf.put(&mut self.bytes);
+        self.shared = Vec::new();
+    }
+
     /// The room for its own bytes.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -246,7 +263,7 @@ mod tests {
         let sum = Sum::default();
         let shared = Shared::new(vec![7; 100], 10, &sum);
         let others = vec![shared.clone(); 50];
-        assert_eq!((shared.frame().len(), shared.for_peers().len(), sum.bytes()), (90, 100, 100));
+        assert_eq!((shared.frame().len(), shared.for_peers().len(), sum.bytes()), (90, 100, 228));
         let mut spelled = 0;
         for other in &others {
             let line = other.line(|frame, line| {
@@ -255,14 +272,14 @@ mod tests {
             });
             assert_eq!(line.len(), 180);
         }
-        assert_eq!((spelled, sum.bytes()), (1, 280));
+        assert_eq!((spelled, sum.bytes()), (1, 408));
         drop(shared);
-        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (280, 280, 0));
+        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (408, 408, 0));
         let mut kept: Vec<Kept> = others.into_iter().map(Kept::from).collect();
-        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (280, 180, 50 * 90));
+        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (408, 180, 50 * 90));
         let lane = Waiting::from(kept[0].shared().clone());
         kept.clear();
-        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (280, 180, 0));
+        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (408, 180, 0));
         drop(lane);
         assert_eq!((sum.bytes(), sum.unread()), (0, 0));
     }

@@ -65,7 +65,7 @@ where
         reader,
         writer,
         input,
-        handle: hub.open_session(options.operator),
+        handle: hub.open_session(options.operator, true),
         options,
         last_id: 0,
         until: None,

@@ -80,7 +80,7 @@ impl App {
         let (questions, asked) = mpsc::channel(4096);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let app = Self { seen: Arc::clone(&seen), questions };
-        (app, live(hub.open_session(true), seen, asked, executed))
+        (app, live(hub.open_session(true, false), seen, asked, executed))
     }
 
     pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -21,7 +21,7 @@ fn worked() -> Duration {
 fn answers_that_nobody_reads_stop_the_batch_that_asks_for_them() {
     let paper = Paper::new("a");
     let hub = Hub::new(paper.router.me().clone(), Limits::default());
-    let app = hub.open_session(true);
+    let app = hub.open_session(true, false);
     let mut batch = Vec::new();
     let say = |command: &Value, batch: &mut Vec<u8>| {
         line_to_frame(command.to_string().as_bytes(), batch).expect("a good line");

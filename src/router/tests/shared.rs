@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::super::Limits;
+use super::super::shared::{Frames, Piece};
 use super::support::{Pair, Paper};
 
 const MIB: usize = 1024 * 1024;
@@ -206,4 +207,42 @@ fn a_group_has_a_large_message_together() {
         assert!(heard(&mut node, app) == [json!(large("a")), json!(large("b"))]);
     }
     assert_eq!(queued(&node), 0);
+}
+
+#[test]
+fn a_small_event_for_several_that_read_lines_is_spelled_once_and_copied_for_the_others() {
+    let mut pair = Pair::new();
+    let publisher = pair.a.open();
+    let lines: Vec<u64> = (0..3).map(|_| subscriber(&mut pair.b)).collect();
+    let frames: Vec<u64> = (0..2).map(|_| subscriber(&mut pair.b)).collect();
+    for app in &lines {
+        pair.b.out.set_reads_lines(*app, true);
+    }
+    pair.carry();
+    let mut spelled = 0;
+    for round in 1..=3 {
+        publish(&mut pair.a, publisher, "small");
+        pair.carry();
+        for app in &lines {
+            let mut taken = Frames::default();
+            pair.b.hold(|_, _, out| out.take_session(*app, &mut taken));
+            let pieces: Vec<Piece<'_>> = taken.pieces().collect();
+            let [Piece::Shared(event)] = pieces[..] else { panic!("{pieces:?}") };
+            event.line(|_, _| spelled += 1);
+        }
+        for app in &frames {
+            let mut taken = Frames::default();
+            pair.b.hold(|_, _, out| out.take_session(*app, &mut taken));
+            assert!(!taken.is_empty() && taken.own_len() == taken.len());
+        }
+        assert_eq!((spelled, queued(&pair.b)), (round, 0));
+    }
+    // One that reads lines is not several.
+    pair.b.close(lines[0]);
+    pair.b.close(lines[1]);
+    publish(&mut pair.a, publisher, "small");
+    pair.carry();
+    let mut taken = Frames::default();
+    pair.b.hold(|_, _, out| out.take_session(lines[2], &mut taken));
+    assert!(!taken.is_empty() && taken.own_len() == taken.len());
 }

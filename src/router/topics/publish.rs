@@ -15,7 +15,7 @@ use crate::router::deliver::{Event, Holder, Origin};
 use crate::router::mailbox::Tag;
 use crate::router::peers::{Payload, Peer, PeerId, is_said};
 use crate::router::sessions::SessionId;
-use crate::router::shared::{SHARED_BYTES_MIN, Shared, Sum};
+use crate::router::shared::{Shared, Sum};
 use crate::router::work::Work;
 use crate::router::{Asker, Failure, Limits, Map, Outbox, Router, SLICE, answer};
 use crate::wire::command::{Exclude, Mode, Reach};
@@ -126,9 +126,11 @@ impl KnownTopic {
     }
 
     /// The message as one piece of memory for all, where it is large enough for that and not for a single one.
-    pub(in crate::router) fn share(&self, body: &[u8], sum: &Sum) -> Option<Shared> {
-        let several = self.subscriptions + self.peers.len() > 1;
-        if body.len() < SHARED_BYTES_MIN || !several && body.len() < FRAGMENT_BYTES {
+    pub(in crate::router) fn share(&self, body: &[u8], out: &Outbox) -> Option<Shared> {
+        let small = body.len() < FRAGMENT_BYTES;
+        // Short frames are copied for peers.
+        let several = self.subscriptions + if small { 0 } else { self.peers.len() } > 1;
+        if !out.shares(body.len()) || small && !several {
             return None;
         }
         let mut bytes = Vec::with_capacity(self.lead.len() + body.len());
@@ -136,7 +138,7 @@ impl KnownTopic {
         bytes.extend_from_slice(body);
         message::finish(&mut bytes, 0);
         message::finish(&mut bytes, self.event);
-        Some(Shared::new(bytes, self.event, sum))
+        Some(Shared::new(bytes, self.event, &out.shared))
     }
 
     /// How many subscriptions there are here, unless they have to be found out for each message.
@@ -273,7 +275,7 @@ impl Router {
             let mut points = std::mem::take(&mut self.topics.found);
             out.count(self.topics.table.collect(wanted.topic, &mut points));
             let here = exclude.as_ref().filter(|pid| pid.node == self.me).map(|pid| pid.serial);
-            let large = body.len() >= SHARED_BYTES_MIN;
+            let large = out.shares(body.len());
             let lossy = wanted.mode == Mode::Lossy;
             let shared = large.then(|| publication(serial, lossy, &head, body, out));
             let sent = Sent {
@@ -290,7 +292,7 @@ impl Router {
                 now: asker.now,
                 origin: Self::origin(wanted.mode, Holder::Local(serial)),
                 exclude: here,
-                event: shared.as_ref().map_or(Event::Parts(&head, body), Event::of),
+                event: shared.as_ref().map_or(Event::Parts(&head, body), Event::Shared),
                 gate: Gate::Session(asker.session),
             };
             let reached = self.pass_around(sent, passed, &points, near, far.is_some(), out);
@@ -388,9 +390,9 @@ impl Router {
             return Again::Done;
         }
         let Some(known) = state.heard_topic.take() else { return Again::No };
-        let shared = (known.subscriptions > 1 && frame.payload.len() >= SHARED_BYTES_MIN)
+        let shared = (known.subscriptions > 1 && out.shares(frame.payload.len()))
             .then(|| Shared::new(frame.payload.to_vec(), 0, &out.shared));
-        let event = shared.as_ref().map_or(Event::Frame(frame.payload), Event::of);
+        let event = shared.as_ref().map_or(Event::Frame(frame.payload), Event::Shared);
         self.fan_out_known(now, origin, &known, None, event, out);
         let subscriptions = known.subscriptions;
         self.peer_mut(peer, |state| state.heard_topic = Some(known));
@@ -582,7 +584,7 @@ impl Router {
             });
             let left = state.map_or(0, |state| state.here.times_of(serial));
             if left > 0 {
-                let event = Event::of(&fanout.event);
+                let event = Event::Shared(&fanout.event);
                 let tag = Tag::Topic(point);
                 self.deliver_event(Some(now), serial, fanout.origin, tag, event, out);
             }
@@ -649,9 +651,9 @@ impl Router {
             }
         }
         let (head, _) = event::split_frame(payload.0).ok_or_else(wrong)?;
-        let shared = (whole.is_none() && payload.0.len() >= SHARED_BYTES_MIN)
+        let shared = (whole.is_none() && out.shares(payload.0.len()))
             .then(|| Shared::new(payload.0.to_vec(), 0, &out.shared));
-        let event = whole.or(shared.as_ref()).map_or(Event::Frame(payload.0), Event::of);
+        let event = whole.or(shared.as_ref()).map_or(Event::Frame(payload.0), Event::Shared);
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(()) };
         let mut known = state.heard_topic.take().unwrap_or_default();
         if *known.head != *head || known.topic.is_empty() {
