@@ -12,6 +12,7 @@
 
 mod caller;
 mod certificates;
+mod crowd;
 mod daemon;
 mod frames;
 mod life;
@@ -128,6 +129,8 @@ enum Part {
     Start,
     /// Until three nodes that start together see each other
     Join,
+    /// The same with up to a hundred nodes, and what each of them costs
+    Crowd,
     /// From kill -9 or SIGSTOP to nodedown
     Failure,
     /// Memory and processor of daemons that do nothing
@@ -198,6 +201,7 @@ impl BenchArgs {
         if !self.floor {
             cells += wants(Part::Start) + 2 * wants(Part::Idle) + 3 * rounds * wants(Part::Join);
             cells += 3 * wants(Part::Failure) + 4 * wants(Part::Many);
+            cells += 3 * (2 * rounds.min(3) + 2) * wants(Part::Crowd);
         }
         cells
     }
@@ -232,6 +236,7 @@ impl<'a> Bench<'a> {
             bench.start();
             bench.idle();
             bench.join();
+            bench.crowds();
             bench.failure();
             bench.many();
         }

@@ -2,6 +2,7 @@
 //! together see each other, and how soon the death of one is known.
 
 use std::net::UdpSocket;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::sample::{Sample, float, seconds};
 /// How often the start is measured.
 const STARTS: usize = 20;
 /// A daemon is idle this long before it is looked at.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// For how long an idle daemon's processor time is counted.
 const IDLE: Duration = Duration::from_secs(5);
 /// Bound for nodes to see each other.
@@ -89,23 +90,31 @@ pub(super) enum Finding {
     Mdns,
 }
 
+impl Finding {
+    /// Daemons that find each other like this.
+    ///
+    /// # Errors
+    /// When no ports are free.
+    pub(super) fn plan(self, home: &Path, names: &[&str]) -> Result<Plan, Trouble> {
+        Ok(match self {
+            Self::List => Plan::list(home, names)?,
+            Self::Local => Plan::by(home, names, "local"),
+            // A port of their own, so that they are no news to the nodes of this network.
+            Self::Mdns => {
+                let strategy = format!("mdns://?port={}", free_udp_port()?);
+                Plan::by(home, names, &strategy).outside()
+            }
+        })
+    }
+}
+
 /// Three daemons start together: from the last start until each sees the two others.
 ///
 /// # Errors
 /// When they do not see each other in time.
 pub(super) fn join(scratch: &Scratch, finding: Finding, round: usize) -> Result<f64, Trouble> {
     let home = scratch.sub(&format!("join-{finding:?}-{round}").to_lowercase())?;
-    let names = ["a", "b", "c"];
-    let plan = match finding {
-        Finding::List => Plan::list(&home, &names)?,
-        Finding::Local => Plan::by(&home, &names, "local"),
-        // A port of their own, so that they are no news to the nodes of this network.
-        Finding::Mdns => {
-            let strategy = format!("mdns://?port={}", free_udp_port()?);
-            Plan::by(&home, &names, &strategy).outside()
-        }
-    };
-    let daemons = plan.start()?;
+    let daemons = finding.plan(&home, &["a", "b", "c"])?.start()?;
     let last = daemons.iter().map(Daemon::started).max().unwrap_or_else(Instant::now);
     let seen: Result<Vec<Instant>, Trouble> = thread::scope(|scope| {
         let waits: Vec<_> = daemons
