@@ -10,10 +10,13 @@
 //! | --- | --- | --- |
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
+//! | `dns://pillion.example.org` | the addresses behind A, AAAA and SRV names (feature `dns`) | no |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
@@ -21,6 +24,9 @@ pub mod mdns;
 mod nearest;
 mod options;
 mod pace;
+mod problems;
+#[cfg(feature = "dns")]
+mod retry;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -199,6 +205,8 @@ pub const NAMES: &[&str] = &[
     "local",
     #[cfg(feature = "mdns")]
     "mdns",
+    #[cfg(feature = "dns")]
+    "dns",
 ];
 
 /// Makes the strategy that `url` asks for: `list://hal:4470`, `local://`, `mdns://?interface=eth0`; a bare
@@ -215,11 +223,21 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         #[cfg(feature = "mdns")]
         "mdns" => Ok(Box::new(mdns::Mdns::from_url(&url)?)),
         #[cfg(not(feature = "mdns"))]
-        "mdns" => Err(StrategyError::Options(
-            "this build of pillion has no mdns: it was built without the feature `mdns`".into(),
-        )),
+        "mdns" => Err(not_built("mdns")),
+        #[cfg(feature = "dns")]
+        "dns" => Ok(Box::new(dns::Dns::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "dns"))]
+        "dns" => Err(not_built("dns")),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }
+}
+
+/// There is such a strategy, but not here.
+#[cfg(not(all(feature = "mdns", feature = "dns")))]
+fn not_built(name: &str) -> StrategyError {
+    StrategyError::Options(format!(
+        "this build of pillion has no {name}: it was built without the feature `{name}`"
+    ))
 }
 
 /// Says whether [`build`] would take `url`, without having anything to build it with.
@@ -249,10 +267,13 @@ mod tests {
         let surroundings =
             Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
         for name in NAMES {
-            let rest = if *name == "list" { "hal" } else { "" };
-            let built = build(&format!("{name}://{rest}"), &surroundings).expect(name);
+            let place = match *name {
+                "list" | "dns" => "hal",
+                _ => "",
+            };
+            let built = build(&format!("{name}://{place}"), &surroundings).expect(name);
             assert_eq!(built.name(), *name);
-            if *name != "list" {
+            if place.is_empty() {
                 assert_eq!(build(name, &surroundings).expect(name).name(), *name);
             }
         }

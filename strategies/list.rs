@@ -25,7 +25,7 @@
 //! health, with what the resolver said. A bad line is named by its number; the other lines count. A file
 //! that is missing or cannot be read keeps its last lines. Nothing here ends the strategy.
 
-mod entry;
+pub(crate) mod entry;
 mod file;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,7 +43,9 @@ use tokio::time::{Instant, sleep_until};
 use self::entry::{Entry, Target};
 use self::file::Watched;
 use crate::options::{Url, wrong};
-use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings};
+use crate::{
+    Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings, problems,
+};
 
 /// The mesh port where none is written.
 pub const PORT: u16 = 4470;
@@ -51,8 +53,6 @@ pub const PORT: u16 = 4470;
 pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 /// Most names looked up at a time; each takes a blocking thread while it waits.
 const LOOKUPS_MAX: usize = 4;
-/// Most problems told in one sentence of health.
-const PROBLEMS_TOLD_MAX: usize = 3;
 
 type Answer = io::Result<Vec<SocketAddr>>;
 type Resolve =
@@ -153,16 +153,7 @@ fn report<'a>(
             });
         }
     }
-    problems.dedup();
-    let more = problems.len().saturating_sub(PROBLEMS_TOLD_MAX);
-    problems.truncate(PROBLEMS_TOLD_MAX);
-    match (problems.is_empty(), more) {
-        (true, _) => reporter.visible(sightings),
-        (false, 0) => reporter.visible_but(sightings, problems.join("; ")),
-        (false, _) => {
-            reporter.visible_but(sightings, format!("{}; and {more} more", problems.join("; ")));
-        }
-    }
+    problems::report(reporter, sightings, problems);
 }
 
 type NameKey = (String, u16);
@@ -243,11 +234,7 @@ impl Names {
             Ok(_) => "it has no address".to_owned(),
             Err(error) => error.to_string(),
         };
-        let kept = match name.answer.len() {
-            0 => String::new(),
-            1 => "; its last address stays".to_owned(),
-            n => format!("; its last {n} addresses stay"),
-        };
+        let kept = problems::kept(name.answer.len());
         name.problem = Some(format!(
             "the name `{}` cannot be resolved: {why}{kept}. Check the spelling and the name server, or write the address",
             key.0
