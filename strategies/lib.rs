@@ -11,6 +11,7 @@
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
 //! | `dns://pillion.example.org` | the addresses behind A, AAAA and SRV names (feature `dns`) | no |
+//! | `postgres://user@host/database` | the nodes that use the same database, by its notifications (feature `postgres`) | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
 
 #[cfg(feature = "conformance")]
@@ -24,9 +25,13 @@ pub mod mdns;
 mod nearest;
 mod options;
 mod pace;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod problems;
-#[cfg(feature = "dns")]
+#[cfg(any(feature = "dns", feature = "postgres"))]
 mod retry;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -38,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use nearest::nearest;
+pub use options::redacted;
 
 /// What a node says of itself, for the strategies that tell others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +213,8 @@ pub const NAMES: &[&str] = &[
     "mdns",
     #[cfg(feature = "dns")]
     "dns",
+    #[cfg(feature = "postgres")]
+    "postgres",
 ];
 
 /// Makes the strategy that `url` asks for: `list://hal:4470`, `local://`, `mdns://?interface=eth0`; a bare
@@ -228,12 +236,16 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         "dns" => Ok(Box::new(dns::Dns::from_url(&url, surroundings)?)),
         #[cfg(not(feature = "dns"))]
         "dns" => Err(not_built("dns")),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Box::new(postgres::Postgres::from_url(&url)?)),
+        #[cfg(not(feature = "postgres"))]
+        "postgres" | "postgresql" => Err(not_built("postgres")),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }
 }
 
 /// There is such a strategy, but not here.
-#[cfg(not(all(feature = "mdns", feature = "dns")))]
+#[cfg(not(all(feature = "mdns", feature = "dns", feature = "postgres")))]
 fn not_built(name: &str) -> StrategyError {
     StrategyError::Options(format!(
         "this build of pillion has no {name}: it was built without the feature `{name}`"
@@ -269,6 +281,7 @@ mod tests {
         for name in NAMES {
             let place = match *name {
                 "list" | "dns" => "hal",
+                "postgres" => "shop@hal/shop",
                 _ => "",
             };
             let built = build(&format!("{name}://{place}"), &surroundings).expect(name);
