@@ -11,11 +11,14 @@
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
 //! | `dns://pillion.example.org` | the addresses behind A, AAAA and SRV names (feature `dns`) | no |
+//! | `consul://service` | the instances of a service that Consul knows (feature `consul`) | no |
 //! | `postgres://user@host/database` | the nodes that use the same database, by its notifications (feature `postgres`) | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "consul")]
+pub mod consul;
 #[cfg(feature = "dns")]
 pub mod dns;
 pub mod list;
@@ -28,7 +31,7 @@ mod pace;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod problems;
-#[cfg(any(feature = "dns", feature = "postgres"))]
+#[cfg(any(feature = "dns", feature = "consul", feature = "postgres"))]
 mod retry;
 #[cfg(feature = "tls")]
 mod tls;
@@ -213,6 +216,8 @@ pub const NAMES: &[&str] = &[
     "mdns",
     #[cfg(feature = "dns")]
     "dns",
+    #[cfg(feature = "consul")]
+    "consul",
     #[cfg(feature = "postgres")]
     "postgres",
 ];
@@ -236,6 +241,10 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         "dns" => Ok(Box::new(dns::Dns::from_url(&url, surroundings)?)),
         #[cfg(not(feature = "dns"))]
         "dns" => Err(not_built("dns")),
+        #[cfg(feature = "consul")]
+        "consul" => Ok(Box::new(consul::Consul::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "consul"))]
+        "consul" => Err(not_built("consul")),
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => Ok(Box::new(postgres::Postgres::from_url(&url)?)),
         #[cfg(not(feature = "postgres"))]
@@ -245,7 +254,7 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
 }
 
 /// There is such a strategy, but not here.
-#[cfg(not(all(feature = "mdns", feature = "dns", feature = "postgres")))]
+#[cfg(not(all(feature = "mdns", feature = "dns", feature = "consul", feature = "postgres")))]
 fn not_built(name: &str) -> StrategyError {
     StrategyError::Options(format!(
         "this build of pillion has no {name}: it was built without the feature `{name}`"
@@ -280,7 +289,7 @@ mod tests {
             Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
         for name in NAMES {
             let place = match *name {
-                "list" | "dns" => "hal",
+                "list" | "dns" | "consul" => "hal",
                 "postgres" => "shop@hal/shop",
                 _ => "",
             };
