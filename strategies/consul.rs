@@ -27,8 +27,8 @@
 //!
 //! - A question waits at Consul until the answer changes (a *blocking query*), so news come at once and nothing is asked
 //!   in between. Where questions are not held, they are asked in the interval of all pollers.
-//! - The address is the service's, else that of its node; a host name is resolved as the system does it. Every address
-//!   is a sighting of its own: a node that is found twice is connected to once.
+//! - The address is the service's, else that of its node; host names are resolved as the system does it, sixteen at most,
+//!   and keep their last addresses when that fails. Every address is a sighting of its own: a node that is found twice is connected to once.
 //! - Consul says where to dial; the TLS hello proves who is there.
 //!
 //! **Permissions.** With ACLs the token needs `service "pillion" { policy = "read" }` and
@@ -45,15 +45,15 @@ mod http;
 #[cfg(all(test, feature = "conformance"))]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use self::api::{Fetch, Instance, Question};
+use self::api::{Answer, Fetch, Question};
 use self::http::Client;
 use crate::list::PORT;
 use crate::options::{Url, unknown, wrong};
@@ -76,8 +76,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the resolver may take for the host name of an instance.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// Most host names that are resolved for one answer.
-const LOOKUPS_MAX: usize = 64;
+/// Most host names that are resolved for one answer, one after the other.
+const LOOKUPS_MAX: usize = 16;
 
 /// The strategy `consul`. See the [module](self).
 pub struct Consul {
@@ -141,6 +141,7 @@ impl Consul {
     async fn watch(&self, reporter: &Reporter) {
         let mut retry = Retry::new(RETRY.0, RETRY.1);
         let mut index = 0;
+        let mut hosts = Hosts::new();
         loop {
             let asked = Instant::now();
             // Consul adds up to a sixteenth of the wait by itself.
@@ -156,7 +157,7 @@ impl Consul {
                     let is_news = answer.index != index;
                     // An index that goes back belongs to another history, and 0 would not wait.
                     index = if answer.index < index { 0 } else { answer.index };
-                    self.report(answer.instances, answer.problem, reporter).await;
+                    self.report(answer, &mut hosts, reporter).await;
                     let pause = if is_news && index != 0 { PAUSE } else { self.interval };
                     spread(pause.max(PAUSE)).saturating_sub(asked.elapsed())
                 }
@@ -173,25 +174,32 @@ impl Consul {
         }
     }
 
-    async fn report(&self, instances: Vec<Instance>, problem: Option<String>, reporter: &Reporter) {
+    async fn report(&self, answer: Answer, hosts: &mut Hosts, reporter: &Reporter) {
+        let Answer { instances, problem, .. } = answer;
         let mut problems: Vec<String> = problem.into_iter().collect();
+        let mut before = std::mem::take(hosts);
         let mut seen = BTreeSet::new();
         let mut sightings = Vec::new();
-        let mut lookups = 0;
         for instance in instances.into_iter().take(INSTANCES_MAX) {
             let port = self.port.or(instance.port).unwrap_or(PORT);
             let ips = match instance.host.parse() {
                 Ok(ip) => vec![ip],
-                Err(_) if lookups == LOOKUPS_MAX => continue,
                 Err(_) => {
-                    lookups += 1;
-                    match resolved(&instance.host).await {
-                        Ok(ips) => ips,
-                        Err(why) => {
+                    let host = instance.host;
+                    if !hosts.contains_key(&host) && hosts.len() < LOOKUPS_MAX {
+                        let known = before.remove(&host);
+                        let ips = resolved(&host).await.unwrap_or_else(|why| {
                             problems.push(why);
-                            continue;
-                        }
+                            known.unwrap_or_default()
+                        });
+                        hosts.insert(host.clone(), ips);
                     }
+                    hosts.get(&host).cloned().unwrap_or_else(|| {
+                        problems.push(format!(
+                            "more than {LOOKUPS_MAX} instances have host names, and the rest of them is left out. Register IP addresses"
+                        ));
+                        Vec::new()
+                    })
                 }
             };
             for ip in ips {
@@ -211,6 +219,9 @@ impl Consul {
     }
 }
 
+/// What the resolver said last of the host names of instances.
+type Hosts = BTreeMap<String, Vec<IpAddr>>;
+
 impl Strategy for Consul {
     fn name(&self) -> &'static str {
         "consul"
@@ -224,7 +235,7 @@ impl Strategy for Consul {
     }
 }
 
-async fn resolved(host: &str) -> Result<Vec<std::net::IpAddr>, String> {
+async fn resolved(host: &str) -> Result<Vec<IpAddr>, String> {
     let shown: String = host.chars().take(80).flat_map(char::escape_debug).collect();
     let bad = |why: String| {
         format!(

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::api::Answer;
+use super::api::Instance;
 use super::*;
 use crate::conformance::{Fault, Place};
 use crate::{Health, Report};
@@ -202,6 +202,29 @@ async fn a_token_that_may_not_see_everybody_is_told() {
     let (mut reports, _tasks) = start(Consul { fetch, ..consul("consul://pillion?port=9") });
     let told = |r: &Report| matches!(&r.health, Health::Unwell(why) if why.contains("token"));
     reports.wait_for(told).await.expect("alive");
+}
+
+#[tokio::test]
+async fn host_names_are_resolved_and_those_that_cannot_be_are_told() {
+    let strategy = consul("consul://pillion");
+    let (reporter, reports) = Reporter::new();
+    let instance = |host: &str| Instance { node: "n".into(), host: host.into(), port: Some(7) };
+    let instances = vec![instance("localhost"), instance("no..such"), instance("10.0.0.1")];
+    let answer = |instances| Answer { index: 1, instances, problem: None };
+    let mut hosts = Hosts::from([("no..such".to_owned(), vec![IpAddr::from([10, 0, 0, 2])])]);
+    strategy.report(answer(instances), &mut hosts, &reporter).await;
+    let report = reports.borrow().clone();
+    let told = |report: &Report, words: &str| matches!(&report.health, Health::Unwell(why) if why.contains(words));
+    assert!(told(&report, "`no..such`"), "{report:?}");
+    let ips: Vec<IpAddr> = report.sightings.iter().map(|s| s.addresses[0].ip()).collect();
+    assert!(ips.iter().any(IpAddr::is_loopback), "{ips:?}");
+    assert!(
+        ips.contains(&IpAddr::from([10, 0, 0, 1])) && ips.contains(&IpAddr::from([10, 0, 0, 2]))
+    );
+
+    let many = (0..=LOOKUPS_MAX).map(|n| instance(&format!("a..{n}"))).collect();
+    strategy.report(answer(many), &mut hosts, &reporter).await;
+    assert_eq!(hosts.len(), LOOKUPS_MAX);
 }
 
 #[test]

@@ -7,7 +7,9 @@
 mod server;
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use pillion_strategies::conformance::{Fault, PATIENCE, Place, announcement};
 use pillion_strategies::{Announcement, Health, Report, Reporter, Strategy, Surroundings, build};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -193,7 +197,7 @@ async fn an_agent_that_is_not_there_is_told_by_its_address_and_found_when_it_com
     drop(free);
     let mut run = Run::of(&format!("consul://pillion?url=http://{address}"));
     run.sees("the refusal", |r| says(r, &address.to_string()) && says(r, "agent runs")).await;
-    let Ok(listener) = tokio::net::TcpListener::bind(address).await else {
+    let Ok(listener) = TcpListener::bind(address).await else {
         return println!("SKIPPED: somebody else took the port meanwhile");
     };
     // What answers there is no Consul.
@@ -201,8 +205,93 @@ async fn an_agent_that_is_not_there_is_told_by_its_address_and_found_when_it_com
     task.spawn(async move {
         loop {
             let Ok((mut stream, _)) = listener.accept().await else { continue };
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"SSH-2.0-x\r\n\r\n").await;
+            let _ = stream.write_all(b"SSH-2.0-x\r\n\r\n").await;
         }
     });
     run.sees("nonsense", |r| says(r, "connection to Consul broke")).await;
+}
+
+/// A real agent, in memory and alone.
+struct Agent {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Agent {
+    fn start() -> Result<Self, String> {
+        let free = || {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            free.local_addr().expect("it has one")
+        };
+        let (address, serf, server) = (free(), free().port(), free().port());
+        let ports = format!(
+            "ports {{ http = {} dns = -1 grpc = -1 serf_lan = {serf} serf_wan = -1 server = {server} }}",
+            address.port()
+        );
+        let child = Command::new("consul")
+            .args(["agent", "-dev", "-node=t", "-bind=127.0.0.1", "-hcl", &ports])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("there is no consul here ({error})"))?;
+        Ok(Self { child, address })
+    }
+
+    async fn put(&self, path: &str, body: &str) -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer.starts_with("HTTP/1.1 200"))
+    }
+
+    async fn register(&self, id: &str, port: u16) {
+        let body = format!(
+            r#"{{"Name":"pillion","ID":"{id}","Address":"127.0.0.1","Port":{port},"Check":{{"TTL":"1h","Status":"passing"}}}}"#
+        );
+        let registered = async {
+            while !matches!(self.put("/v1/agent/service/register", &body).await, Ok(true)) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, registered).await.expect("registered in time");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn instances_that_come_and_go_in_a_real_consul_are_seen() {
+    let agent = match Agent::start() {
+        Ok(agent) => agent,
+        Err(why) => return println!("SKIPPED: {why}"),
+    };
+    agent.register("a", 5001).await;
+    for using in ["health", "catalog"] {
+        let url = format!("consul://pillion?url=http://{}&using={using}", agent.address);
+        let mut run = Run::of(&url);
+        run.sees("the first", |r| addresses(r) == ["127.0.0.1:5001"]).await;
+        agent.register("b", 5002).await;
+        run.sees("both", |r| addresses(r) == ["127.0.0.1:5001", "127.0.0.1:5002"]).await;
+        assert!(agent.put("/v1/agent/service/deregister/b", "").await.expect("an answer"));
+        run.sees("the first again", |r| addresses(r) == ["127.0.0.1:5001"]).await;
+    }
+    let mut run = Run::of(&format!("consul://pillion?url=http://{}", agent.address));
+    run.sees("the first", |r| addresses(r) == ["127.0.0.1:5001"]).await;
+    assert!(agent.put("/v1/agent/check/fail/service:a", "").await.expect("an answer"));
+    run.sees("nobody who passes", |r| addresses(r).is_empty()).await;
+    assert!(agent.put("/v1/agent/check/pass/service:a", "").await.expect("an answer"));
+    run.sees("the first again", |r| addresses(r) == ["127.0.0.1:5001"]).await;
+    drop(agent);
+    let report = run.sees("its end", |r| says(r, "Consul")).await;
+    assert_eq!(addresses(&report), ["127.0.0.1:5001"]);
 }
