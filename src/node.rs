@@ -70,7 +70,7 @@ pub enum NodeError {
     /// A strategy cannot be meant.
     #[error("--strategy {url}: {source}")]
     Strategy {
-        /// As it was written.
+        /// As it was written, without secrets.
         url: String,
         /// What is wrong with it.
         source: StrategyError,
@@ -403,8 +403,10 @@ fn strategies(config: &Config, registry: &Path) -> Result<Vec<Box<dyn Strategy>>
         .strategies
         .iter()
         .map(|url| {
-            pillion_strategies::build(url, &surroundings)
-                .map_err(|source| NodeError::Strategy { url: url.clone(), source })
+            pillion_strategies::build(url, &surroundings).map_err(|source| NodeError::Strategy {
+                url: pillion_strategies::redacted(url),
+                source,
+            })
         })
         .collect()
 }

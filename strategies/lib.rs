@@ -10,10 +10,17 @@
 //! | --- | --- | --- |
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
+//! | `dns://pillion.example.org` | the addresses behind A, AAAA and SRV names (feature `dns`) | no |
+//! | `consul://service` | the instances of a service that Consul knows (feature `consul`) | no |
+//! | `postgres://user@host/database` | the nodes that use the same database, by its notifications (feature `postgres`) | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
@@ -21,6 +28,13 @@ pub mod mdns;
 mod nearest;
 mod options;
 mod pace;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod problems;
+#[cfg(any(feature = "dns", feature = "consul", feature = "postgres"))]
+mod retry;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -32,6 +46,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use nearest::nearest;
+pub use options::redacted;
 
 /// What a node says of itself, for the strategies that tell others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +214,12 @@ pub const NAMES: &[&str] = &[
     "local",
     #[cfg(feature = "mdns")]
     "mdns",
+    #[cfg(feature = "dns")]
+    "dns",
+    #[cfg(feature = "consul")]
+    "consul",
+    #[cfg(feature = "postgres")]
+    "postgres",
 ];
 
 /// Makes the strategy that `url` asks for: `list://hal:4470`, `local://`, `mdns://?interface=eth0`; a bare
@@ -215,11 +236,29 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         #[cfg(feature = "mdns")]
         "mdns" => Ok(Box::new(mdns::Mdns::from_url(&url)?)),
         #[cfg(not(feature = "mdns"))]
-        "mdns" => Err(StrategyError::Options(
-            "this build of pillion has no mdns: it was built without the feature `mdns`".into(),
-        )),
+        "mdns" => Err(not_built("mdns")),
+        #[cfg(feature = "dns")]
+        "dns" => Ok(Box::new(dns::Dns::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "dns"))]
+        "dns" => Err(not_built("dns")),
+        #[cfg(feature = "consul")]
+        "consul" => Ok(Box::new(consul::Consul::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "consul"))]
+        "consul" => Err(not_built("consul")),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Box::new(postgres::Postgres::from_url(&url)?)),
+        #[cfg(not(feature = "postgres"))]
+        "postgres" | "postgresql" => Err(not_built("postgres")),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }
+}
+
+/// There is such a strategy, but not here.
+#[cfg(not(all(feature = "mdns", feature = "dns", feature = "consul", feature = "postgres")))]
+fn not_built(name: &str) -> StrategyError {
+    StrategyError::Options(format!(
+        "this build of pillion has no {name}: it was built without the feature `{name}`"
+    ))
 }
 
 /// Says whether [`build`] would take `url`, without having anything to build it with.
@@ -249,10 +288,14 @@ mod tests {
         let surroundings =
             Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
         for name in NAMES {
-            let rest = if *name == "list" { "hal" } else { "" };
-            let built = build(&format!("{name}://{rest}"), &surroundings).expect(name);
+            let place = match *name {
+                "list" | "dns" | "consul" => "hal",
+                "postgres" => "shop@hal/shop",
+                _ => "",
+            };
+            let built = build(&format!("{name}://{place}"), &surroundings).expect(name);
             assert_eq!(built.name(), *name);
-            if *name != "list" {
+            if place.is_empty() {
                 assert_eq!(build(name, &surroundings).expect(name).name(), *name);
             }
         }

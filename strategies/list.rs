@@ -22,10 +22,11 @@
 //!   never acts on a half-written one. Only the lines that are gone from a whole, readable file are gone.
 //!
 //! **What failure looks like.** A name that has no answer keeps its last one and is named in the strategy's
-//! health, with what the resolver said. A bad line is named by its number; the other lines count. A file
-//! that is missing or cannot be read keeps its last lines. Nothing here ends the strategy.
+//! health, with what the resolver said; a lookup that takes longer than 30 s is given up and made again. A bad line
+//! is named by its number; the other lines count. A file that is missing, cannot be read, or has lines but not one
+//! good one keeps its last lines. Nothing here ends the strategy.
 
-mod entry;
+pub(crate) mod entry;
 mod file;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,12 +39,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use self::entry::{Entry, Target};
 use self::file::Watched;
 use crate::options::{Url, wrong};
-use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings};
+use crate::{
+    Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings, problems,
+};
 
 /// The mesh port where none is written.
 pub const PORT: u16 = 4470;
@@ -51,11 +54,14 @@ pub const PORT: u16 = 4470;
 pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 /// Most names looked up at a time; each takes a blocking thread while it waits.
 const LOOKUPS_MAX: usize = 4;
-/// Most problems told in one sentence of health.
-const PROBLEMS_TOLD_MAX: usize = 3;
+/// How long one lookup may take before it is given up and the name asked for again. The system's resolver takes about as
+/// long until it gives up by itself.
+const LOOKUP: Duration = Duration::from_secs(30);
 
-type Answer = io::Result<Vec<SocketAddr>>;
-type Resolve =
+/// What a resolver says of a name.
+pub type Answer = io::Result<Vec<SocketAddr>>;
+/// Asks for the addresses of a name, with this port.
+pub type Resolve =
     Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
 /// The strategy `list`. See the [module](self).
@@ -86,6 +92,19 @@ impl List {
             Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
         });
         Ok(Self { entries, file, interval, resolve })
+    }
+
+    /// The strategy that `url` asks for, with a resolver of a test's own.
+    ///
+    /// # Errors
+    /// Those of [`build`](crate::build).
+    #[cfg(feature = "conformance")]
+    pub fn resolving(
+        url: &str,
+        surroundings: &Surroundings,
+        resolve: Resolve,
+    ) -> Result<Self, StrategyError> {
+        Ok(Self { resolve, ..Self::from_url(&Url::parse(url)?, surroundings)? })
     }
 
     async fn watch(&self, reporter: &Reporter) {
@@ -153,16 +172,7 @@ fn report<'a>(
             });
         }
     }
-    problems.dedup();
-    let more = problems.len().saturating_sub(PROBLEMS_TOLD_MAX);
-    problems.truncate(PROBLEMS_TOLD_MAX);
-    match (problems.is_empty(), more) {
-        (true, _) => reporter.visible(sightings),
-        (false, 0) => reporter.visible_but(sightings, problems.join("; ")),
-        (false, _) => {
-            reporter.visible_but(sightings, format!("{}; and {more} more", problems.join("; ")));
-        }
-    }
+    problems::report(reporter, sightings, problems);
 }
 
 type NameKey = (String, u16);
@@ -222,7 +232,14 @@ impl Names {
         while self.lookups.len() < LOOKUPS_MAX {
             let Some(key) = self.waiting.pop_front() else { break };
             let question = resolve(key.0.clone(), key.1);
-            self.lookups.spawn(async move { (key, question.await) });
+            self.lookups.spawn(async move {
+                let answer = timeout(LOOKUP, question).await;
+                (
+                    key,
+                    answer
+                        .unwrap_or_else(|_| Err(io::Error::other("the resolver does not answer"))),
+                )
+            });
         }
     }
 
@@ -243,11 +260,7 @@ impl Names {
             Ok(_) => "it has no address".to_owned(),
             Err(error) => error.to_string(),
         };
-        let kept = match name.answer.len() {
-            0 => String::new(),
-            1 => "; its last address stays".to_owned(),
-            n => format!("; its last {n} addresses stay"),
-        };
+        let kept = problems::kept(name.answer.len());
         name.problem = Some(format!(
             "the name `{}` cannot be resolved: {why}{kept}. Check the spelling and the name server, or write the address",
             key.0

@@ -23,7 +23,7 @@
 //! in the strategy's health, with the path, and tried again; what was seen last stays. A file that is no
 //! entry is named there and skipped.
 
-mod entry;
+pub(crate) mod entry;
 mod registry;
 
 use std::collections::BTreeMap;

@@ -26,7 +26,8 @@ impl Url {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if options.iter().any(|(known, _)| known == key) {
                 return Err(wrong(format!(
-                    "`{text}` gives the option `{key}` twice: write it once"
+                    "`{}` gives the option `{key}` twice: write it once",
+                    redacted(text)
                 )));
             }
             options.push((key.to_owned(), decoded(value)?));
@@ -58,6 +59,29 @@ impl Url {
     pub(crate) fn duration(&self, key: &str) -> Result<Option<Duration>, StrategyError> {
         self.option(key).map(|text| duration(key, text)).transpose()
     }
+}
+
+/// The URL without what nobody else may read: a password before the `@`, a token.
+#[must_use]
+pub fn redacted(url: &str) -> String {
+    let (head, query) =
+        url.split_once('?').map_or((url, None), |(head, query)| (head, Some(query)));
+    let place = head.find("://").map_or(0, |at| at + 3);
+    let mut text = head.to_owned();
+    if let Some(end) = head.rfind('@').filter(|end| *end > place)
+        && let Some(colon) = head[place..end].find(':')
+    {
+        text.replace_range(place + colon + 1..end, "***");
+    }
+    if let Some(query) = query {
+        let pair = |pair: &str| match pair.split_once('=') {
+            Some((key @ ("token" | "password"), _)) => format!("{key}=***"),
+            _ => pair.to_owned(),
+        };
+        text.push('?');
+        text.push_str(&query.split('&').map(pair).collect::<Vec<_>>().join("&"));
+    }
+    text
 }
 
 /// Options that cannot be meant.
@@ -139,10 +163,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_of_a_url_has_no_password_and_no_token() {
+        for (url, shown) in [
+            (
+                "postgres://a:s3cret@db:5432/x?sslmode=require",
+                "postgres://a:***@db:5432/x?sslmode=require",
+            ),
+            ("postgres://a:s3:c/r@e@db/x", "postgres://a:***@db/x"),
+            ("postgres://a@db:5432/x", "postgres://a@db:5432/x"),
+            ("consul://web?token=s3cret&tag=a", "consul://web?token=***&tag=a"),
+            ("list://[fd00::1]:5,hal?file=a@b:c", "list://[fd00::1]:5,hal?file=a@b:c"),
+            ("mdns", "mdns"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+        let twice = Url::parse("postgres://a:s3cret@db/x?host=1&host=2").expect_err("twice");
+        assert!(!twice.to_string().contains("s3cret"), "{twice}");
+    }
+
+    #[test]
     fn nothing_that_can_be_written_panics() {
-        for text in
-            ["%", "a?=", "://", "x?%", "x?a=%e2%28", "x?a=%€€", "x?interval=99999999999999999999h"]
-        {
+        for text in [
+            "%",
+            "@",
+            "a:@",
+            "://:@",
+            "?token",
+            "é:é@é?é",
+            "a?=",
+            "://",
+            "x?%",
+            "x?a=%e2%28",
+            "x?a=%€€",
+            "x?interval=99999999999999999999h",
+        ] {
+            let _ = redacted(text);
             if let Ok(url) = Url::parse(text) {
                 let _ = url.duration("interval");
             }

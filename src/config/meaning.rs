@@ -348,7 +348,9 @@ impl Reader<'_> {
             }
             given.into_iter().map(|(url, _)| url).collect()
         };
-        self.show_list(Key::Strategy, &strategies, "this machine and this network");
+        let shown: Vec<String> =
+            strategies.iter().map(|url| pillion_strategies::redacted(url)).collect();
+        self.show_list(Key::Strategy, &shown, "this machine and this network");
         strategies.retain(|url| url != "none://");
         if !joins.is_empty() {
             strategies.push(format!("list://{}", joins.join(",")));

@@ -65,6 +65,12 @@ impl Problem {
     const SHOWN_CHARS_MAX: usize = 120;
 
     pub(crate) fn new(origin: &Origin, key: Key, value: &str, words: impl Into<String>) -> Self {
+        let value = if key == Key::Strategy {
+            // A URL may have a password in it.
+            pillion_strategies::redacted(value)
+        } else {
+            value.to_owned()
+        };
         Self {
             origin: origin.clone(),
             key: key.word().to_owned(),

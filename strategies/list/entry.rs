@@ -25,14 +25,14 @@ impl Entry {
 
 /// What an entry means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Address(SocketAddr),
     Name(String, u16),
 }
 
 impl Target {
     /// Reads an entry; the error is a sentence with the entry in it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return if address.port() == 0 { Err(bad(text)) } else { Ok(Self::Address(address)) };
         }

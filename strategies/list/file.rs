@@ -108,9 +108,22 @@ impl Watched {
         };
         // The first content has nothing before it that could be dropped by mistake.
         if settled || self.taken.is_none() {
-            (self.entries, self.bad_lines) = parse(&self.path, &content);
+            let (entries, bad_lines) = parse(&self.path, &content);
             self.taken = Some(content);
             self.changing = None;
+            self.bad_lines = bad_lines;
+            // Something else was written there, or what writes it went wrong: that says nothing of who is gone.
+            if entries.is_empty() && !self.bad_lines.is_empty() && !self.entries.is_empty() {
+                self.bad_lines.insert(
+                    0,
+                    format!(
+                        "{}: no line of it is an address; its last lines stay",
+                        self.path.display()
+                    ),
+                );
+                return;
+            }
+            self.entries = entries;
         }
     }
 }
@@ -253,6 +266,29 @@ mod tests {
         watched.look(Instant::now());
         assert_eq!(targets(&watched), ["hal:4470"]);
         assert!(watched.problems()[0].contains("not a file"), "{:?}", watched.problems());
+    }
+
+    #[test]
+    fn a_file_without_one_good_line_keeps_the_last_lines_and_an_empty_one_does_not() {
+        let scratch = Scratch::new("rubbish");
+        let mut watched = Watched::new(scratch.file());
+        let mut now = Instant::now();
+        let mut take = |content: &[u8]| {
+            scratch.write(content);
+            watched.look(now);
+            now += SETTLE;
+            watched.look(now);
+            now += SETTLE;
+            (targets(&watched), watched.problems().first().cloned().unwrap_or_default())
+        };
+        assert_eq!(take(b"hal\n").0, ["hal:4470"]);
+        for rubbish in [&b"\xff\xfe\0\x01"[..], b"<html>\n<b>502 Bad Gateway</b>\n"] {
+            let (targets, problem) = take(rubbish);
+            assert_eq!(targets, ["hal:4470"]);
+            assert!(problem.contains("last lines stay"), "{problem}");
+        }
+        assert_eq!(take(b"ida\nwhat is this\n").0, ["ida:4470"]);
+        assert!(take(b"# nobody\n").0.is_empty());
     }
 
     #[test]

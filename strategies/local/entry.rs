@@ -80,29 +80,29 @@ impl Entry {
     }
 }
 
-mod incarnation {
+pub(crate) mod incarnation {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-    pub(super) fn serialize<S: Serializer>(value: &u64, out: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(value: &u64, out: S) -> Result<S::Ok, S::Error> {
         out.collect_str(&format_args!("{value:016x}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         let text = String::deserialize(from)?;
         crate::options::hex_u64(&text)
             .ok_or_else(|| D::Error::custom("an incarnation is 16 hex digits"))
     }
 }
 
-mod ids {
+pub(crate) mod ids {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(ids: &[[u8; 8]], out: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(ids: &[[u8; 8]], out: S) -> Result<S::Ok, S::Error> {
         out.collect_seq(ids.iter().map(|id| format!("{:016x}", u64::from_be_bytes(*id))))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<[u8; 8]>, D::Error> {
         let texts = Vec::<String>::deserialize(from)?;
