@@ -114,8 +114,7 @@ impl Follow {
             if began.elapsed() >= LASTED {
                 expired = Pause::new();
             }
-            // A watcher of kube's own does not begin with a list again where the watch was refused as expired.
-            tracing::debug!(strategy = "kubernetes", "the watch has expired");
+            // It has expired. Where the question itself was refused as expired, kube's watcher would ask it for ever.
             sleep(expired.next()).await;
         }
     }
