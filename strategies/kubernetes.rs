@@ -133,8 +133,11 @@ impl Kubernetes {
                 namespace: table.asked.clone(),
                 resource: table.kind.resource(),
                 selector: match table.kind {
-                    // Whose labels they are is known by the slices only.
-                    Kind::Labels => String::new(),
+                    // Whose labels they are is known by the slices only; of one label, who has it is asked for.
+                    Kind::Labels => match &self.wish.labels[..] {
+                        [(_, label)] => label.clone(),
+                        _ => String::new(),
+                    },
                     Kind::Slices | Kind::Pods => self.wish.asked(&announcement.mesh),
                 },
                 index,
@@ -286,10 +289,8 @@ impl<'a> State<'a> {
     fn on_news(&mut self, index: usize, news: News) -> bool {
         let Some(table) = self.tables.get_mut(index) else { return false };
         match news {
-            News::Connected { namespace, inside } => {
-                if inside && self.own.namespace.is_none() && table.asked.is_none() {
-                    self.own.namespace = Some(namespace.clone());
-                }
+            News::Connected { namespace, home } => {
+                self.own.namespace = self.own.namespace.take().or(home);
                 table.namespace = namespace;
                 return false;
             }

@@ -28,10 +28,10 @@ const LASTED: Duration = Duration::from_secs(30);
 /// What a [`Follow`] tells.
 #[derive(Debug)]
 pub(super) enum News {
-    /// It talks to an API server: as a pod of that cluster or not, in this namespace.
+    /// It talks to an API server, about this namespace. `home` is the one of this pod, if this is one.
     Connected {
         namespace: String,
-        inside: bool,
+        home: Option<String>,
     },
     /// A new list begins; what was known holds until it is whole.
     Begins,
@@ -95,11 +95,12 @@ impl Follow {
             + 'static,
     {
         let cluster = (self.connect)().await?;
-        let namespace = self.namespace.clone().unwrap_or(cluster.namespace);
+        let namespace = self.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
+        let home = cluster.inside.then_some(cluster.namespace);
         let asked =
             Asked { resource: self.resource, namespace: namespace.clone(), url: cluster.url };
-        let (inside, told) = (cluster.inside, namespace.clone());
-        self.tell(News::Connected { namespace: told, inside }).await.map_err(|()| ended())?;
+        let told = News::Connected { namespace: namespace.clone(), home };
+        self.tell(told).await.map_err(|()| ended())?;
         let lasts = (WATCH - part(WATCH_SOONER)).as_secs();
         let config = watcher::Config::default()
             .labels(&self.selector)

@@ -154,6 +154,9 @@ pub(super) fn in_pod(pod: &Pod, wish: &Wish) -> Entry {
 /// The labels of a pod alone, for those that a slice names.
 pub(super) fn in_metadata(meta: &ObjectMeta, wish: &Wish) -> Entry {
     let labels = in_labels(meta, wish);
+    if labels.is_empty() {
+        return Entry::default();
+    }
     let seen = Seen {
         pod: meta.name.clone(),
         namespace: meta.namespace.clone().unwrap_or_default(),

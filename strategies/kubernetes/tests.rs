@@ -35,7 +35,9 @@ fn slice(name: &str, address: &str, pod: &str) -> Value {
 
 fn of_namespace(mut object: Value, namespace: &str) -> Value {
     object["metadata"]["namespace"] = namespace.into();
-    object["endpoints"][0]["targetRef"]["namespace"] = namespace.into();
+    let target = &mut object["endpoints"][0]["targetRef"];
+    target["namespace"] = namespace.into();
+    target["uid"] = format!("{namespace}-{}", target["name"].as_str().unwrap_or_default()).into();
     object
 }
 
@@ -321,6 +323,7 @@ async fn labels_of_pods_come_from_their_metadata_alone_and_ours_are_told_to_us()
     assert_eq!(report.own_labels.get("zone").map(String::as_str), Some("z1"));
     let pods = script.asked().into_iter().filter(|asked| asked.collection == "pods");
     for asked in pods {
+        assert_eq!(asked.query["labelSelector"], "tier");
         assert!(asked.accept.contains("PartialObjectMetadata"), "{asked:?}");
     }
 
@@ -339,8 +342,11 @@ async fn a_pod_knows_itself_by_its_host_name_in_its_own_namespace() {
     script.put(SLICES, slice("web-1", "10.0.0.1", "a"));
     script.put(SLICES, slice("web-2", "10.0.0.2", "b"));
     let own = Own { pod: Some("a".into()), ..Own::default() };
-    let mut node = Running::start(Kubernetes { own, ..strategy(SERVICE, &script) });
-    assert_eq!(addresses(&node.well(1).await), ["10.0.0.2:4470"]);
+    script.put(SLICES, of_namespace(slice("web-3", "10.0.0.3", "a"), "till"));
+    // What is watched does not change where we are.
+    let url = "kubernetes://?service=web&namespace=till,shop";
+    let mut node = Running::start(Kubernetes { own, ..strategy(url, &script) });
+    assert_eq!(addresses(&node.well(2).await), ["10.0.0.3:4470", "10.0.0.2:4470"]);
 }
 
 #[tokio::test(start_paused = true)]
