@@ -11,7 +11,7 @@ mod world;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use pillion_strategies::conformance::{self, Fault, Place};
@@ -19,7 +19,7 @@ use pillion_strategies::{Announcement, Health, Report, Reporter, Strategy, Surro
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::world::{PODS, SLICES, Way, World, blocking, slice, takes};
 
