@@ -364,7 +364,7 @@ impl<'a> State<'a> {
         if trouble != self.trouble {
             match &trouble {
                 Some(why) => tracing::warn!(strategy = "kubernetes", "{why}"),
-                None => tracing::info!(strategy = "kubernetes", "the API server answers"),
+                None => tracing::info!(strategy = "kubernetes", "is well again"),
             }
             self.trouble.clone_from(&trouble);
         }

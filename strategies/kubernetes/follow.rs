@@ -9,7 +9,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Connect;
 use super::pause::{Pause, part};
@@ -22,6 +22,8 @@ const PAGE: u32 = 25;
 /// together are not to come together.
 const WATCH: Duration = Duration::from_secs(290);
 const WATCH_SOONER: Duration = Duration::from_secs(50);
+/// How long making a client may take without being told: a kubeconfig may name a program to get a token with.
+const CONNECT: Duration = Duration::from_secs(20);
 /// A watch that went well for so long was no failure.
 const LASTED: Duration = Duration::from_secs(30);
 
@@ -94,7 +96,19 @@ impl Follow {
             + Send
             + 'static,
     {
-        let cluster = (self.connect)().await?;
+        let mut connecting = pin!((self.connect)());
+        let cluster = match timeout(CONNECT, &mut connecting).await {
+            Ok(cluster) => cluster?,
+            Err(_) => {
+                // Another try would start another program.
+                let why = format!(
+                    "what the kubeconfig names to get a token has not ended within {} s: run `kubectl get endpointslices` by hand to see what it asks for",
+                    CONNECT.as_secs()
+                );
+                self.tell(News::Failed(why)).await.map_err(|()| ended())?;
+                connecting.await?
+            }
+        };
         let namespace = self.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
         let home = cluster.inside.then_some(cluster.namespace);
         let asked =

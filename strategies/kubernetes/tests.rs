@@ -471,6 +471,27 @@ async fn a_kubeconfig_that_is_not_there_is_told_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_for_the_token_that_does_not_end_is_told_and_waited_for_once() {
+    let script = Script::default();
+    script.put(SLICES, slice("web-1", "10.0.0.1", "a"));
+    let (log_in, logged_in) = watch::channel(false);
+    let server = script.connect();
+    let asks: Connect = Arc::new(move || {
+        let (mut logged_in, cluster) = (logged_in.clone(), server());
+        Box::pin(async move {
+            logged_in.wait_for(|is| *is).await.expect("the test goes on");
+            cluster.await
+        })
+    });
+    let mut node = Running::start(Kubernetes { connect: asks, ..strategy(SERVICE, &script) });
+    node.unwell("names to get a token").await;
+    sleep(Duration::from_secs(3600)).await;
+    log_in.send_replace(true);
+    node.well(1).await;
+    assert_eq!(script.connected(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_strategy_that_is_dropped_leaves_no_watch_behind() {
     let script = Script::default();
     script.put(SLICES, slice("web-1", "10.0.0.1", "a"));
