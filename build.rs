@@ -1,8 +1,9 @@
 //! What the linker of a release on Linux is told, so that a node idles in little memory.
 //!
 //! It links the unwinder in, where the C compiler has it as an archive: a node then loads one shared library less, which is
-//! time at its start too. And it puts side by side what a node runs (`link/order.ld`), because the system keeps 64 KiB of
-//! the program in memory around each page that was touched.
+//! time at its start too. It puts side by side what a node runs (`link/order.ld`), because the system keeps 64 KiB of
+//! the program in memory around each page that was touched. And it packs the list of addresses that are put right at each
+//! start, all of which is read then and stays in memory, where the C library here knows the packed form (glibc 2.36).
 
 use std::env;
 use std::path::Path;
@@ -30,6 +31,9 @@ fn main() {
     if !is("CARGO_CFG_TARGET_ENV", "gnu") || !native {
         return;
     }
+    if glibc().is_some_and(|version| version >= (2, 36)) {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let Ok(output) = Command::new(compiler).arg("-print-file-name=libgcc_eh.a").output() else {
         return;
@@ -40,4 +44,12 @@ fn main() {
         println!("cargo::rustc-link-search=native={}", directory.display());
         println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
     }
+}
+
+/// The version of the C library that is here, and that the program will need at least.
+fn glibc() -> Option<(u32, u32)> {
+    let output = Command::new("getconf").arg("GNU_LIBC_VERSION").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let (major, minor) = text.trim().strip_prefix("glibc ")?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }

@@ -14,6 +14,7 @@
 //! | `consul://service` | the instances of a service that Consul knows (feature `consul`) | no |
 //! | `postgres://user@host/database` | the nodes that use the same database, by its notifications (feature `postgres`) | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
+//! | `kubernetes://?service=web` | the nodes in the pods of a Service, or with a label (feature `kubernetes`) | no |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -21,6 +22,8 @@ pub mod conformance;
 pub mod consul;
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
@@ -216,6 +219,8 @@ pub const NAMES: &[&str] = &[
     "mdns",
     #[cfg(feature = "dns")]
     "dns",
+    #[cfg(feature = "kubernetes")]
+    "kubernetes",
     #[cfg(feature = "consul")]
     "consul",
     #[cfg(feature = "postgres")]
@@ -241,6 +246,10 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         "dns" => Ok(Box::new(dns::Dns::from_url(&url, surroundings)?)),
         #[cfg(not(feature = "dns"))]
         "dns" => Err(not_built("dns")),
+        #[cfg(feature = "kubernetes")]
+        "kubernetes" => Ok(Box::new(kubernetes::Kubernetes::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "kubernetes"))]
+        "kubernetes" => Err(not_built("kubernetes")),
         #[cfg(feature = "consul")]
         "consul" => Ok(Box::new(consul::Consul::from_url(&url, surroundings)?)),
         #[cfg(not(feature = "consul"))]
