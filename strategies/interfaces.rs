@@ -36,7 +36,8 @@ const DOCKER_ID_DIGITS: usize = 12;
 /// Whether an interface of this name is a bridge or a cable of containers or virtual machines on this machine.
 #[must_use]
 pub fn is_of_containers(name: &str) -> bool {
-    let docker = |id: &str| id.len() == DOCKER_ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
+    let docker =
+        |id: &str| id.len() == DOCKER_ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
     OF_CONTAINERS.iter().any(|prefix| name.starts_with(prefix))
         || name.strip_prefix("br-").is_some_and(docker)
 }
@@ -45,7 +46,8 @@ pub fn is_of_containers(name: &str) -> bool {
 #[must_use]
 pub fn is_tellable(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    let good = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !is_link_local(ip);
+    let good =
+        !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !is_link_local(ip);
     good && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 

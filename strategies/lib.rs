@@ -11,9 +11,12 @@
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
+//! | `exec:///usr/local/bin/find-nodes` | whatever a program of yours prints (feature `exec`) | no |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "exec")]
+pub mod exec;
 #[cfg_attr(
     not(any(feature = "mdns", feature = "gossip")),
     allow(dead_code, reason = "who multicasts chooses interfaces")
@@ -30,6 +33,8 @@ mod options;
     allow(dead_code, reason = "who multicasts compares clocks")
 )]
 mod pace;
+#[cfg(feature = "exec")]
+mod retry;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -194,7 +199,7 @@ pub trait Strategy: Send + Sync {
 }
 
 /// What strategies share of their surroundings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     /// The directory of the `local` strategy's registry, checked to be ours and private.
     pub registry: PathBuf,
@@ -208,6 +213,8 @@ pub const NAMES: &[&str] = &[
     "local",
     #[cfg(feature = "mdns")]
     "mdns",
+    #[cfg(feature = "exec")]
+    "exec",
 ];
 
 /// Makes the strategy that `url` asks for: `list://hal:4470`, `local://`, `mdns://?interface=eth0`; a bare
@@ -224,11 +231,21 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         #[cfg(feature = "mdns")]
         "mdns" => Ok(Box::new(mdns::Mdns::from_url(&url)?)),
         #[cfg(not(feature = "mdns"))]
-        "mdns" => Err(StrategyError::Options(
-            "this build of pillion has no mdns: it was built without the feature `mdns`".into(),
-        )),
+        "mdns" => Err(not_built("mdns")),
+        #[cfg(feature = "exec")]
+        "exec" => Ok(Box::new(exec::Exec::from_url(&url)?)),
+        #[cfg(not(feature = "exec"))]
+        "exec" => Err(not_built("exec")),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }
+}
+
+/// There is such a strategy, but not here.
+#[cfg(not(all(feature = "mdns", feature = "exec")))]
+fn not_built(name: &str) -> StrategyError {
+    StrategyError::Options(format!(
+        "this build of pillion has no {name}: it was built without the feature `{name}`"
+    ))
 }
 
 /// Says whether [`build`] would take `url`, without having anything to build it with.
@@ -258,10 +275,14 @@ mod tests {
         let surroundings =
             Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
         for name in NAMES {
-            let rest = if *name == "list" { "hal" } else { "" };
-            let built = build(&format!("{name}://{rest}"), &surroundings).expect(name);
+            let place = match *name {
+                "list" => "hal",
+                "exec" => "/bin/true",
+                _ => "",
+            };
+            let built = build(&format!("{name}://{place}"), &surroundings).expect(name);
             assert_eq!(built.name(), *name);
-            if *name != "list" {
+            if place.is_empty() {
                 assert_eq!(build(name, &surroundings).expect(name).name(), *name);
             }
         }
