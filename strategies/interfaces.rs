@@ -116,7 +116,7 @@ pub(crate) struct Place {
 }
 
 impl Choice {
-    /// Reads `eth0,wlan0`; nothing is all.
+    /// Reads `eth0,wlan0`, names or addresses; nothing is all.
     pub(crate) fn parse(text: &str) -> Self {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         Self(names.map(str::to_owned).collect())
@@ -132,7 +132,7 @@ impl Choice {
             // they are plugged into carries the multicast.
             !interface.is_loopback() && !interface.name.starts_with("veth")
         } else {
-            self.0.contains(&interface.name)
+            self.0.contains(&interface.name) || self.0.contains(&interface.ip().to_string())
         }
     }
 
@@ -179,7 +179,7 @@ impl Choice {
         } else {
             let asked = self.0.join(", ");
             format!(
-                "no interface named {asked} is up, has an address and is not point to point (there are: {there}); waiting for it"
+                "no interface {asked} is up, has an address and is not point to point (there are: {there}); waiting for it"
             )
         }
     }
@@ -188,6 +188,16 @@ impl Choice {
 impl Network {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(places: impl IntoIterator<Item = Place>) -> Self {
+        Self(places.into_iter().collect())
+    }
+
+    #[cfg(feature = "gossip")]
+    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.0.iter()
     }
 
     /// Whether others are told of this node anywhere.

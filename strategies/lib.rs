@@ -11,17 +11,21 @@
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
+//! | `gossip://` | the same, for those who know the mesh's secret only (feature `gossip`) | yes |
 //! | `exec:///usr/local/bin/find-nodes` | whatever a program of yours prints (feature `exec`) | no |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "exec")]
 pub mod exec;
+#[cfg(feature = "gossip")]
+pub mod gossip;
 #[cfg_attr(
     not(any(feature = "mdns", feature = "gossip")),
     allow(dead_code, reason = "who multicasts chooses interfaces")
 )]
 pub mod interfaces;
+pub mod keys;
 pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
@@ -33,8 +37,10 @@ mod options;
     allow(dead_code, reason = "who multicasts compares clocks")
 )]
 mod pace;
-#[cfg(feature = "exec")]
+#[cfg(any(feature = "exec", feature = "gossip"))]
 mod retry;
+#[cfg(any(feature = "mdns", feature = "gossip"))]
+mod runs;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -45,6 +51,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use keys::{Key, Keys};
 pub use nearest::nearest;
 
 /// What a node says of itself, for the strategies that tell others.
@@ -205,6 +212,8 @@ pub struct Surroundings {
     pub registry: PathBuf,
     /// How often pollers look.
     pub interval: Duration,
+    /// For those that seal what they send.
+    pub keys: Keys,
 }
 
 /// The names of the strategies in this build: the one list of them.
@@ -215,6 +224,8 @@ pub const NAMES: &[&str] = &[
     "mdns",
     #[cfg(feature = "exec")]
     "exec",
+    #[cfg(feature = "gossip")]
+    "gossip",
 ];
 
 /// Makes the strategy that `url` asks for: `list://hal:4470`, `local://`, `mdns://?interface=eth0`; a bare
@@ -236,12 +247,16 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         "exec" => Ok(Box::new(exec::Exec::from_url(&url)?)),
         #[cfg(not(feature = "exec"))]
         "exec" => Err(not_built("exec")),
+        #[cfg(feature = "gossip")]
+        "gossip" => Ok(Box::new(gossip::Gossip::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "gossip"))]
+        "gossip" => Err(not_built("gossip")),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }
 }
 
 /// There is such a strategy, but not here.
-#[cfg(not(all(feature = "mdns", feature = "exec")))]
+#[cfg(not(all(feature = "mdns", feature = "exec", feature = "gossip")))]
 fn not_built(name: &str) -> StrategyError {
     StrategyError::Options(format!(
         "this build of pillion has no {name}: it was built without the feature `{name}`"
@@ -253,8 +268,7 @@ fn not_built(name: &str) -> StrategyError {
 /// # Errors
 /// Those of [`build`].
 pub fn check(url: &str) -> Result<(), StrategyError> {
-    let nowhere = Surroundings { registry: PathBuf::new(), interval: Duration::ZERO };
-    build(url, &nowhere).map(drop)
+    build(url, &Surroundings::default()).map(drop)
 }
 
 #[cfg(test)]
@@ -262,8 +276,7 @@ mod tests {
     use super::*;
 
     fn refused(url: &str) -> String {
-        let surroundings =
-            Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings { registry: "/nowhere".into(), ..Surroundings::default() };
         match build(url, &surroundings) {
             Ok(strategy) => panic!("{url} was taken as {}", strategy.name()),
             Err(error) => error.to_string(),
@@ -272,8 +285,7 @@ mod tests {
 
     #[test]
     fn every_name_in_the_list_builds_bare_and_as_a_url() {
-        let surroundings =
-            Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings { registry: "/nowhere".into(), ..Surroundings::default() };
         for name in NAMES {
             let place = match *name {
                 "list" => "hal",

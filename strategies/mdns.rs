@@ -40,8 +40,7 @@
 mod daemon;
 mod record;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mdns_sd::{Receiver, ServiceEvent};
@@ -52,6 +51,7 @@ use self::record::{Found, Record};
 use crate::interfaces::{Choice, Network};
 use crate::options::{Url, wrong};
 use crate::pace::{Clocks, until_next};
+use crate::runs::newest;
 use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError};
 
 /// How often the interfaces and the clocks are compared with what they were.
@@ -333,25 +333,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// Of two runs of one node at one address only the newer can be there: the older was killed, and its
-/// announcement has not run out yet.
 fn sightings<'a>(found: impl Iterator<Item = &'a Found>) -> Vec<Sighting> {
-    let mut newest_first: Vec<&Found> = found.collect();
-    newest_first.sort_by_key(|found| std::cmp::Reverse(found.incarnation));
-    let mut taken: BTreeSet<(&str, SocketAddr)> = BTreeSet::new();
-    let mut sightings = Vec::new();
-    for found in newest_first {
-        let addresses = found.addresses.iter().copied();
-        let addresses: Vec<SocketAddr> = match &found.node {
-            Some(node) => addresses.filter(|address| taken.insert((node, *address))).collect(),
-            None => addresses.collect(),
-        };
-        if !addresses.is_empty() {
-            sightings.push(found.sighting(addresses));
-        }
-    }
-    sightings.sort_by(|a, b| (&a.node, a.incarnation).cmp(&(&b.node, b.incarnation)));
-    sightings
+    newest(found.map(Found::sighting).collect())
 }
 
 #[cfg(test)]

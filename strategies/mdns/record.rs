@@ -167,7 +167,7 @@ impl Found {
         })
     }
 
-    pub(super) fn sighting(&self, addresses: Vec<SocketAddr>) -> Sighting {
+    pub(super) fn sighting(&self) -> Sighting {
         let on = if self.interface.is_empty() {
             String::new()
         } else {
@@ -178,7 +178,7 @@ impl Found {
             incarnation: Some(self.incarnation),
             mesh: Some(self.mesh.clone()),
             ids: self.ids.clone(),
-            addresses,
+            addresses: self.addresses.clone(),
             source: format!("mdns{on}"),
             ..Sighting::default()
         }

@@ -45,8 +45,11 @@ impl Listed {
 
 impl Place for Listed {
     fn strategy(&self) -> Box<dyn Strategy> {
-        let surroundings =
-            Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(1) };
+        let surroundings = Surroundings {
+            registry: PathBuf::new(),
+            interval: Duration::from_secs(1),
+            ..Surroundings::default()
+        };
         build(&format!("list://?file={}", self.file.display()), &surroundings).expect("a list")
     }
 
