@@ -1,3 +1,5 @@
+//! `exec` with programs that exist on a stage only, and time that passes when nobody has anything to do.
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Mutex;

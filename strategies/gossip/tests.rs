@@ -1,3 +1,5 @@
+//! `gossip` over a network in memory, and time that passes when nobody has anything to do.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
