@@ -59,7 +59,7 @@ use self::view::{Heard, Memory, Trouble, View};
 use crate::interfaces::{Choice, Network, is_tellable, takes};
 use crate::keys::{Key, Keys};
 use crate::options::{Url, wrong};
-use crate::pace::{Clocks, until_next};
+use crate::pace::{self, Clocks, until_next};
 use crate::retry::{Retry, spread};
 use crate::{Announcement, Reporter, Running, Strategy, StrategyError, Surroundings};
 
@@ -449,6 +449,7 @@ impl<E: Ether> Run<'_, E> {
         let (mut unheard, mut since): (Option<Instant>, Instant) = (None, started);
         let mut expire: Option<Instant> = None;
         let mut deaf_until: Option<Instant> = None;
+        let mut look = pace::next(LOOK);
         self.look_at_secrets(voice);
         loop {
             let echo = unheard
@@ -456,7 +457,8 @@ impl<E: Ether> Run<'_, E> {
                 .filter(|_| !self.view.has(Trouble::Echo) && !self.view.has(Trouble::Network));
             tokio::select! {
                 biased;
-                () = until_next(LOOK) => {
+                () = sleep_until(look) => {
+                    look = pace::next(LOOK);
                     let now = Clocks::now();
                     let slept = now.jumped_since(&clocks);
                     let changed = self.gossip.ether.network().is_ok_and(|now| now != *network);

@@ -201,6 +201,7 @@ impl Network {
     }
 
     /// Whether others are told of this node anywhere.
+    #[cfg(feature = "mdns")]
     pub(crate) fn tells(&self) -> bool {
         self.0.iter().any(|place| place.told)
     }

@@ -16,7 +16,7 @@
 //!
 //! | option | default | |
 //! | --- | --- | --- |
-//! | `interface` | all that are up, have an address and are not loopback, point to point or one end of a container's `veth` | names, separated by commas; `lo` and bridges of containers can be asked for |
+//! | `interface` | all that are up, have an address and are not loopback, point to point or one end of a container's `veth` | names or addresses, separated by commas; `lo` and bridges of containers can be asked for |
 //! | `port` | 5353 | another port makes a group of its own that the system's tools do not see |
 //!
 //! - A node is heard of within about a tenth of a second of its start, and forgotten one second after it said
@@ -136,6 +136,10 @@ impl Mdns {
         }
     }
 
+    fn has_changed(&self, network: &Network) -> bool {
+        self.choice.network().is_ok_and(|now| now != *network)
+    }
+
     /// Listens until the network, the clock or the daemon make it pointless.
     async fn session(
         &self,
@@ -148,6 +152,7 @@ impl Mdns {
         view.tells = network.tells();
         let mut echo = view.expects_echo().then_some(started + ECHO);
         let mut grace = Some(started + GRACE);
+        let mut hears = !view.expects_echo();
         if !view.expects_echo() {
             view.well();
         }
@@ -155,8 +160,13 @@ impl Mdns {
             tokio::select! {
                 biased;
                 event = events.recv_async() => match event {
+                    // Whoever was heard on an interface is said to have gone when that goes: nobody has.
+                    Ok(ServiceEvent::ServiceRemoved(..)) if self.has_changed(network) => {
+                        return End::NetworkChanged;
+                    }
                     Ok(event) => if view.on_event(event) == Heard::Ourselves {
                         echo = None;
+                        hears = true;
                     },
                     Err(_) => return End::Failed("its thread ended or could not keep up".into()),
                 },
@@ -172,8 +182,13 @@ impl Mdns {
                     echo = Some(started + ECHO_RETRY);
                 }
                 () = until(grace) => {
-                    grace = None;
-                    view.forget_earlier_sessions();
+                    // Who is deaf, or is about to notice that the network has gone, has heard nothing of anybody's end.
+                    if hears && !self.has_changed(network) {
+                        grace = None;
+                        view.forget_earlier_sessions();
+                    } else {
+                        grace = Some(Instant::now() + GRACE);
+                    }
                 }
                 () = until_next(LOOK) => {
                     let now = Clocks::now();
@@ -181,7 +196,7 @@ impl Mdns {
                         return End::Slept;
                     }
                     clocks = now;
-                    if self.choice.network().is_ok_and(|now| now != *network) {
+                    if self.has_changed(network) {
                         return End::NetworkChanged;
                     }
                 }

@@ -6,12 +6,20 @@
 
 use std::time::{Duration, Instant as Monotonic, SystemTime};
 
+use tokio::time::Instant;
+
 /// How far the wall clock and the monotonic clock may drift apart between two looks: more is a sleep.
 const JUMP: Duration = Duration::from_secs(5);
 
 /// Sleeps until the wall clock is at a multiple of `period`: at most that long, and half of it on average.
 pub(crate) async fn until_next(period: Duration) {
     tokio::time::sleep(rest(period, SystemTime::now())).await;
+}
+
+/// When the wall clock is at a multiple of `period` next.
+#[cfg_attr(not(feature = "gossip"), allow(dead_code, reason = "who looks between other things"))]
+pub(crate) fn next(period: Duration) -> Instant {
+    Instant::now() + rest(period, SystemTime::now())
 }
 
 fn rest(period: Duration, now: SystemTime) -> Duration {

@@ -249,12 +249,12 @@ async fn fifty_nodes_that_start_at_once_say_little_and_see_each_other_at_once() 
         node.until(|report| report.sightings.len() == 49).await;
     }
     assert!(began.elapsed() <= APART + ANSWER_WITHIN, "{:?}", began.elapsed());
-    sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(5)).await;
     let said = bus.carried().len();
-    sleep(Duration::from_secs(100)).await;
+    sleep(Duration::from_secs(20)).await;
     assert!(said <= 50 * 8, "{said} packets at first");
     let later = bus.carried().len() - said;
-    assert!(later <= 50 * 27, "{later} packets in 100 s");
+    assert!(later <= 50 * 6, "{later} packets in 20 s");
     assert!(bus.carried().iter().all(|(packet, _)| packet.len() <= PACKET_BYTES_MAX));
 }
 

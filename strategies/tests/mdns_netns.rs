@@ -94,6 +94,25 @@ fn an_interface_that_goes_and_comes_is_taken_up_again_and_nobody_is_dropped_mean
 }
 
 #[test]
+fn an_interface_that_is_taken_out_and_another_that_is_plugged_in_for_it_is_used() {
+    let lan = lan!(3);
+    (1..=3).for_each(|n| lan.up(n));
+    let mut a = lan.start(1, 1, "mdns", 0);
+    let mut b = lan.start(2, 2, "mdns", 0);
+    a.sees(2);
+    b.sees(1);
+    lan.replug(1);
+    let seen = a.until("no network", |report| report.contains("no network interface"));
+    assert!(seen.contains(&spelled(2)), "{seen}");
+    lan.up(1);
+    let mut c = lan.start(3, 3, "mdns", 0);
+    a.sees(3);
+    c.sees(1);
+    let seen = a.is_well();
+    assert!(seen.contains(&spelled(2)), "{seen}");
+}
+
+#[test]
 fn a_network_that_comes_after_the_start_is_used() {
     let lan = lan!(2);
     lan.up(2);

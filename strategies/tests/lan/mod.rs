@@ -42,11 +42,8 @@ impl Lan {
         ip(&format!("-n {switch} link add br0 type bridge"))?;
         ip(&format!("-n {switch} link set br0 up"))?;
         for n in 1..=machines {
-            let machine = lan.machine(&n.to_string())?;
-            ip(&format!(
-                "link add net0 netns {machine} type veth peer name port{n} netns {switch}"
-            ))?;
-            ip(&format!("-n {switch} link set port{n} master br0 up"))?;
+            lan.machine(&n.to_string())?;
+            lan.plug(n)?;
         }
         Ok(lan)
     }
@@ -83,6 +80,18 @@ impl Lan {
         self.ip(n, "link set veth0 master docker0 up");
         self.ip(inner, "addr add 172.17.0.2/16 dev eth0");
         self.ip(inner, "link set eth0 up");
+    }
+
+    /// Takes the link of machine `n` out of it and plugs a new one in, which is down and has no address.
+    pub fn replug(&self, n: u8) {
+        self.ip(n, "link del net0");
+        self.plug(n).expect("a link");
+    }
+
+    fn plug(&self, n: u8) -> Result<(), String> {
+        let (machine, switch) = (format!("{}{n}", self.name), format!("{}sw", self.name));
+        ip(&format!("link add net0 netns {machine} type veth peer name port{n} netns {switch}"))?;
+        ip(&format!("-n {switch} link set port{n} master br0 up"))
     }
 
     /// Gives machine `n` the addresses of number `to` instead of its own.
