@@ -56,7 +56,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::ether::{Ether, Kind, Link, Udp, Wire, links};
 use self::packet::{Message, PACKET_BYTES_MAX, Refused, Salt, Seal};
 use self::view::{Heard, Memory, Trouble, View};
-use crate::interfaces::{Choice, Network, is_tellable, takes};
+use crate::interfaces::{Choice, Network, is_link_local, is_tellable, takes};
 use crate::keys::{Key, Keys};
 use crate::options::{Url, wrong};
 use crate::pace::{self, Clocks, until_next};
@@ -622,8 +622,8 @@ impl<E: Ether> Voice<'_, E> {
             }
         }
         // A link-local address is for where there is nothing else: a cable between two machines.
-        if told.iter().any(|address| !crate::interfaces::is_link_local(address.ip())) {
-            told.retain(|address| !crate::interfaces::is_link_local(address.ip()));
+        if told.iter().any(|address| !is_link_local(address.ip())) {
+            told.retain(|address| !is_link_local(address.ip()));
         }
         told.sort_unstable();
         told.dedup();

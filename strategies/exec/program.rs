@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::AsyncRead;
@@ -76,7 +76,7 @@ impl Process {
         self.kill_group();
         self.group = None;
         match self.child.wait().await {
-            Ok(status) => Ended { well: status.success(), how: in_words(status) },
+            Ok(status) => Ended { well: status.success(), how: status.to_string() },
             Err(error) => Ended { well: false, how: format!("nobody knows how: {error}") },
         }
     }
@@ -87,10 +87,6 @@ impl Drop for Process {
         // Dropping the child hands it to the runtime, which waits for it.
         self.kill_group();
     }
-}
-
-fn in_words(status: ExitStatus) -> String {
-    status.to_string()
 }
 
 /// Starts a program.
