@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pillion_strategies::{Announcement, Reporter, Strategy, StrategyError, Surroundings};
+use pillion_strategies::{
+    Announcement, Key as GossipKey, Keys, Reporter, Strategy, StrategyError, Surroundings,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -198,7 +200,8 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     let operators = operator_socket(&path, config.socket_mode)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
-    let strategies = strategies(&config, &dir.registry(&config.mesh)?)?;
+    let (gossip_keys, keys) = watch::channel(Vec::new());
+    let strategies = strategies(&config, &dir.registry(&config.mesh)?, keys)?;
 
     let me = Node { name, incarnation: incarnation()? };
     let hub = Hub::new(me.clone(), limits(&config));
@@ -216,6 +219,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
 
     let trust = trust(&config.trust)?;
     let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
+    gossip_keys.send_replace(of_gossip(&tls));
     let (listener, listen) = bind(&config).await?;
     let advertised: Vec<SocketAddr> = config
         .advertise
@@ -250,7 +254,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
             seed,
         ));
     }
-    tasks.spawn(keep_reloading(tls.clone(), announce, mesh_shutdown.clone()));
+    tasks.spawn(keep_reloading(tls.clone(), announce, gossip_keys, mesh_shutdown.clone()));
     let options = MeshOptions {
         mesh: config.mesh.as_str().to_owned(),
         advertised,
@@ -397,8 +401,18 @@ fn operator_socket(path: &Path, mode: u32) -> Result<Option<Socket>, NodeError> 
     Ok(Some(Socket::bind(&path.with_extension("operator.sock"), MODE)?))
 }
 
-fn strategies(config: &Config, registry: &Path) -> Result<Vec<Box<dyn Strategy>>, NodeError> {
-    let surroundings = Surroundings { registry: registry.to_owned(), interval: LOOK_EVERY };
+fn strategies(
+    config: &Config,
+    registry: &Path,
+    keys: watch::Receiver<Vec<GossipKey>>,
+) -> Result<Vec<Box<dyn Strategy>>, NodeError> {
+    let shared = matches!(config.trust, Trust::Cookie { .. }).then_some(keys);
+    let mesh = config.mesh.as_str().to_owned();
+    let keys = Keys::new(shared, move |path| {
+        let cookies = tls::cookie::read(path).map_err(|error| error.to_string())?;
+        Ok(cookies.iter().map(|cookie| GossipKey::new(cookie.gossip_key(&mesh))).collect())
+    });
+    let surroundings = Surroundings { registry: registry.to_owned(), interval: LOOK_EVERY, keys };
     config
         .strategies
         .iter()
@@ -521,10 +535,15 @@ async fn keep_looking(
     }
 }
 
+fn of_gossip(tls: &Tls) -> Vec<GossipKey> {
+    tls.gossip_keys().into_iter().map(GossipKey::new).collect()
+}
+
 /// Reads cookies or certificates again when they change.
 async fn keep_reloading(
     tls: Tls,
     announce: watch::Sender<Announcement>,
+    gossip_keys: watch::Sender<Vec<GossipKey>>,
     mut shutdown: shutdown::Shutdown,
 ) {
     let mut told = String::new();
@@ -533,6 +552,8 @@ async fn keep_reloading(
             Ok(true) => {
                 told.clear();
                 tracing::info!("the keys of the mesh were read again");
+                // Before the strategies are run anew.
+                gossip_keys.send_replace(of_gossip(&tls));
                 announce.send_if_modified(|announcement| {
                     let ids = tls.ids();
                     let news = announcement.ids != ids;

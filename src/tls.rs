@@ -326,6 +326,17 @@ impl Tls {
         self.with(|current| current.ids.clone())
     }
 
+    /// What the nodes of the mesh seal with where there is no connection: one per cookie, in the file's order. None with
+    /// certificates, whose holders share no secret.
+    #[must_use]
+    pub fn gossip_keys(&self) -> Vec<[u8; 32]> {
+        let mesh = &self.shared.identity.mesh;
+        self.with(|current| match &current.source {
+            Source::Cookies(cookies) => cookies.iter().map(|c| c.gossip_key(mesh)).collect(),
+            Source::Files(_) => Vec::new(),
+        })
+    }
+
     /// Who the other end of a finished handshake is, from `peer_certificates()`. Its mesh is ours; its host must be that
     /// of the hello.
     ///

@@ -15,6 +15,8 @@
 //! | `postgres://user@host/database` | the nodes that use the same database, by its notifications (feature `postgres`) | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
 //! | `kubernetes://?service=web` | the nodes in the pods of a Service, or with a label (feature `kubernetes`) | no |
+//! | `gossip://` | the same as mdns, for those who know the mesh's secret only (feature `gossip`) | yes |
+//! | `exec:///usr/local/bin/find-nodes` | whatever a program of yours prints (feature `exec`) | no |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -22,6 +24,16 @@ pub mod conformance;
 pub mod consul;
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(feature = "exec")]
+pub mod exec;
+#[cfg(feature = "gossip")]
+pub mod gossip;
+#[cfg_attr(
+    not(any(feature = "mdns", feature = "gossip")),
+    allow(dead_code, reason = "who multicasts chooses interfaces")
+)]
+pub mod interfaces;
+pub mod keys;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod list;
@@ -30,12 +42,24 @@ pub mod local;
 pub mod mdns;
 mod nearest;
 mod options;
+#[cfg_attr(
+    not(any(feature = "mdns", feature = "gossip")),
+    allow(dead_code, reason = "who multicasts compares clocks")
+)]
 mod pace;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod problems;
-#[cfg(any(feature = "dns", feature = "consul", feature = "postgres"))]
+#[cfg(any(
+    feature = "dns",
+    feature = "consul",
+    feature = "postgres",
+    feature = "exec",
+    feature = "gossip"
+))]
 mod retry;
+#[cfg(any(feature = "mdns", feature = "gossip"))]
+mod runs;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -48,6 +72,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use keys::{Key, Keys};
 pub use nearest::nearest;
 pub use options::redacted;
 
@@ -203,12 +228,14 @@ pub trait Strategy: Send + Sync {
 }
 
 /// What strategies share of their surroundings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     /// The directory of the `local` strategy's registry, checked to be ours and private.
     pub registry: PathBuf,
     /// How often pollers look.
     pub interval: Duration,
+    /// For those that seal what they send.
+    pub keys: Keys,
 }
 
 /// The names of the strategies in this build: the one list of them.
@@ -221,6 +248,10 @@ pub const NAMES: &[&str] = &[
     "dns",
     #[cfg(feature = "kubernetes")]
     "kubernetes",
+    #[cfg(feature = "exec")]
+    "exec",
+    #[cfg(feature = "gossip")]
+    "gossip",
     #[cfg(feature = "consul")]
     "consul",
     #[cfg(feature = "postgres")]
@@ -258,12 +289,28 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         "postgres" | "postgresql" => Ok(Box::new(postgres::Postgres::from_url(&url)?)),
         #[cfg(not(feature = "postgres"))]
         "postgres" | "postgresql" => Err(not_built("postgres")),
+        #[cfg(feature = "exec")]
+        "exec" => Ok(Box::new(exec::Exec::from_url(&url)?)),
+        #[cfg(not(feature = "exec"))]
+        "exec" => Err(not_built("exec")),
+        #[cfg(feature = "gossip")]
+        "gossip" => Ok(Box::new(gossip::Gossip::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "gossip"))]
+        "gossip" => Err(not_built("gossip")),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }
 }
 
 /// There is such a strategy, but not here.
-#[cfg(not(all(feature = "mdns", feature = "dns", feature = "consul", feature = "postgres")))]
+#[cfg(not(all(
+    feature = "mdns",
+    feature = "dns",
+    feature = "kubernetes",
+    feature = "exec",
+    feature = "gossip",
+    feature = "consul",
+    feature = "postgres"
+)))]
 fn not_built(name: &str) -> StrategyError {
     StrategyError::Options(format!(
         "this build of pillion has no {name}: it was built without the feature `{name}`"
@@ -275,8 +322,7 @@ fn not_built(name: &str) -> StrategyError {
 /// # Errors
 /// Those of [`build`].
 pub fn check(url: &str) -> Result<(), StrategyError> {
-    let nowhere = Surroundings { registry: PathBuf::new(), interval: Duration::ZERO };
-    build(url, &nowhere).map(drop)
+    build(url, &Surroundings::default()).map(drop)
 }
 
 #[cfg(test)]
@@ -284,8 +330,7 @@ mod tests {
     use super::*;
 
     fn refused(url: &str) -> String {
-        let surroundings =
-            Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings { registry: "/nowhere".into(), ..Surroundings::default() };
         match build(url, &surroundings) {
             Ok(strategy) => panic!("{url} was taken as {}", strategy.name()),
             Err(error) => error.to_string(),
@@ -294,12 +339,12 @@ mod tests {
 
     #[test]
     fn every_name_in_the_list_builds_bare_and_as_a_url() {
-        let surroundings =
-            Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings { registry: "/nowhere".into(), ..Surroundings::default() };
         for name in NAMES {
             let place = match *name {
                 "list" | "dns" | "consul" => "hal",
                 "postgres" => "shop@hal/shop",
+                "exec" => "/bin/true",
                 _ => "",
             };
             let built = build(&format!("{name}://{place}"), &surroundings).expect(name);

@@ -318,8 +318,11 @@ mod tests {
     }
 
     fn list(url: &str, resolver: &Resolver) -> List {
-        let surroundings =
-            Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings {
+            registry: PathBuf::new(),
+            interval: Duration::from_secs(5),
+            ..Surroundings::default()
+        };
         let url = Url::parse(url).expect("a url");
         let list = List::from_url(&url, &surroundings).expect("a list");
         List { resolve: resolver.resolve(), ..list }
@@ -391,8 +394,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_systems_resolver_knows_localhost() {
-        let surroundings =
-            Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings {
+            registry: PathBuf::new(),
+            interval: Duration::from_secs(5),
+            ..Surroundings::default()
+        };
         let list = build("list://localhost:81", &surroundings).expect("a list");
         let (reporter, mut reports) = Reporter::new();
         let announcement = Announcement {

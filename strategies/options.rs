@@ -1,6 +1,6 @@
 //! How a strategy is written on a command line: `name://place?option=value&option=value`.
 //!
-//! Not a general URL: there is no fragment and no user, and `%20` is understood in values only.
+//! Not a general URL: there is no fragment and no user, and `%20` is understood in values and in paths only.
 
 use std::time::Duration;
 
@@ -24,19 +24,32 @@ impl Url {
         let mut options: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if options.iter().any(|(known, _)| known == key) {
-                return Err(wrong(format!(
-                    "`{}` gives the option `{key}` twice: write it once",
-                    redacted(text)
-                )));
-            }
             options.push((key.to_owned(), decoded(value)?));
         }
         Ok(Self { scheme: scheme.to_ascii_lowercase(), place: place.to_owned(), options })
     }
 
-    /// Refuses every option that is not in `known`.
+    /// Refuses every option that is not in `known`, and any that is there twice.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), StrategyError> {
+        self.only_and_several(known, &[])
+    }
+
+    /// The same; those in `several` may be there as often as they are needed.
+    #[cfg_attr(not(feature = "exec"), allow(dead_code, reason = "who has such options"))]
+    pub(crate) fn only_and_several(
+        &self,
+        known: &[&str],
+        several: &[&str],
+    ) -> Result<(), StrategyError> {
+        for (at, (key, _)) in self.options.iter().enumerate() {
+            let is_again = self.options[..at].iter().any(|(earlier, _)| earlier == key);
+            if is_again && !several.contains(&key.as_str()) {
+                let scheme = &self.scheme;
+                return Err(wrong(format!(
+                    "{scheme} is given the option `{key}` twice: write it once"
+                )));
+            }
+        }
         match self.options.iter().find(|(key, _)| !known.contains(&key.as_str())) {
             None => Ok(()),
             Some((key, _)) => Err(unknown(&format!("option of {}", self.scheme), key, known)),
@@ -54,6 +67,19 @@ impl Url {
 
     pub(crate) fn option(&self, key: &str) -> Option<&str> {
         self.options.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of an option that may be there several times, in their order.
+    #[cfg_attr(not(feature = "exec"), allow(dead_code, reason = "who has such options"))]
+    pub(crate) fn several<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        let all = self.options.iter().filter(move |(known, _)| known == key);
+        all.map(|(_, value)| value.as_str())
+    }
+
+    /// What stands between `://` and `?`, with `%20` undone: a path.
+    #[cfg_attr(not(feature = "exec"), allow(dead_code, reason = "who has a path there"))]
+    pub(crate) fn decoded_place(&self) -> Result<String, StrategyError> {
+        decoded(&self.place)
     }
 
     pub(crate) fn duration(&self, key: &str) -> Result<Option<Duration>, StrategyError> {

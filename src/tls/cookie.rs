@@ -162,6 +162,13 @@ impl Cookie {
         std::array::from_fn(|i| derived[i])
     }
 
+    /// What the nodes of `mesh` seal with where there is no connection. It opens nothing else, and nothing that is told of
+    /// it tells the cookie.
+    #[must_use]
+    pub fn gossip_key(&self, mesh: &str) -> [u8; 32] {
+        self.derive("gossip", mesh)
+    }
+
     /// 32 bytes for one purpose and one mesh: HKDF-SHA256 (RFC 5869), the purpose and the mesh being the info. A NUL
     /// ends the purpose, so that no two pairs are one text.
     pub(super) fn derive(&self, purpose: &str, mesh: &str) -> [u8; 32] {

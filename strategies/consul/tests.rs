@@ -46,7 +46,11 @@ impl Drop for Planted {
 }
 
 fn surroundings() -> Surroundings {
-    Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) }
+    Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    }
 }
 
 fn consul(url: &str) -> Consul {

@@ -111,7 +111,11 @@ impl Place for Zone {
 crate::conformance!(Ok::<_, String>(Zone::default()), start_paused = true);
 
 fn dns(url: &str) -> Dns {
-    let surroundings = Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) };
+    let surroundings = Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    };
     Dns::from_url(&Url::parse(url).expect("a url"), &surroundings).expect("good options")
 }
 
@@ -325,7 +329,11 @@ async fn names_that_fail_do_not_hide_those_that_answer() {
 
 #[test]
 fn options_that_cannot_be_meant_are_refused_in_words() {
-    let surroundings = Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) };
+    let surroundings = Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    };
     for (url, words) in [
         ("dns://", "dns://pillion.example.org"),
         ("dns://10.0.0.1", "list://10.0.0.1:4470"),

@@ -42,8 +42,11 @@ fn of_namespace(mut object: Value, namespace: &str) -> Value {
 }
 
 fn strategy(url: &str, script: &Script) -> Kubernetes {
-    let surroundings =
-        Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
+    let surroundings = Surroundings {
+        registry: "/nowhere".into(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    };
     let strategy = Kubernetes::from_url(&Url::parse(url).expect("a url"), &surroundings);
     Kubernetes { connect: script.connect(), own: Own::default(), ..strategy.expect("a strategy") }
 }

@@ -79,7 +79,11 @@ impl Place for Catalog {
 pillion_strategies::conformance!(Catalog::new().await);
 
 fn strategy(url: &str) -> Box<dyn Strategy> {
-    let surroundings = Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(1) };
+    let surroundings = Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(1),
+        ..Surroundings::default()
+    };
     build(url, &surroundings).expect("consul")
 }
 

@@ -131,7 +131,11 @@ impl Place for Served {
 pillion_strategies::conformance!(Served::new().await);
 
 fn strategy(url: &str) -> Box<dyn Strategy> {
-    let surroundings = Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(1) };
+    let surroundings = Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(1),
+        ..Surroundings::default()
+    };
     build(url, &surroundings).expect("dns")
 }
 

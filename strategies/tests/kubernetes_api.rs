@@ -85,8 +85,11 @@ impl Drop for Planted {
 pillion_strategies::conformance!(World::new());
 
 fn strategy(url: &str) -> Box<dyn Strategy> {
-    let surroundings =
-        Surroundings { registry: "/nowhere".into(), interval: Duration::from_secs(5) };
+    let surroundings = Surroundings {
+        registry: "/nowhere".into(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    };
     build(url, &surroundings).expect("a strategy")
 }
 

@@ -85,8 +85,11 @@ impl Listed {
 
 impl Place for Listed {
     fn strategy(&self) -> Box<dyn Strategy> {
-        let surroundings =
-            Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(1) };
+        let surroundings = Surroundings {
+            registry: PathBuf::new(),
+            interval: Duration::from_secs(1),
+            ..Surroundings::default()
+        };
         let content = Arc::clone(&self.0);
         let resolve: Resolve = Arc::new(move |host, port| {
             let content = Arc::clone(&content);

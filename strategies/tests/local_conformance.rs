@@ -43,8 +43,11 @@ impl Machine {
 
 impl Place for Machine {
     fn strategy(&self) -> Box<dyn Strategy> {
-        let surroundings =
-            Surroundings { registry: self.registry(), interval: Duration::from_secs(5) };
+        let surroundings = Surroundings {
+            registry: self.registry(),
+            interval: Duration::from_secs(5),
+            ..Surroundings::default()
+        };
         build("local", &surroundings).expect("local")
     }
 

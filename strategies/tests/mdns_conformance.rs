@@ -109,7 +109,11 @@ impl Drop for Loopback {
 }
 
 fn strategy(url: &str) -> Box<dyn Strategy> {
-    let surroundings = Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) };
+    let surroundings = Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    };
     build(url, &surroundings).expect("mdns")
 }
 

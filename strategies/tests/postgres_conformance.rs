@@ -87,7 +87,11 @@ impl Place for Channel {
 pillion_strategies::conformance!(Channel::new().await);
 
 fn strategy(url: &str) -> Box<dyn Strategy> {
-    let surroundings = Surroundings { registry: PathBuf::new(), interval: Duration::from_secs(5) };
+    let surroundings = Surroundings {
+        registry: PathBuf::new(),
+        interval: Duration::from_secs(5),
+        ..Surroundings::default()
+    };
     build(url, &surroundings).expect("postgres")
 }
 

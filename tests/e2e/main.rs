@@ -17,10 +17,15 @@
 mod calls;
 mod executed;
 mod factories;
+#[cfg(target_os = "linux")]
+mod finding;
 mod hosting;
 mod http;
 mod http_client;
 mod http_manual;
+#[cfg(target_os = "linux")]
+#[path = "../../strategies/tests/lan/mod.rs"]
+mod lan;
 mod links;
 mod mailboxes;
 mod mesh;

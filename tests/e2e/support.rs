@@ -74,7 +74,8 @@ impl Place {
         self.run(log, args, command)
     }
 
-    fn run(&self, base: &str, args: &[&str], mut command: Command) -> Daemon {
+    /// Starts a node as this command does it, and waits until its socket answers.
+    pub fn run(&self, base: &str, args: &[&str], mut command: Command) -> Daemon {
         let mesh =
             args.iter().position(|arg| *arg == "--mesh").map_or("default", |at| args[at + 1]);
         let socket = match args.iter().position(|arg| *arg == "--socket") {

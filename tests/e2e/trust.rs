@@ -10,13 +10,13 @@ use crate::mesh::refusal;
 use crate::support::{Daemon, Place, eventually, json};
 
 /// An authority as an operator has one.
-struct Authority {
+pub(crate) struct Authority {
     params: CertificateParams,
     key: KeyPair,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -38,10 +38,10 @@ impl Authority {
 }
 
 /// The three files of a node.
-struct Files(PathBuf);
+pub(crate) struct Files(PathBuf);
 
 impl Files {
-    fn new(place: &Place, name: &str, authority: &Authority) -> Self {
+    pub(crate) fn new(place: &Place, name: &str, authority: &Authority) -> Self {
         let directory = place.path().join(name);
         fs::create_dir(&directory).unwrap();
         let files = Self(directory);
@@ -63,19 +63,24 @@ impl Files {
 
     /// Starts a node with them that dials `join`.
     fn start(&self, place: &Place, base: &str, join: &[&str]) -> Daemon {
-        let paths = ["ca.pem", "cert.pem", "key.pem"].map(|name| self.path(name));
-        let [ca, cert, key] = paths.each_ref().map(|path| path.to_str().unwrap());
         let mut args = vec!["--strategy", "none"];
-        args.extend(["--tls-ca", ca, "--tls-cert", cert, "--tls-key", key]);
         for address in join {
             args.extend(["--join", address]);
         }
-        place.start(base, &args)
+        let args: Vec<String> = args.into_iter().map(str::to_owned).chain(self.flags()).collect();
+        place.start(base, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The flags that name them.
+    pub(crate) fn flags(&self) -> [String; 6] {
+        let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
+        let (ca, cert, key) = (path("ca.pem"), path("cert.pem"), path("key.pem"));
+        ["--tls-ca".into(), ca, "--tls-cert".into(), cert, "--tls-key".into(), key]
     }
 }
 
 /// Puts a private file in place whole: a reader sees the old or the new one.
-fn put(path: &Path, text: &str) {
+pub(crate) fn put(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).unwrap();
@@ -83,7 +88,7 @@ fn put(path: &Path, text: &str) {
 }
 
 /// Waits until a node has read its keys again this often.
-fn has_read_again(node: &Daemon, times: usize) {
+pub(crate) fn has_read_again(node: &Daemon, times: usize) {
     eventually("the keys are read again", || {
         node.logged().matches("the keys of the mesh were read again").count() >= times
     });
