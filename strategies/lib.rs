@@ -14,12 +14,21 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg_attr(
+    not(any(feature = "mdns", feature = "gossip")),
+    allow(dead_code, reason = "who multicasts chooses interfaces")
+)]
+pub mod interfaces;
 pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
 pub mod mdns;
 mod nearest;
 mod options;
+#[cfg_attr(
+    not(any(feature = "mdns", feature = "gossip")),
+    allow(dead_code, reason = "who multicasts compares clocks")
+)]
 mod pace;
 
 use std::collections::BTreeMap;

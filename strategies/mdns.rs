@@ -16,7 +16,7 @@
 //!
 //! | option | default | |
 //! | --- | --- | --- |
-//! | `interface` | all that are up, have an address and are not loopback, point to point or one end of a container's `veth` | names, separated by commas; `lo` can be asked for |
+//! | `interface` | all that are up, have an address and are not loopback, point to point or one end of a container's `veth` | names, separated by commas; `lo` and bridges of containers can be asked for |
 //! | `port` | 5353 | another port makes a group of its own that the system's tools do not see |
 //!
 //! - A node is heard of within about a tenth of a second of its start, and forgotten one second after it said
@@ -24,6 +24,8 @@
 //! - Instance and host name carry the incarnation; the machine's own host name is never announced, so no
 //!   machine is ever renamed because of us.
 //! - Each interface hears only its own addresses. A node that listens on loopback only announces nothing.
+//! - On the bridges of containers and virtual machines (`docker0`, `cni0`, `virbr0` ...) it listens and announces
+//!   nothing: who is in there is found and dialled. [`interfaces`](crate::interfaces) has the rule.
 //! - A network that is not there at the start, an interface that goes and comes, and a machine that slept
 //!   are noticed within four seconds: everything starts afresh, and what was seen stays until the new start
 //!   has had its time.
@@ -36,21 +38,20 @@
 //! are ignored.
 
 mod daemon;
-mod interfaces;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant as Monotonic, SystemTime};
+use std::time::Duration;
 
 use mdns_sd::{Receiver, ServiceEvent};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::daemon::Daemon;
-use self::interfaces::{Choice, Network};
 use self::record::{Found, Record};
+use crate::interfaces::{Choice, Network};
 use crate::options::{Url, wrong};
-use crate::pace::until_next;
+use crate::pace::{Clocks, until_next};
 use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError};
 
 /// How often the interfaces and the clocks are compared with what they were.
@@ -63,8 +64,6 @@ const ECHO: Duration = Duration::from_secs(3);
 const ECHO_RETRY: Duration = Duration::from_secs(60);
 /// How long what an earlier session saw stays without being seen again.
 const GRACE: Duration = Duration::from_secs(5);
-/// How far the wall clock and the monotonic clock may drift apart between two looks: more is a sleep.
-const JUMP: Duration = Duration::from_secs(5);
 /// The longest pause before another session, when one after the other fails.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A session that lasted this long was no failure.
@@ -146,9 +145,10 @@ impl Mdns {
     ) -> End {
         let started = Instant::now();
         let mut clocks = Clocks::now();
-        let mut echo = view.expects_echo.then_some(started + ECHO);
+        view.tells = network.tells();
+        let mut echo = view.expects_echo().then_some(started + ECHO);
         let mut grace = Some(started + GRACE);
-        if !view.expects_echo {
+        if !view.expects_echo() {
             view.well();
         }
         loop {
@@ -233,7 +233,10 @@ struct View<'a> {
     own: String,
     own_node: &'a str,
     own_incarnation: u64,
-    expects_echo: bool,
+    /// There is an address that others could dial ...
+    is_announced: bool,
+    /// ... and an interface where they are told.
+    tells: bool,
     session: u64,
     seen: BTreeMap<String, Seen>,
     trouble: Option<String>,
@@ -251,11 +254,16 @@ impl<'a> View<'a> {
             own: record.full_name().to_ascii_lowercase(),
             own_node: record.node(),
             own_incarnation: record.incarnation(),
-            expects_echo: record.is_announced(),
+            is_announced: record.is_announced(),
+            tells: true,
             session: 0,
             seen: BTreeMap::new(),
             trouble: None,
         }
+    }
+
+    const fn expects_echo(&self) -> bool {
+        self.is_announced && self.tells
     }
 
     fn on_event(&mut self, event: ServiceEvent) -> Heard {
@@ -294,9 +302,13 @@ impl<'a> View<'a> {
 
     /// Our own announcement was heard, or there is none and hearing is all there is to it.
     fn well(&mut self) {
-        let deaf = (!self.expects_echo).then(|| {
-            "nothing is announced, because the mesh port listens on loopback only: others are seen but cannot see this node".to_owned()
-        });
+        let deaf = if !self.is_announced {
+            Some("nothing is announced, because the mesh port listens on loopback only: others are seen but cannot see this node".to_owned())
+        } else if !self.tells {
+            Some("nothing is announced, because only bridges of containers are up here: nodes in the containers are seen and dialled, and do not see this node. interface=NAME announces it there".to_owned())
+        } else {
+            None
+        };
         if self.trouble.is_some() && deaf.is_none() {
             tracing::info!(strategy = "mdns", "hears its own announcement again");
         }
@@ -342,30 +354,6 @@ fn sightings<'a>(found: impl Iterator<Item = &'a Found>) -> Vec<Sighting> {
     sightings
 }
 
-/// Both clocks at one moment: they go apart while the machine sleeps, for only one of them goes on.
-struct Clocks {
-    wall: SystemTime,
-    monotonic: Monotonic,
-}
-
-impl Clocks {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "it compares the real clocks: sleep shows as a jump"
-    )]
-    fn now() -> Self {
-        Self { wall: SystemTime::now(), monotonic: Monotonic::now() }
-    }
-
-    fn jumped_since(&self, earlier: &Self) -> bool {
-        let ran = self.monotonic.saturating_duration_since(earlier.monotonic);
-        match self.wall.duration_since(earlier.wall) {
-            Ok(passed) => passed.abs_diff(ran) > JUMP,
-            Err(back) => back.duration() + ran > JUMP,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,30 +387,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_and_a_clock_that_is_set_are_jumps_and_a_late_look_is_none() {
-        let start = Clocks::now();
-        let after = |wall_s: u64, monotonic_s: u64| Clocks {
-            wall: start.wall + Duration::from_secs(wall_s),
-            monotonic: start.monotonic + Duration::from_secs(monotonic_s),
-        };
-        assert!(!after(2, 2).jumped_since(&start));
-        assert!(!after(60, 60).jumped_since(&start));
-        assert!(!after(6, 2).jumped_since(&start));
-        assert!(after(3600, 2).jumped_since(&start));
-        assert!(start.wall > SystemTime::UNIX_EPOCH);
-        let set_back =
-            Clocks { wall: start.wall - Duration::from_secs(60), monotonic: start.monotonic };
-        assert!(set_back.jumped_since(&start));
-    }
-
-    #[test]
     fn the_first_echo_after_a_silence_makes_it_well_and_is_nobody_seen() {
         let (reporter, reports) = Reporter::new();
         let record = Record::of(&record::tests::announcement()).expect("a record");
         let mut view = View::new(&reporter, &record);
         view.unwell("no echo".into());
         assert!(matches!(reports.borrow().health, crate::Health::Unwell(_)));
-        let own = record.service().expect("good").expect("announced").as_resolved_service();
+        let own = record.service(&Choice::default()).expect("good").expect("announced").as_resolved_service();
         let heard = view.on_event(ServiceEvent::ServiceResolved(Box::new(own)));
         assert!(heard == Heard::Ourselves);
         assert_eq!(*reports.borrow(), Report { health: crate::Health::Well, ..Report::default() });

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mdns_sd::{Error, IfKind, IfPredicate, Receiver, ServiceDaemon, ServiceEvent};
 
-use super::interfaces::Choice;
 use super::record::{Record, SERVICE};
+use crate::interfaces::Choice;
 
 /// How long a goodbye may take to leave. It takes a fraction of a millisecond; the bound is for a machine
 /// that is busy.
@@ -27,10 +27,11 @@ impl Daemon {
         // It is started afresh when the interfaces change, so it need not look for itself.
         daemon.0.set_ip_check_interval(0)?;
         let choice = choice.clone();
-        let unwanted = IfPredicate::new(move |interface| !choice.wants(interface));
+        let wants = choice.clone();
+        let unwanted = IfPredicate::new(move |interface| !wants.wants(interface));
         daemon.0.disable_interface(IfKind::Predicate(unwanted))?;
         let events = daemon.0.browse(SERVICE)?;
-        if let Some(service) = record.service()? {
+        if let Some(service) = record.service(&choice)? {
             daemon.0.register(service)?;
         }
         Ok((daemon, events))

@@ -8,8 +8,9 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceInfo};
+use mdns_sd::{IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceInfo};
 
+use crate::interfaces::{Choice, takes};
 use crate::options::hex_u64;
 use crate::{Announcement, Sighting};
 
@@ -32,8 +33,8 @@ pub(super) struct Record {
     instance: String,
     port: u16,
     addresses: Vec<IpAddr>,
-    /// The kinds of addresses that are taken from the interfaces.
-    automatic: Vec<IfKind>,
+    /// The unspecified addresses that it listens on: those of the interfaces are taken instead.
+    automatic: Vec<SocketAddr>,
     txt: Vec<(&'static str, String)>,
 }
 
@@ -62,18 +63,10 @@ impl Record {
             txt.push(("node", node.clone()));
         }
         // There is one port in an SRV record: that of the first address that others can reach.
-        let mut reachable = listen.iter().filter(|address| !address.ip().is_loopback());
-        let port = reachable.next().map_or(0, SocketAddr::port);
+        let reachable = listen.iter().filter(|address| !address.ip().is_loopback());
+        let port = reachable.clone().next().map_or(0, SocketAddr::port);
         let listen = || listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_loopback());
-        let automatic = match (
-            listen().any(|ip| ip.is_unspecified() && ip.is_ipv6()),
-            listen().any(|ip| ip.is_unspecified()),
-        ) {
-            // A socket on [::] takes both kinds, unless the system or its owner says otherwise.
-            (true, _) => vec![IfKind::All],
-            (false, true) => vec![IfKind::IPv4],
-            (false, false) => Vec::new(),
-        };
+        let automatic = reachable.filter(|address| address.ip().is_unspecified()).copied().collect();
         Ok(Self {
             node: node.clone(),
             incarnation: *incarnation,
@@ -102,7 +95,7 @@ impl Record {
         self.port != 0
     }
 
-    pub(super) fn service(&self) -> mdns_sd::Result<Option<ServiceInfo>> {
+    pub(super) fn service(&self, choice: &Choice) -> mdns_sd::Result<Option<ServiceInfo>> {
         if !self.is_announced() {
             return Ok(None);
         }
@@ -118,7 +111,11 @@ impl Record {
         // The names carry the incarnation, so nobody else has them, and probing would cost most of a second.
         service.set_requires_probe(false);
         if !self.automatic.is_empty() {
-            service.set_interfaces(self.automatic.clone());
+            let (choice, automatic) = (choice.clone(), self.automatic.clone());
+            let told = IfPredicate::new(move |interface| {
+                choice.tells(interface) && automatic.iter().any(|a| takes(*a, interface.ip()))
+            });
+            service.set_interfaces(vec![IfKind::Predicate(told)]);
             service = service.enable_addr_auto();
         }
         Ok(Some(service))
@@ -256,7 +253,7 @@ pub(super) mod tests {
     #[test]
     fn names_carry_the_incarnation_and_never_the_host() {
         let record = Record::of(&announcement()).expect("a record");
-        let service = record.service().expect("good").expect("announced");
+        let service = record.service(&Choice::default()).expect("good").expect("announced");
         assert_eq!(service.get_fullname(), "stock-1-19b3f0c2a4e5f3c9._pillion._tcp.local.");
         assert_eq!(service.get_fullname(), record.full_name());
         assert_eq!(service.get_hostname(), "stock-1-19b3f0c2a4e5f3c9.local.");
@@ -289,7 +286,7 @@ pub(super) mod tests {
             ..announcement()
         };
         let record = Record::of(&announcement).expect("a record");
-        assert!(record.service().expect("it fits").is_some());
+        assert!(record.service(&Choice::default()).expect("it fits").is_some());
         let mesh = "m".repeat(300);
         assert!(Record::of(&Announcement { mesh, ..announcement }).is_err());
     }
@@ -299,7 +296,7 @@ pub(super) mod tests {
         let listen =
             vec!["127.0.0.1:4470".parse().expect("an address"), "[::1]:4470".parse().expect("one")];
         let record = Record::of(&Announcement { listen, ..announcement() }).expect("a record");
-        assert!(!record.is_announced() && record.service().expect("good").is_none());
+        assert!(!record.is_announced() && record.service(&Choice::default()).expect("good").is_none());
     }
 
     #[test]
