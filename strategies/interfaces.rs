@@ -36,7 +36,8 @@ const DOCKER_ID_DIGITS: usize = 12;
 /// Whether an interface of this name is a bridge or a cable of containers or virtual machines on this machine.
 #[must_use]
 pub fn is_of_containers(name: &str) -> bool {
-    let docker = |id: &str| id.len() == DOCKER_ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
+    let docker =
+        |id: &str| id.len() == DOCKER_ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
     OF_CONTAINERS.iter().any(|prefix| name.starts_with(prefix))
         || name.strip_prefix("br-").is_some_and(docker)
 }
@@ -45,7 +46,8 @@ pub fn is_of_containers(name: &str) -> bool {
 #[must_use]
 pub fn is_tellable(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    let good = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !is_link_local(ip);
+    let good =
+        !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !is_link_local(ip);
     good && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
@@ -88,6 +90,53 @@ fn tellable_of(interfaces: &[Interface], listen: &[SocketAddr]) -> Vec<SocketAdd
 /// system or its owner says otherwise.
 pub(crate) fn takes(unspecified: SocketAddr, ip: IpAddr) -> bool {
     unspecified.is_ipv6() || ip.is_ipv4()
+}
+
+/// An address of this machine, and the network that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The interface's name.
+    pub name: String,
+    /// Its number.
+    pub index: Option<u32>,
+    /// The address.
+    pub ip: IpAddr,
+    /// How many bits of it are the network's.
+    pub prefix: u8,
+    /// The interface works.
+    pub is_up: bool,
+    /// It has one other end.
+    pub is_p2p: bool,
+}
+
+impl Own {
+    /// Whether an address is in the network of this one.
+    #[must_use]
+    pub fn is_beside(&self, ip: IpAddr) -> bool {
+        let common = match (self.ip.to_canonical(), ip.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        common >= u32::from(self.prefix)
+    }
+}
+
+/// Every address of this machine; nothing when the system does not say.
+#[must_use]
+pub fn own() -> Vec<Own> {
+    let own = |interface: Interface| Own {
+        ip: interface.ip(),
+        prefix: match &interface.addr {
+            if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+            if_addrs::IfAddr::V6(v6) => v6.prefixlen,
+        },
+        is_up: interface.is_oper_up(),
+        is_p2p: interface.is_p2p(),
+        index: interface.index,
+        name: interface.name,
+    };
+    get_if_addrs().unwrap_or_default().into_iter().map(own).collect()
 }
 
 /// The interfaces that were asked for; none means all that make sense.

@@ -393,7 +393,11 @@ mod tests {
         let mut view = View::new(&reporter, &record);
         view.unwell("no echo".into());
         assert!(matches!(reports.borrow().health, crate::Health::Unwell(_)));
-        let own = record.service(&Choice::default()).expect("good").expect("announced").as_resolved_service();
+        let own = record
+            .service(&Choice::default())
+            .expect("good")
+            .expect("announced")
+            .as_resolved_service();
         let heard = view.on_event(ServiceEvent::ServiceResolved(Box::new(own)));
         assert!(heard == Heard::Ourselves);
         assert_eq!(*reports.borrow(), Report { health: crate::Health::Well, ..Report::default() });

@@ -98,6 +98,15 @@ pub enum Command<'a> {
         /// Which.
         node: &'a str,
     },
+    /// `peers`: everybody known, wanted and connected, and who says so
+    Peers,
+    /// `explain {node}`: why a node is connected or not
+    Explain {
+        /// Its name or an address.
+        node: &'a str,
+    },
+    /// `doctor`: what only the node knows of how it is doing
+    Doctor,
     /// `monitor_nodes {on, node_type?, pid?}`
     MonitorNodes {
         /// Acting process.
@@ -651,7 +660,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 66] = [
+pub const OPS: [&str; 69] = [
     "hello",
     "self",
     "bye",
@@ -659,6 +668,9 @@ pub const OPS: [&str; 66] = [
     "ping",
     "connect",
     "disconnect",
+    "peers",
+    "explain",
+    "doctor",
     "monitor_nodes",
     "monitor_node",
     "monitor_deaths",

@@ -66,7 +66,8 @@ impl Record {
         let reachable = listen.iter().filter(|address| !address.ip().is_loopback());
         let port = reachable.clone().next().map_or(0, SocketAddr::port);
         let listen = || listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_loopback());
-        let automatic = reachable.filter(|address| address.ip().is_unspecified()).copied().collect();
+        let automatic =
+            reachable.filter(|address| address.ip().is_unspecified()).copied().collect();
         Ok(Self {
             node: node.clone(),
             incarnation: *incarnation,
@@ -296,7 +297,9 @@ pub(super) mod tests {
         let listen =
             vec!["127.0.0.1:4470".parse().expect("an address"), "[::1]:4470".parse().expect("one")];
         let record = Record::of(&Announcement { listen, ..announcement() }).expect("a record");
-        assert!(!record.is_announced() && record.service(&Choice::default()).expect("good").is_none());
+        assert!(
+            !record.is_announced() && record.service(&Choice::default()).expect("good").is_none()
+        );
     }
 
     #[test]
