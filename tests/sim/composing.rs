@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pillion::mesh::Remember;
 
+use crate::app::text;
 use crate::world::{Setup, World, rounds, seed};
 
 const SOON: Duration = Duration::from_secs(2);
@@ -193,4 +194,36 @@ fn what_was_asked_for_by_disconnect_is_not_undone_by_memory() {
     world.disconnect("b", "a");
     world.until("nodedown", SOON, |w| w.peers("a").is_empty() && w.peers("b").is_empty());
     world.throughout("no connection", MINUTE * 5, |w| w.peers("b").is_empty());
+}
+
+#[test]
+fn what_a_source_knows_of_a_node_counts_where_the_node_does_not_say_it_itself() {
+    let mut world = World::of(&["a", "b", "c"]);
+    world.pass(Duration::from_millis(1));
+    // c says of itself what its own source knows; a's source knows less and other things.
+    world.knows_itself("c", &[("role", "store")]);
+    world.list("b", &["a"]);
+    world.list("c", &["a"]);
+    world.until("connections", SOON, |w| w.are_joined("a", "b") && w.are_joined("a", "c"));
+    let wait = |role: &str, timeout_ms: u64| {
+        vec![("op", "wait_for".into()), ("role", role.into()), ("timeout_ms", timeout_ms.into())]
+    };
+    let answer = world.says("a", wait("store", 0));
+    assert_eq!(text(&answer, "ev").as_deref(), Some("ok"), "{answer:?}");
+    // It is known later than it is connected: whoever waits hears of it.
+    let waiting = world.ask("a", wait("worker", 60_000));
+    let (mut b, mut c) = (world.sighting("b"), world.sighting("c"));
+    for (sighting, role) in [(&mut b, "worker"), (&mut c, "another")] {
+        sighting.labels.insert("role".to_owned(), role.to_owned());
+    }
+    world.watches("a", vec![b, c]);
+    world.until("a worker", SOON, |w| w.reply("a", waiting).is_some());
+    let answer = world.reply("a", waiting).expect("waited for");
+    assert_eq!(text(&answer, "ev").as_deref(), Some("ok"), "{answer:?}");
+    let answer = world.says("a", wait("another", 0));
+    assert_eq!(
+        text(&answer, "code").as_deref(),
+        Some("timeout"),
+        "c's own word counts: {answer:?}"
+    );
 }

@@ -238,6 +238,12 @@ impl World {
         self.cells[host].second.0.visible(sightings);
     }
 
+    /// What the sources of `host` know of `host` itself.
+    pub(crate) fn knows_itself(&self, host: &str, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        self.cells[host].reporter.own_labels(labels.collect());
+    }
+
     /// Both strategies of `host` fail: what they reported stays, and why is said.
     pub(crate) fn is_blind(&self, host: &str, why: &str) {
         self.cells[host].reporter.unwell(why);
