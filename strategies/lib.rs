@@ -11,6 +11,7 @@
 //! | [`list://hal:4470,ida?file=nodes.txt`](list) | the addresses and DNS names given, or written in a file | no |
 //! | [`local://`](local) | the nodes of this user on this machine | yes |
 //! | `mdns://` | the nodes on the same network, by multicast (feature `mdns`) | yes |
+//! | `kubernetes://?service=web` | the nodes in the pods of a Service, or with a label (feature `kubernetes`) | no |
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -19,6 +20,8 @@ pub mod conformance;
     allow(dead_code, reason = "who multicasts chooses interfaces")
 )]
 pub mod interfaces;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod list;
 pub mod local;
 #[cfg(feature = "mdns")]
@@ -208,6 +211,8 @@ pub const NAMES: &[&str] = &[
     "local",
     #[cfg(feature = "mdns")]
     "mdns",
+    #[cfg(feature = "kubernetes")]
+    "kubernetes",
 ];
 
 /// Makes the strategy that `url` asks for: `list://hal:4470`, `local://`, `mdns://?interface=eth0`; a bare
@@ -226,6 +231,12 @@ pub fn build(url: &str, surroundings: &Surroundings) -> Result<Box<dyn Strategy>
         #[cfg(not(feature = "mdns"))]
         "mdns" => Err(StrategyError::Options(
             "this build of pillion has no mdns: it was built without the feature `mdns`".into(),
+        )),
+        #[cfg(feature = "kubernetes")]
+        "kubernetes" => Ok(Box::new(kubernetes::Kubernetes::from_url(&url, surroundings)?)),
+        #[cfg(not(feature = "kubernetes"))]
+        "kubernetes" => Err(StrategyError::Options(
+            "this build of pillion has no kubernetes: it was built without the feature `kubernetes`".into(),
         )),
         other => Err(options::unknown("discovery strategy", other, NAMES)),
     }

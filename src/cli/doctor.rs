@@ -3,6 +3,8 @@
 //! It asks the node what only the node knows, and tries the rest itself: the machine, not the configuration, is what
 //! breaks at night. Without a node it looks at what it can.
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod findings;
 mod machine;
 mod multicast;
@@ -79,6 +81,8 @@ pub(super) async fn doctor(globals: &Globals, _: &DoctorArgs) -> Result<(), Fail
     }
     machine::multicast(diagnosis.as_ref(), &mut findings).await;
     names::names(diagnosis.as_ref(), config.as_ref(), &mut findings).await;
+    #[cfg(feature = "kubernetes")]
+    cluster::access(diagnosis.as_ref(), config.as_ref(), &mut findings).await;
     machine::files(diagnosis.as_ref(), &mut findings);
     tell(&output, &findings, diagnosis.is_some())
 }
