@@ -429,3 +429,34 @@ fn a_node_is_ready_once_enough_peers_were_there() {
     a.says("left");
     assert_eq!(ready(&a), true, "a gate, not a gauge");
 }
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn an_api_server_that_is_away_is_told() {
+    let place = Place::new();
+    let config = "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters:\n- name: a\n  cluster: {server: 'https://127.0.0.1:1'}\n\
+                  users:\n- name: a\n  user: {token: x}\ncontexts:\n- name: a\n  context: {cluster: a, user: a, namespace: shop}\n";
+    fs::write(place.path().join("kubeconfig"), config).expect("written");
+    let mut command = place.bare(env!("CARGO_BIN_EXE_pillion"));
+    command.env("PILLION_STRATEGY", "kubernetes://?service=web&kubeconfig=kubeconfig");
+    let ended = Ended::of(command.arg("doctor"));
+    assert_eq!(ended.code, 1);
+    let line = ended.line("failed", "kubernetes");
+    assert!(line.contains("127.0.0.1:1") && line.contains("cannot be asked"), "{line}");
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn a_real_api_server_is_asked_what_is_allowed() {
+    let Some(kubeconfig) = std::env::var_os("KUBECONFIG") else {
+        println!("SKIPPED: no KUBECONFIG names an API server");
+        return;
+    };
+    let place = Place::new();
+    let mut command = place.bare(env!("CARGO_BIN_EXE_pillion"));
+    command.env("KUBECONFIG", kubeconfig);
+    command.env("PILLION_STRATEGY", "kubernetes://?service=web&namespace=default");
+    let ended = Ended::of(command.arg("doctor"));
+    // Who is asked for may be allowed to, or not: both are answers of that server.
+    ended.has(&["the API server at ", "list endpointslices.discovery.k8s.io in default"]);
+}
