@@ -10,6 +10,7 @@ mod completion;
 mod config;
 mod connection;
 mod cookie;
+mod doctor;
 mod events;
 mod exit;
 mod host;
@@ -18,6 +19,7 @@ mod later;
 mod messages;
 mod nodes;
 mod output;
+mod peers;
 mod presence;
 mod processes;
 mod pubsub;
@@ -42,6 +44,8 @@ const EXAMPLES: &str = "\
 Examples:
   pillion up                          start a node beside your app
   pillion nodes                       who is there, and why somebody is not
+  pillion explain b@hal               why that one is not, and what to do
+  pillion doctor                      what is wrong with this machine, and what to do
   pillion receive inbox               in one terminal
   pillion send inbox '\"hello\"'        in another, on this machine
   pillion send inbox@b@hal '[1, 2]'   or from another node
@@ -135,6 +139,12 @@ enum Command {
     Connect(Later<nodes::ConnectArgs>),
     /// Disconnects from a node, and stays away from it
     Disconnect(Later<nodes::DisconnectArgs>),
+    /// Lists everybody known, wanted and connected, and who reports them
+    Peers,
+    /// Says why a node is connected or not, and what to do
+    Explain(Later<peers::ExplainArgs>),
+    /// Looks at everything that a mesh needs, and says what to do
+    Doctor(Later<doctor::DoctorArgs>),
     /// Sends a message to a process, by name or pid
     Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
@@ -247,6 +257,9 @@ impl Command {
             Self::WaitFor(args) => wait(nodes::wait_for(globals, &args.0)),
             Self::Connect(args) => wait(nodes::connect(globals, &args.0)),
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
+            Self::Peers => wait(peers::peers(globals)),
+            Self::Explain(args) => wait(peers::explain(globals, &args.0)),
+            Self::Doctor(args) => wait(doctor::doctor(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
             Self::Kv(args) => wait(kv::kv(globals, &args.0)),

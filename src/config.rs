@@ -32,6 +32,7 @@ pub mod problem;
 pub mod value;
 
 mod meaning;
+mod strategies;
 mod typed;
 
 #[cfg(test)]
@@ -72,6 +73,14 @@ pub struct Config {
     pub socket_mode: u32,
     /// URLs of the strategies, `list://` of the addresses to join last.
     pub strategies: Vec<String>,
+    /// The node is ready once so many others were up at the same time.
+    pub min_peers: usize,
+    /// How long a peer is remembered that is neither connected nor reported; zero for not at all.
+    pub remember: Duration,
+    /// After how long a peer is forgotten that nobody reports and that is not connected.
+    pub prune: Option<Duration>,
+    /// Where what is remembered is kept; the local directory when nobody named another.
+    pub state_dir: Option<PathBuf>,
     /// What the node tells others of itself, `role` included.
     pub labels: BTreeMap<String, String>,
     /// Stays out of what nodes tell each other, as in Erlang.

@@ -22,7 +22,7 @@ use crate::router::{Again, Limits, Map, Outbox, Router, SLICE};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
 use crate::wire::host::{DEFAULT_SUPERVISOR, Hosting, SupervisorSpec};
-use crate::wire::id::Node;
+use crate::wire::id::{Node, NodeName};
 use crate::wire::message::{Frame, FrameError, Goodbye, Kind, Peers};
 
 /// Largest frame of a peer: a fragment and its head, or a short message.
@@ -348,6 +348,22 @@ impl Hub {
     /// Sets what `nodes` says of this node.
     pub fn set_self(&self, me: SelfSeen) {
         self.lock().router.on_self(me);
+    }
+
+    /// Sets what this node tells others of itself, once a source knows more of it.
+    pub fn set_own_labels(&self, labels: BTreeMap<String, String>) {
+        self.lock().router.on_own_labels(labels);
+    }
+
+    /// Sets what is known of a connected node, once a source knows more of it.
+    pub fn set_labels(&self, node: &NodeName, labels: BTreeMap<String, String>) {
+        self.with(|state, _| state.router.on_labels(node, labels));
+    }
+
+    /// Whether so many others are up, or were, as the configuration wants. It stays true.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lock().router.is_ready()
     }
 
     /// Tells every app that the node is about to leave.

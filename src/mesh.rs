@@ -14,45 +14,58 @@
 //! What a newcomer gets wrong: a strategy's set only ever *adds* dials. Nothing here closes a connection because a
 //! strategy no longer sees its node.
 
+mod attempts;
+mod explain;
 mod hearsay;
 mod listen;
 mod notices;
+mod remembered;
 mod requests;
 mod roster;
+mod show;
+mod sources;
 mod strangers;
+mod telling;
 mod wanted;
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pillion_strategies::Report;
+use pillion_strategies::interfaces::Own;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
 
+use self::attempts::{Attempt, Attempts, Subject};
 use self::listen::Inbound;
 use self::notices::Notices;
+pub use self::remembered::{Past, REMEMBERED_MAX, Remember};
 use self::requests::{Requests, Resolved};
 use self::roster::{Accept, Roster, Ruling};
+pub use self::show::Facts;
 use self::strangers::Strangers;
-use self::wanted::{Held, Outcome, TargetId, Wanted};
+use self::wanted::{Held, Outcome, Round, TargetId, Wanted};
 use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
 pub use crate::peer::Profile;
+use crate::peer::interfaces::{Distance, Interfaces, distance};
 use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, Pulse, scope};
 use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::transport::Transport;
 use crate::wire::id::{Incarnation, Node};
-use crate::wire::message::{Goodbye, Kind, PeerEntry, Peers, cbor_frame};
+use crate::wire::message::{Goodbye, Peers};
+use crate::wire::shown::item;
 
 /// Most events of connections that wait for the mesh; a connection that has more waits itself.
 const EVENTS_MAX: usize = 1024;
 /// Most orders that wait for a connection. Half of them is kept for those that every connection gets at most once.
 const ORDERS_MAX: usize = 32;
+/// How much later an address is dialled than those that are nearer: a near one that answers has answered by then.
+const STAGGER: Duration = Duration::from_millis(50);
 /// Most dials under way.
 const DIALS_MAX: usize = 128;
 /// Changes of who is connected are told to the peers together when they come that close together.
@@ -61,8 +74,6 @@ const TELL_WITHIN: Duration = Duration::from_millis(10);
 const KNOWN_WITHIN: Duration = Duration::from_millis(50);
 /// How often the mesh looks whether the keys were read again: who had another cookie may have ours now.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Most bytes of nodes in one frame of hearsay: well below the largest frame.
-const TOLD_BYTES_MAX: usize = 48 * 1024;
 /// How long the goodbyes may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -83,6 +94,12 @@ pub struct MeshOptions {
     pub to_second: Duration,
     /// For jitter.
     pub seed: u64,
+    /// Whom it was connected to before, and how long such a memory holds.
+    pub remember: Remember,
+    /// What the addresses of this machine are.
+    pub interfaces: fn() -> Vec<Own>,
+    /// What the node knows of itself that `doctor` shows.
+    pub facts: Facts,
 }
 
 /// Runs the mesh until shutdown; then says goodbye to everybody, for at most three seconds.
@@ -170,6 +187,11 @@ struct Mesh<T: Transport> {
     roster: Roster,
     requests: Requests,
     notices: Notices,
+    attempts: Attempts,
+    /// What this node was told to say of itself.
+    labels: BTreeMap<String, String>,
+    facts: Facts,
+    started: Instant,
     conns: BTreeMap<ConnId, Conn>,
     conn_ids: u64,
     strangers: Strangers,
@@ -202,18 +224,21 @@ impl<T: Transport> Mesh<T> {
         let (inputs_in, others) = mpsc::channel(EVENTS_MAX);
         let (inbound_in, inbound) = mpsc::channel(1);
         let me = hub.me().clone();
-        let mut listens = options.advertised;
-        listens.extend(listeners.iter().filter_map(|l| transport.local_address(l).ok()));
+        let listens = listeners.iter().filter_map(|l| transport.local_address(l).ok()).collect();
+        let now = Instant::now();
         let context = Arc::new(Context {
             hub: Arc::clone(hub),
             tls,
             mesh: options.mesh.clone(),
             me: me.clone(),
-            labels: options.labels,
+            labels: Mutex::new(options.labels.clone()),
+            hints: Mutex::default(),
             hidden: options.hidden,
             profile: options.profile,
             pulse: Pulse::new(Instant::now() + options.to_second),
             listens,
+            advertised: options.advertised,
+            interfaces: Interfaces::new(options.interfaces),
             held: Mutex::default(),
             events: events_in,
         });
@@ -221,7 +246,18 @@ impl<T: Transport> Mesh<T> {
             context,
             transport: Arc::clone(transport),
             reports,
-            wanted: Wanted::new(me.clone(), &options.mesh, options.hidden, options.seed),
+            wanted: Wanted::new(
+                me.clone(),
+                &options.mesh,
+                options.hidden,
+                options.remember,
+                options.seed,
+                now,
+            ),
+            attempts: Attempts::default(),
+            labels: options.labels,
+            facts: options.facts,
+            started: now,
             roster: Roster::new(me),
             requests: Requests::default(),
             notices: Notices::default(),
@@ -246,7 +282,12 @@ impl<T: Transport> Mesh<T> {
             &inbound_in,
             options.seed,
         );
+        for (strategy, _) in &mesh.reports {
+            mesh.wanted.sources.add(strategy, now);
+        }
         mesh.start_watchers(hub);
+        // What is remembered is tried before any strategy has said a word.
+        mesh.merge(now);
         (mesh, Inputs { events, others, inbound })
     }
 
@@ -285,17 +326,14 @@ impl<T: Transport> Mesh<T> {
                 self.merge(now);
             }
         }
-        if self.wanted.hearsay.next_expiry().is_some_and(|at| at <= now)
-            && self.wanted.hearsay.expire(now)
-        {
+        if self.wanted.next_expiry().is_some_and(|at| at <= now) {
+            self.wanted.expire(now);
             self.merge(now);
         }
         let held = self.roster.held();
         let room = DIALS_MAX.saturating_sub(self.dials());
         for round in self.wanted.due(&held, now, room) {
-            for address in round.addresses {
-                self.dial(round.target, address);
-            }
+            self.dial_round(round);
         }
         if self.tell_at.is_some_and(|at| at <= now) {
             self.tell_at = None;
@@ -338,13 +376,16 @@ impl<T: Transport> Mesh<T> {
         let dial = (self.dials() < DIALS_MAX)
             .then(|| self.wanted.next_due(&self.roster.held(), now))
             .flatten();
-        let others =
-            [self.wanted.hearsay.next_expiry(), self.tell_at, self.known_at, self.requests.next()];
+        let others = [self.wanted.next_expiry(), self.tell_at, self.known_at, self.requests.next()];
         others.into_iter().flatten().chain(dial).fold(self.look_at, Instant::min)
     }
 
     fn merge(&mut self, now: Instant) {
         self.wanted.merge(&self.ids, now);
+        if self.wanted.remember(&self.roster.held(), now) {
+            self.wanted.merge(&self.ids, now);
+        }
+        self.wanted.remembered.save();
         self.known_changed(now);
     }
 
@@ -357,11 +398,26 @@ impl<T: Transport> Mesh<T> {
         ConnId(self.conn_ids)
     }
 
-    fn dial(&mut self, target: TargetId, address: SocketAddr) {
+    /// Dials every address of a target: the nearest at once, those that are farther away a moment later each.
+    fn dial_round(&mut self, round: Round) {
+        let own = self.context.interfaces.now();
+        let mut addresses: Vec<(Distance, SocketAddr)> =
+            round.addresses.iter().map(|address| (distance(*address, &own), *address)).collect();
+        addresses.sort_unstable();
+        let (mut after, mut last) = (Duration::ZERO, None);
+        for (distance, address) in addresses {
+            if last.replace(distance).is_some_and(|last| last != distance) {
+                after += STAGGER;
+            }
+            self.dial(round.target, address, after);
+        }
+    }
+
+    fn dial(&mut self, target: TargetId, address: SocketAddr, after: Duration) {
         let conn = self.next_conn();
         let (orders, heard) = mpsc::channel(ORDERS_MAX);
         let (context, transport) = (Arc::clone(&self.context), Arc::clone(&self.transport));
-        let task = self.tasks.spawn(peer::dial(context, transport, conn, address, heard));
+        let task = self.tasks.spawn(peer::dial(context, transport, conn, address, after, heard));
         self.wanted.begun(target, conn);
         let dial = Some((target, address));
         self.conns.insert(
@@ -404,9 +460,10 @@ impl<T: Transport> Mesh<T> {
         match input {
             Input::Report(index) => {
                 let Some((name, report)) = self.reports.get_mut(index) else { return };
-                let sightings = report.borrow_and_update().sightings.clone();
-                self.wanted.report(name, sightings);
+                let report = report.borrow_and_update().clone();
+                self.wanted.report(name, report, now);
                 self.merge(now);
+                self.label();
             }
             Input::Request(request) => self.on_request(request, now),
             Input::Resolved(resolved) => {
@@ -454,6 +511,18 @@ impl<T: Transport> Mesh<T> {
                 self.close(conn, "disconnect", Some(message), true);
                 self.part(&Node { name: node, incarnation }, now);
                 self.merge(now);
+            }
+            MeshRequest::Peers { token } => {
+                let shown = MeshAnswer::Shown(item(&self.peers(now)));
+                self.context.hub.answer_mesh(token, shown);
+            }
+            MeshRequest::Explain { token, node } => {
+                let shown = MeshAnswer::Shown(item(&self.explain(&node, now)));
+                self.context.hub.answer_mesh(token, shown);
+            }
+            MeshRequest::Doctor { token } => {
+                let shown = MeshAnswer::Shown(item(&self.diagnosis(now)));
+                self.context.hub.answer_mesh(token, shown);
             }
         }
     }
@@ -507,6 +576,20 @@ impl<T: Transport> Mesh<T> {
         conn.up = Some(now);
         info!(node = %met.node.name, incarnation = %met.node.incarnation, address = %met.remote, "joined");
         let node = met.node.clone();
+        let (address, dialled) = (conn.remote, conn.dial.is_some());
+        self.wanted.remembered.joined(&node.name, &met.places.addresses, now);
+        let words = if dialled { "joined" } else { "dialled this node, and joined" };
+        let joined = Attempt {
+            address,
+            dialled,
+            result: "joined",
+            failed: false,
+            words: words.to_owned(),
+            times: 1,
+            last: now,
+        };
+        self.attempts.note(Subject::Node(node.name.clone()), joined);
+        self.wanted.remembered.save();
         self.notices.well(node.name.as_str());
         for subject in self.wanted.joined(&node) {
             self.notices.well(&subject);
@@ -536,7 +619,8 @@ impl<T: Transport> Mesh<T> {
         let lasted = conn.up.map(|up| now.saturating_duration_since(up));
         let was_up = matches!(ending, Ending::Down { .. });
         if let (Ending::Down { reason, goodbye }, Some(met)) = (ending, &conn.met) {
-            self.on_down(met, reason, goodbye.as_ref(), lasted.unwrap_or_default(), now);
+            let (dialled, goodbye) = (conn.dial.is_some(), goodbye.as_ref());
+            self.on_down(met, dialled, reason, goodbye, lasted.unwrap_or_default(), now);
         }
         if let Ending::Failed(problem) = ending {
             self.on_failed(&conn, problem, now);
@@ -565,12 +649,27 @@ impl<T: Transport> Mesh<T> {
     fn on_down(
         &mut self,
         met: &Met,
+        dialled: bool,
         reason: &str,
         goodbye: Option<&Goodbye>,
         lasted: Duration,
         now: Instant,
     ) {
         let node = &met.node;
+        let words = match goodbye {
+            Some(goodbye) => format!("said goodbye: {} [{reason}]", peer::words(&goodbye.message)),
+            None => format!("was lost: {reason}"),
+        };
+        let left = Attempt {
+            address: met.remote,
+            dialled,
+            result: "left",
+            failed: false,
+            words,
+            times: 1,
+            last: now,
+        };
+        self.attempts.note(Subject::Node(node.name.clone()), left);
         match goodbye {
             Some(goodbye) if goodbye.reason == "name_taken" => {
                 error!(by = %node.name, "{}", peer::words(&goodbye.message));
@@ -579,7 +678,10 @@ impl<T: Transport> Mesh<T> {
         }
         self.wanted.hearsay.gone(&node.name, now);
         match goodbye.map(|goodbye| goodbye.reason.as_str()) {
-            Some("shutdown") => self.wanted.hearsay.goodbye(node, now),
+            Some("shutdown") => {
+                self.wanted.hearsay.goodbye(node, now);
+                self.wanted.remembered.left(&node.name);
+            }
             Some("disconnect") => {
                 self.wanted.unask_name(&node.name);
                 self.part(node, now);
@@ -597,55 +699,13 @@ impl<T: Transport> Mesh<T> {
     /// Keeps away from a node, also on connections that are under way.
     fn part(&mut self, node: &Node, now: Instant) {
         self.wanted.part(node, now);
+        self.wanted.remembered.forget(&node.name);
         for (id, conn) in &self.conns {
             let to_it = conn.met.as_ref().is_some_and(|met| met.node == *node);
             if to_it && self.roster.holder(&node.name).is_none_or(|(holder, _)| holder != *id) {
                 let message = "these two were disconnected on request".to_owned();
                 self.close(*id, "parted", Some(message), false);
             }
-        }
-    }
-
-    /// Says once, in words, why a connection did not come about. A dial's reason is said with its whole round.
-    fn on_failed(&mut self, conn: &Conn, problem: &Problem, now: Instant) {
-        if let (Problem::Itself, Some((_, address))) = (problem, conn.dial) {
-            self.wanted.learn(address, self.context.me.clone(), now);
-            return;
-        }
-        let words = problem.to_string();
-        let who = conn
-            .met
-            .as_ref()
-            .map_or_else(|| conn.remote.ip().to_string(), |met| met.node.name.to_string());
-        match problem {
-            Problem::Refused(refusal) if refusal.code == "name_taken" => {
-                if self.notices.is_news("name_taken", &refusal.message) {
-                    error!(by = %conn.remote, "{}", peer::words(&refusal.message));
-                }
-            }
-            Problem::SameName(node) => {
-                let subject = format!("{} {}", node.name, node.incarnation);
-                if self.notices.is_news(&subject, "same name") {
-                    warn!(
-                        address = %conn.remote,
-                        incarnation = %node.incarnation,
-                        "another node {words}"
-                    );
-                }
-            }
-            Problem::Refused(refusal) | Problem::Refusing(refusal)
-                if matches!(refusal.code.as_str(), "duplicate" | "leaving" | "parted") =>
-            {
-                debug!(%who, "{words}");
-            }
-            _ if conn.dial.is_some() => debug!(%who, "{words}"),
-            // An inbound one: somebody may be trying for ever.
-            Problem::Stranger(_) | Problem::Refused(_) | Problem::Refusing(_) => {
-                if self.notices.is_news(&who, &words) {
-                    warn!(from = %who, "{words}");
-                }
-            }
-            _ => debug!(%who, "{words}"),
         }
     }
 
@@ -721,61 +781,6 @@ impl<T: Transport> Mesh<T> {
                 }
             }
         }
-    }
-
-    /// Tells each peer whom else we are connected to.
-    fn tell_peers(&mut self) {
-        if self.context.hidden {
-            return;
-        }
-        let ups: Vec<ConnId> = self.roster.up().map(|(conn, _)| conn).collect();
-        let mut frames = Vec::new();
-        for id in &ups {
-            let Some(conn) = self.conns.get(id) else { continue };
-            let Some(met) = conn.met.as_ref().filter(|met| !met.hidden && conn.up.is_some()) else {
-                continue;
-            };
-            let frame = cbor_frame(Kind::Peers, 0, &self.peers_for(met, &ups));
-            let mut hasher = self.hasher.build_hasher();
-            hasher.write(&frame);
-            let hash = hasher.finish();
-            if conn.told != Some(hash) {
-                frames.push((*id, hash, frame));
-            }
-        }
-        for (id, hash, frame) in frames {
-            let sent = self.order(id, Order::Send(frame));
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.told = sent.then_some(hash);
-            }
-        }
-    }
-
-    /// In name order from the listener on, around: in a mesh too large for one frame, every listener hears of others.
-    fn peers_for(&self, listener: &Met, ups: &[ConnId]) -> Peers {
-        let mut others: Vec<&Met> = ups
-            .iter()
-            .filter_map(|id| self.conns.get(id)?.met.as_deref())
-            .filter(|met| !met.hidden && met.node != listener.node)
-            .collect();
-        let after = others.partition_point(|met| met.node < listener.node);
-        others.rotate_left(after);
-        let mut bytes = 0;
-        let mut peers = Vec::new();
-        for met in others.into_iter().take(hearsay::TOLD_MAX) {
-            let addresses = scope::hearsay(&met.places, listener.remote, listener.local);
-            if addresses.is_empty() {
-                continue;
-            }
-            bytes += 64 + met.node.name.as_str().len();
-            bytes += addresses.iter().map(|address| address.len() + 2).sum::<usize>();
-            if bytes > TOLD_BYTES_MAX {
-                break;
-            }
-            let (node, incarnation) = (met.node.name.to_string(), met.node.incarnation.0);
-            peers.push(PeerEntry { node, incarnation, addresses });
-        }
-        Peers { peers }
     }
 
     /// Stop listening and dialling; say goodbye; wait for the goodbyes to be out; drop the rest.

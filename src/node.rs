@@ -1,5 +1,6 @@
 //! The composition root: owns every task, starts the edges, stops them in order.
 
+mod past;
 mod synced;
 
 use std::io;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pillion_strategies::{
-    Announcement, Key as GossipKey, Keys, Reporter, Strategy, StrategyError, Surroundings,
+    Announcement, Key as GossipKey, Keys, Report, Reporter, Strategy, StrategyError, Surroundings,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ use crate::config::{
 };
 use crate::hosting::{self, HostingOptions};
 use crate::hub::Hub;
-use crate::mesh::{self, MeshOptions};
+use crate::mesh::{self, Facts, MeshOptions, Remember};
 use crate::peer::health;
 use crate::router::nodes::SelfSeen;
 use crate::router::{self, Limits};
@@ -217,6 +218,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
     }
 
+    let past = past::Book::of(&config, &dir, &claim.base);
     let trust = trust(&config.trust)?;
     let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
     gossip_keys.send_replace(of_gossip(&tls));
@@ -230,6 +232,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         labels: config.labels.clone(),
         hidden: config.hidden,
         addresses: std::iter::once(&listen).chain(&advertised).map(ToString::to_string).collect(),
+        min_peers: config.min_peers,
     });
     let (announce, announced) = watch::channel(Announcement {
         mesh: config.mesh.as_str().to_owned(),
@@ -241,10 +244,15 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         socket: Some(path.clone()),
         labels: config.labels.clone(),
     });
-    let mut reports = Vec::new();
+    let mut reports: Vec<(String, watch::Receiver<Report>)> = Vec::new();
     for (number, strategy) in strategies.into_iter().enumerate() {
         let (reporter, report) = Reporter::new();
-        reports.push((strategy.name().to_owned(), report));
+        // Two of one kind are two sources.
+        let same = |name: &str| reports.iter().any(|(other, _)| other == name);
+        let numbered = (2..).map(|n| format!("{} {n}", strategy.name()));
+        let mut names = std::iter::once(strategy.name().to_owned()).chain(numbered);
+        let name = names.find(|name| !same(name)).unwrap_or_default();
+        reports.push((name, report));
         let seed = me.incarnation.0.wrapping_add(number as u64);
         tasks.spawn(keep_looking(
             strategy,
@@ -263,6 +271,9 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         profile: profile(config.profile),
         to_second: to_second(),
         seed: me.incarnation.0,
+        remember: remember(&config, &past, &tls, &mesh_shutdown, &mut tasks),
+        interfaces: pillion_strategies::interfaces::own,
+        facts: facts(&config, &path, &past),
     };
     tasks.spawn(mesh::run(
         options,
@@ -423,6 +434,69 @@ fn strategies(
             })
         })
         .collect()
+}
+
+/// Whom an earlier run was connected to, and a task that keeps that for the next one.
+fn remember(
+    config: &Config,
+    book: &past::Book,
+    tls: &Tls,
+    shutdown: &shutdown::Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Remember {
+    let mut remember =
+        Remember { keep: config.remember, prune: config.prune, ..Remember::default() };
+    if !config.remember.is_zero() {
+        let (save, saved) = watch::channel(Vec::new());
+        remember.past = book.read(&tls.ids());
+        remember.save = Some(save);
+        tasks.spawn(past::keep(book.clone(), tls.clone(), saved, shutdown.clone()));
+    }
+    remember
+}
+
+/// What the node knows of itself that its mesh shows to people.
+fn facts(config: &Config, socket: &Path, book: &past::Book) -> Facts {
+    let text = |path: &Path| path.display().to_string();
+    let (trust, cookie_file) = match &config.trust {
+        Trust::Cookie { file, .. } => ("cookie", Some(text(file))),
+        Trust::Certificates { .. } => ("certificates", None),
+    };
+    Facts {
+        trust: trust.to_owned(),
+        cookie_file,
+        dir: text(&config.dir),
+        socket: text(socket),
+        state_file: (!config.remember.is_zero()).then(|| text(book.path())),
+        urls: config.strategies.iter().map(|url| without_secrets(url)).collect(),
+        min_peers: config.min_peers as u64,
+    }
+}
+
+/// A strategy's URL as it may be shown: whoever is asked for, and passwords and tokens, stay out of it.
+fn without_secrets(url: &str) -> String {
+    const SECRET: [&str; 5] = ["token", "password", "secret", "key", "auth"];
+    let (head, query) = url.split_once('?').unwrap_or((url, ""));
+    let head = match head.split_once("://") {
+        Some((scheme, place)) => {
+            let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+            format!("{scheme}://{place}")
+        }
+        None => head.to_owned(),
+    };
+    let options: Vec<String> = query
+        .split('&')
+        .filter(|option| !option.is_empty())
+        .map(|option| match option.split_once('=') {
+            Some((name, value))
+                if SECRET.iter().any(|s| name.contains(s)) || value.contains('@') =>
+            {
+                format!("{name}=...")
+            }
+            _ => option.to_owned(),
+        })
+        .collect();
+    if options.is_empty() { head } else { format!("{head}?{}", options.join("&")) }
 }
 
 fn incarnation() -> Result<Incarnation, NodeError> {

@@ -13,6 +13,7 @@ mod connection;
 mod handshake;
 pub mod health;
 mod hello;
+pub mod interfaces;
 mod problem;
 pub(crate) mod scope;
 
@@ -25,11 +26,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 
 pub use self::health::Profile;
 pub(crate) use self::health::Pulse;
+use self::interfaces::Interfaces;
 pub(crate) use self::problem::{Failure, Problem, words};
 use crate::hub::Hub;
 use crate::tls::Tls;
@@ -56,12 +58,18 @@ pub(crate) struct Context {
     pub tls: Tls,
     pub mesh: String,
     pub me: Node,
-    pub labels: BTreeMap<String, String>,
+    /// What this node says of itself; a source may know more of it as time goes by.
+    pub labels: Mutex<BTreeMap<String, String>>,
+    /// What sources know of others, by name: their own word counts more.
+    pub hints: Mutex<BTreeMap<NodeName, BTreeMap<String, String>>>,
     pub hidden: bool,
     pub profile: Profile,
     pub pulse: Pulse,
     /// Where this node listens, unspecified addresses as they are.
     pub listens: Vec<SocketAddr>,
+    /// What else it was told to tell others.
+    pub advertised: Vec<SocketAddr>,
+    pub interfaces: Interfaces,
     /// Who is connected: what our hellos say of that. Only the mesh writes it.
     pub held: Mutex<BTreeMap<NodeName, Incarnation>>,
     pub events: mpsc::Sender<Event>,
@@ -71,6 +79,20 @@ impl Context {
     async fn tell(&self, event: Event) {
         // A mesh that has gone is about to drop this task too.
         let _ = self.events.send(event).await;
+    }
+
+    /// What a node says of itself, and beside that what sources know of it.
+    pub(crate) fn labels_of(
+        &self,
+        name: &NodeName,
+        own: &BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labels = own.clone();
+        for (key, value) in hints.get(name).into_iter().flatten() {
+            labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        labels
     }
 
     fn held(&self, name: &NodeName) -> Option<Incarnation> {
@@ -91,6 +113,8 @@ pub(crate) struct Met {
     pub local: SocketAddr,
     /// The run of ours that the other side is connected to already.
     pub known: Option<Incarnation>,
+    /// How far its clock was ahead of ours when it said hello.
+    pub skew_ms: Option<i64>,
 }
 
 /// What a connection tells the mesh.
@@ -160,14 +184,18 @@ pub(crate) enum Order {
 /// Where a connection hears its orders.
 pub(crate) type Orders = mpsc::Receiver<Order>;
 
-/// Dials one address and lives with the connection until its end.
+/// Dials one address, after a while, and lives with the connection until its end.
 pub(crate) async fn dial<T: Transport>(
     context: Arc<Context>,
     transport: Arc<T>,
     conn: ConnId,
     address: SocketAddr,
+    after: Duration,
     orders: Orders,
 ) {
+    if !after.is_zero() {
+        sleep(after).await;
+    }
     let stream = match timeout(CONNECT_WITHIN, transport.connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return failed(&context, conn, broken(&context, &error)).await,
@@ -271,8 +299,8 @@ async fn live<S>(
     let (ending, farewell) = match handshake::run(context, conn, read, write, &mut orders).await {
         Ok((read, write)) => {
             let handle = context.hub.peer_up(crate::hub::PeerHello {
+                labels: context.labels_of(&met.node.name, &met.labels),
                 node: met.node,
-                labels: met.labels,
                 hidden: met.hidden,
                 addresses: met.places.addresses,
                 address: met.remote,

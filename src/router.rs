@@ -177,6 +177,10 @@ pub struct Router {
     labels: BTreeMap<String, String>,
     hidden: bool,
     addresses: Vec<String>,
+    /// So many others are to be up before this node is ready.
+    min_peers: usize,
+    /// So many were up once.
+    ready: bool,
     /// Processes that watch nodes, the number that was given when they began, and which nodes.
     node_watchers: BTreeMap<u64, (u64, NodeType)>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
@@ -321,6 +325,8 @@ impl Router {
             labels: BTreeMap::new(),
             hidden: false,
             addresses: Vec::new(),
+            min_peers: 0,
+            ready: false,
             node_watchers: BTreeMap::new(),
             refs: Map::default(),
             announced: announced::Announced::default(),
@@ -463,6 +469,9 @@ impl Router {
             Command::Ping { node, timeout_ms } => self.ping(asker, node, timeout_ms, out),
             Command::Connect { to } => self.connect(asker, to, out),
             Command::Disconnect { node } => self.disconnect(asker, node, out),
+            Command::Peers => self.show_peers(asker, out),
+            Command::Explain { node } => self.explain(asker, node, out),
+            Command::Doctor => self.doctor(asker, out),
             Command::MonitorNodes { pid, on, node_type } => {
                 self.monitor_nodes(asker, pid, on, node_type, out)
             }

@@ -8,3 +8,4 @@ pub mod event;
 pub mod host;
 pub mod id;
 pub mod message;
+pub mod shown;

@@ -92,6 +92,53 @@ pub(crate) fn takes(unspecified: SocketAddr, ip: IpAddr) -> bool {
     unspecified.is_ipv6() || ip.is_ipv4()
 }
 
+/// An address of this machine, and the network that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The interface's name.
+    pub name: String,
+    /// Its number.
+    pub index: Option<u32>,
+    /// The address.
+    pub ip: IpAddr,
+    /// How many bits of it are the network's.
+    pub prefix: u8,
+    /// The interface works.
+    pub is_up: bool,
+    /// It has one other end.
+    pub is_p2p: bool,
+}
+
+impl Own {
+    /// Whether an address is in the network of this one.
+    #[must_use]
+    pub fn is_beside(&self, ip: IpAddr) -> bool {
+        let common = match (self.ip.to_canonical(), ip.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        common >= u32::from(self.prefix)
+    }
+}
+
+/// Every address of this machine; nothing when the system does not say.
+#[must_use]
+pub fn own() -> Vec<Own> {
+    let own = |interface: Interface| Own {
+        ip: interface.ip(),
+        prefix: match &interface.addr {
+            if_addrs::IfAddr::V4(v4) => v4.prefixlen,
+            if_addrs::IfAddr::V6(v6) => v6.prefixlen,
+        },
+        is_up: interface.is_oper_up(),
+        is_p2p: interface.is_p2p(),
+        index: interface.index,
+        name: interface.name,
+    };
+    get_if_addrs().unwrap_or_default().into_iter().map(own).collect()
+}
+
 /// The interfaces that were asked for; none means all that make sense.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Choice(Vec<String>);

@@ -67,6 +67,7 @@ mod guard;
 mod objects;
 mod own;
 mod pause;
+mod review;
 mod seen;
 mod view;
 mod wish;
@@ -83,6 +84,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
+
+pub use self::review::{Access, Review, review};
 
 use self::cluster::Connect;
 use self::fallback::{Fallback, Resolve};

@@ -70,6 +70,22 @@ pub struct UpArgs {
     #[arg(long, value_name = "URL")]
     pub strategy: Vec<String>,
 
+    /// It is ready once so many other nodes were connected at the same time [default: 0]
+    #[arg(long, value_name = "COUNT")]
+    pub min_peers: Option<String>,
+
+    /// How long it tries to reach a node again that is gone and that nobody reports, also after a restart; or off [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub remember: Option<String>,
+
+    /// Forgets a node that nobody has reported for so long and that cannot be reached; or off [default: off]
+    #[arg(long, value_name = "DURATION")]
+    pub prune: Option<String>,
+
+    /// Where it keeps whom it was connected to [default: the local directory]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<String>,
+
     /// What the node does, told to others as the label `role`
     #[arg(long, value_name = "ROLE")]
     pub role: Option<String>,
@@ -171,6 +187,10 @@ impl UpArgs {
                 Key::Dir => one(&self.dir),
                 Key::Join => self.join.clone(),
                 Key::Strategy => self.strategy.clone(),
+                Key::MinPeers => one(&self.min_peers),
+                Key::Remember => one(&self.remember),
+                Key::Prune => one(&self.prune),
+                Key::StateDir => one(&self.state_dir),
                 Key::Role => one(&self.role),
                 Key::Labels => self.label.clone(),
                 Key::Hidden => one(&self.hidden),

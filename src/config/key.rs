@@ -23,6 +23,14 @@ pub enum Key {
     Join,
     /// Ways of finding nodes.
     Strategy,
+    /// How many peers make it ready.
+    MinPeers,
+    /// How long a peer is remembered that is away.
+    Remember,
+    /// When a peer is forgotten that nobody reports.
+    Prune,
+    /// Where what is remembered is kept.
+    StateDir,
     /// The label `role`.
     Role,
     /// What the node tells others of itself.
@@ -76,7 +84,8 @@ pub enum Shape {
     Switch,
     /// Several texts, separated by commas in the environment.
     List,
-    /// Several texts, separated by spaces in the environment: URLs may have commas of their own.
+    /// Several texts, separated by spaces in the environment: URLs may have commas of their own. A file may also give
+    /// tables, with `kind`, `place` and the options as keys.
     Urls,
     /// `key=value` pairs; a table in a file.
     Pairs,
@@ -84,7 +93,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -94,6 +103,10 @@ impl Key {
         Self::Dir,
         Self::Join,
         Self::Strategy,
+        Self::MinPeers,
+        Self::Remember,
+        Self::Prune,
+        Self::StateDir,
         Self::Role,
         Self::Hidden,
         Self::CookieFile,
@@ -130,6 +143,10 @@ impl Key {
             Self::Dir => "dir",
             Self::Join => "join",
             Self::Strategy => "strategy",
+            Self::MinPeers => "min-peers",
+            Self::Remember => "remember",
+            Self::Prune => "prune",
+            Self::StateDir => "state-dir",
             Self::Role => "role",
             Self::Labels => "labels",
             Self::Hidden => "hidden",
@@ -178,15 +195,20 @@ impl Key {
             Self::Strategy => Shape::Urls,
             Self::Labels => Shape::Pairs,
             Self::Hidden => Shape::Switch,
-            Self::BodyMax | Self::MailboxEntries | Self::MailboxBytes | Self::QueueBytes => {
-                Shape::Number
-            }
+            Self::MinPeers
+            | Self::BodyMax
+            | Self::MailboxEntries
+            | Self::MailboxBytes
+            | Self::QueueBytes => Shape::Number,
             Self::Name
             | Self::Mesh
             | Self::Listen
             | Self::Socket
             | Self::SocketMode
             | Self::Dir
+            | Self::Remember
+            | Self::Prune
+            | Self::StateDir
             | Self::Role
             | Self::CookieFile
             | Self::TlsCa
@@ -209,6 +231,7 @@ impl Key {
             self,
             Self::Socket
                 | Self::Dir
+                | Self::StateDir
                 | Self::CookieFile
                 | Self::TlsCa
                 | Self::TlsCert

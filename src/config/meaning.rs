@@ -60,6 +60,14 @@ const SYNC_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const SYNCED_MAX: usize = 256;
 /// Looking harms nobody and is what `ps --node` does; messages and lives stay with their own node.
 const REMOTE: Remote = Remote::Read;
+/// A day outlasts a backend that is away and a machine that is off for the night.
+const REMEMBER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Who has been away for longer has another address by now.
+const REMEMBER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Below this a restart would forget everybody.
+const REMEMBER_MIN: Duration = Duration::from_secs(1);
+/// Above this it is another mesh than the one that this was made for.
+const MIN_PEERS_MAX: usize = 4096;
 /// Below this the clock's own lateness decides.
 const SEND_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 /// Above this a sender seems to hang.
@@ -100,6 +108,22 @@ impl Reader<'_> {
             toml_text(&format!("{m:04o}"))
         });
         let strategies = self.strategies();
+        let min_peers = self.or_default(
+            Key::MinPeers,
+            |text| value::parse_count(text, 0, MIN_PEERS_MAX),
+            0,
+            ToString::to_string,
+        );
+        let remember =
+            self.or_default(Key::Remember, off_or(REMEMBER_MIN), Some(REMEMBER), |time| {
+                show_off_or(*time)
+            });
+        let prune = self.or_default(Key::Prune, off_or(REMEMBER_MIN), None, |t| show_off_or(*t));
+        let state_dir = self.path(Key::StateDir);
+        if state_dir.is_none() {
+            let dir = toml_text(&dir.to_string_lossy());
+            self.show_default(Key::StateDir, dir, "where `dir` is");
+        }
         let hidden = self.or_default(Key::Hidden, value::parse_switch, false, ToString::to_string);
         let labels = self.labels();
         let trust = self.trust();
@@ -139,6 +163,10 @@ impl Reader<'_> {
             socket,
             socket_mode,
             strategies,
+            min_peers,
+            remember: remember.unwrap_or_default(),
+            prune,
+            state_dir,
             labels,
             hidden,
             trust,
@@ -501,6 +529,20 @@ impl Reader<'_> {
             self.problem(&item, small, words);
         }
     }
+}
+
+/// A duration, or `off` for none.
+fn off_or(min: Duration) -> impl Fn(&str) -> Result<Option<Duration>, String> {
+    move |text| match text {
+        "off" => Ok(None),
+        text => value::parse_duration(text, min, REMEMBER_MAX)
+            .map(Some)
+            .map_err(|words| format!("{words}; or off")),
+    }
+}
+
+fn show_off_or(time: Option<Duration>) -> String {
+    toml_text(&time.map_or_else(|| "off".to_owned(), value::show_duration))
 }
 
 struct Bounds {

@@ -306,3 +306,45 @@ fn what_is_advertised_comes_from_a_flag_the_environment_or_a_file() {
     let refused = Config::load(&[(Key::Advertise, many)], None, &self::machine());
     assert!(refused.unwrap_err().0[0].to_string().contains("at most 8"));
 }
+
+#[test]
+fn a_strategy_may_be_a_table_that_means_what_its_url_means() {
+    let file = "strategy = [\"local\", { kind = \"list\", place = [\"hal\", \"ida:5000\"] }]\n";
+    let config = load_file(file, &[]).unwrap();
+    assert_eq!(config.strategies, ["local://", "list://hal,ida:5000"]);
+    let file = "[[strategy]]\nkind = \"local\"\n\n[[strategy]]\nkind = \"list\"\nplace = \"hal\"\nfile = \"a b&c\"\ninterval = \"30s\"\n";
+    let config = load_file(file, &[]).unwrap();
+    assert_eq!(config.strategies, ["local://", "list://hal?file=a%20b%26c&interval=30s"]);
+    // What is printed means the same.
+    let again = load_file(&print(&config), &[]).unwrap();
+    assert_eq!(again.strategies, config.strategies);
+}
+
+#[test]
+fn a_strategy_as_a_table_is_refused_with_its_line_and_what_would_be_right() {
+    let told = |file: &str| words(load_file(file, &[])).join("; ");
+    let said = told("[[strategy]]\nkind = \"lits\"\n");
+    assert!(said.contains("p.toml:1") && said.contains("did you mean `list`"), "{said}");
+    let said = told("[[strategy]]\nkind = \"list\"\nplace = \"hal\"\nfille = \"x\"\n");
+    assert!(said.contains("did you mean `file`"), "{said}");
+    let said = told("name = \"a\"\n[[strategy]]\nplace = \"hal\"\n");
+    assert!(said.contains("p.toml:2") && said.contains("needs `kind`"), "{said}");
+    let said = told("[[strategy]]\nkind = \"list\"\nplace = 1.5\n");
+    assert!(said.contains("p.toml:3") && said.contains("not a float"), "{said}");
+    let said = told("[[strategy]]\nkind = \"list://hal\"\n");
+    assert!(said.contains("`place`"), "{said}");
+}
+
+#[test]
+fn what_is_remembered_may_be_turned_off_and_pruning_on() {
+    let config = load(&[]).unwrap();
+    assert_eq!((config.remember, config.prune), (Duration::from_secs(24 * 60 * 60), None));
+    assert_eq!((config.min_peers, &config.state_dir), (0, &None));
+    let flags = [(Key::Remember, "off"), (Key::Prune, "10m"), (Key::MinPeers, "2")];
+    let config = load(&[&flags[..], &[(Key::StateDir, "state")]].concat()).unwrap();
+    assert_eq!((config.remember, config.prune), (Duration::ZERO, Some(Duration::from_secs(600))));
+    assert_eq!(config.min_peers, 2);
+    assert_eq!(config.state_dir, Some("/src/product-stock/state".into()));
+    let said = words(load(&[(Key::Prune, "soon"), (Key::MinPeers, "-1")]));
+    assert!(said.iter().any(|said| said.contains("--prune") && said.contains("off")), "{said:?}");
+}

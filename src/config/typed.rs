@@ -15,6 +15,7 @@ use crate::config::hosting::{self, Places, TABLES};
 use crate::config::key::{Key, Shape};
 use crate::config::machine::Machine;
 use crate::config::problem::{Origin, Problem};
+use crate::config::strategies;
 use crate::wire::host::Hosting;
 
 /// Largest configuration file that is read: a wrong path should not fill the memory.
@@ -234,6 +235,11 @@ fn items(
                 DeValue::String(text) => {
                     Ok(Item { text: text.to_string(), origin: origin(value.span().start) })
                 }
+                DeValue::Table(table) if key == Key::Strategy => {
+                    let at = origin(value.span().start);
+                    let text = strategies::url(table, &at, origin)?;
+                    Ok(Item { text, origin: at })
+                }
                 other => Err(wrong(format!("is a list of texts, but has {}", article(other)))),
             })
             .collect(),
@@ -255,7 +261,7 @@ fn items(
     }
 }
 
-fn article(value: &DeValue<'_>) -> String {
+pub(super) fn article(value: &DeValue<'_>) -> String {
     let kind = value.type_str();
     let an = kind.starts_with(['a', 'i']);
     format!("{} {kind}", if an { "an" } else { "a" })

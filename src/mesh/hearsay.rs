@@ -27,8 +27,22 @@ const TOMBSTONES_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 struct Told {
     addresses: Vec<SocketAddr>,
+    /// When it was said first.
+    since: Instant,
     /// When it lapses; `None` while the teller stands by it.
     until: Option<Instant>,
+}
+
+/// What one teller says of one node, for those who merge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rumour<'a> {
+    pub node: &'a Node,
+    pub teller: &'a NodeName,
+    pub addresses: &'a [SocketAddr],
+    /// When it was said first.
+    pub since: Instant,
+    /// When the teller ceased to stand by it.
+    pub ended: Option<Instant>,
 }
 
 /// Everything heard of others.
@@ -52,10 +66,9 @@ impl Hearsay {
             if full || addresses.is_empty() || self.tombstones.contains_key(&node) {
                 continue;
             }
-            self.nodes
-                .entry(node)
-                .or_default()
-                .insert(teller.clone(), Told { addresses, until: None });
+            let tellers = self.nodes.entry(node).or_default();
+            let since = tellers.get(teller).map_or(now, |told| told.since);
+            tellers.insert(teller.clone(), Told { addresses, since, until: None });
         }
     }
 
@@ -77,9 +90,19 @@ impl Hearsay {
         now: Instant,
     ) {
         if self.nodes.len() < NODES_MAX && !addresses.is_empty() {
-            let told = Told { addresses, until: Some(now + HEARSAY_FOR) };
+            let told = Told { addresses, since: now, until: Some(now + HEARSAY_FOR) };
             self.nodes.entry(node).or_default().insert(me.clone(), told);
         }
+    }
+
+    /// Nobody is to look for the node any more because we lost it.
+    pub(crate) fn unlose(&mut self, me: &NodeName, name: &NodeName) {
+        for (node, tellers) in &mut self.nodes {
+            if node.name == *name {
+                tellers.remove(me);
+            }
+        }
+        self.nodes.retain(|_, tellers| !tellers.is_empty());
     }
 
     /// The node said goodbye: nothing said of this run of it counts any more.
@@ -128,10 +151,16 @@ impl Hearsay {
         told.chain(self.tombstones.values().copied()).min()
     }
 
-    /// Everybody spoken of: the node, who says so, and where it is.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Node, &NodeName, &[SocketAddr])> {
+    /// Everybody spoken of.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Rumour<'_>> {
         self.nodes.iter().flat_map(|(node, tellers)| {
-            tellers.iter().map(move |(teller, told)| (node, teller, told.addresses.as_slice()))
+            tellers.iter().map(move |(teller, told)| Rumour {
+                node,
+                teller,
+                addresses: &told.addresses,
+                since: told.since,
+                ended: told.until.and_then(|until| until.checked_sub(HEARSAY_FOR)),
+            })
         })
     }
 }
@@ -150,7 +179,7 @@ mod tests {
     }
 
     fn names(hearsay: &Hearsay) -> Vec<String> {
-        hearsay.iter().map(|(node, _, _)| node.name.to_string()).collect()
+        hearsay.iter().map(|rumour| rumour.node.name.to_string()).collect()
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Requests {
             if name == wanted.me().name || told.contains_key(&name) {
                 return Begun::Answered(MeshAnswer::True);
             }
-            if !wanted.ask_name(&name) {
+            if !wanted.ask_name(&name, now) {
                 return Begun::Answered(MeshAnswer::False);
             }
             self.connecting.push(Connecting { token, to: To::Name(name), until });
@@ -100,7 +100,7 @@ impl Requests {
                 let message = format!("`{to}` cannot be dialled: write host:port of another node");
                 return Begun::Answered(MeshAnswer::Failed { code: "badarg", message });
             }
-            wanted.ask_addresses(addresses.clone());
+            wanted.ask_addresses(addresses.clone(), now);
             self.connecting.push(Connecting { token, to: To::Addresses(addresses), until });
             return Begun::Waits;
         }
@@ -119,7 +119,7 @@ impl Requests {
         let at = self.connecting.iter().position(|c| c.token == resolved.token)?;
         match resolved.addresses {
             Ok(addresses) if !addresses.is_empty() => {
-                wanted.ask_addresses(addresses.clone());
+                wanted.ask_addresses(addresses.clone(), now);
                 self.connecting[at].to = To::Addresses(addresses);
                 self.connecting[at].until = now + CONNECT_WITHIN;
                 None

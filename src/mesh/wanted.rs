@@ -5,16 +5,20 @@
 //! What answers at an address is remembered, so that an address that leads to this node itself, or to somebody
 //! who is connected already, is not dialled again and again.
 
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pillion_strategies::Sighting;
+use pillion_strategies::{Report, Sighting};
 use tokio::time::Instant;
 
+pub(crate) use self::rows::{Row, RowState};
 use super::hearsay::Hearsay;
+use super::remembered::{Remember, Remembered};
+use super::sources::Sources;
 use crate::backoff::{Backoff, Rng, Waits};
-use crate::hub::KnownNode;
 use crate::peer::{ConnId, Failure, scope};
 use crate::wire::id::{Incarnation, Node, NodeName};
 
@@ -23,6 +27,8 @@ use crate::wire::id::{Incarnation, Node, NodeName};
 const PASSING: Waits = Waits { first: Duration::from_millis(5), cap: Duration::from_secs(5) };
 /// How long to wait for one that refused us for a cause that time alone does not heal.
 const CAUSE: Waits = Waits { first: Duration::from_secs(1), cap: Duration::from_secs(30) };
+/// How long to wait for one that nobody reports any more, and that is only remembered.
+const AWAY: Waits = Waits { first: Duration::from_millis(5), cap: Duration::from_secs(60) };
 /// Most targets; what comes after is not dialled and not listed.
 const TARGETS_MAX: usize = 4096;
 /// Most wishes of people.
@@ -45,6 +51,40 @@ const PARTING: Duration = Duration::from_secs(1);
 /// Names a target for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TargetId(u64);
+
+/// The source of what is only remembered.
+pub(super) const REMEMBERED: &str = "remembered";
+/// The source of a peer that was lost a moment ago.
+pub(super) const LOST: &str = "lost";
+/// The source of what people ask for.
+const ASKED: &str = "asked";
+/// Most labels that a source may know of one node.
+const LABELS_MAX: usize = 64;
+
+/// Since when a source speaks of a node, and until when it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Provenance {
+    pub since: Instant,
+    /// When it was last known to be true; `None` where it is now.
+    pub last: Option<Instant>,
+    /// The source still says so, though it may be unwell.
+    pub reports: bool,
+}
+
+impl Provenance {
+    /// One source may speak of a node in several ways.
+    fn merge(&mut self, other: Self) {
+        self.since = self.since.min(other.since);
+        self.reports |= other.reports;
+        self.last = match (self.last, other.last) {
+            (Some(one), Some(other)) => Some(one.max(other)),
+            _ => None,
+        };
+    }
+}
+
+/// Who speaks of a node.
+pub(crate) type Provenances = BTreeMap<String, Provenance>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -76,7 +116,10 @@ pub(crate) enum Outcome {
 struct Target {
     id: TargetId,
     addresses: BTreeSet<SocketAddr>,
-    sources: BTreeSet<String>,
+    sources: Provenances,
+    /// What the sources know of it.
+    labels: BTreeMap<String, String>,
+    since: Instant,
     /// Why it is never dialled.
     barred: Option<String>,
     /// Why the last round failed, per address.
@@ -92,10 +135,17 @@ struct Target {
 #[derive(Debug, Default)]
 struct Merged {
     addresses: BTreeSet<SocketAddr>,
-    sources: BTreeSet<String>,
+    sources: Provenances,
+    labels: BTreeMap<String, String>,
     barred: Option<String>,
     /// Somebody says so who need not be barred.
     good: bool,
+}
+
+impl Merged {
+    fn says(&mut self, source: impl Into<String>, provenance: Provenance) {
+        self.sources.entry(source.into()).and_modify(|p| p.merge(provenance)).or_insert(provenance);
+    }
 }
 
 /// Who is connected, by name: the run.
@@ -109,8 +159,11 @@ pub(crate) struct Wanted {
     /// Acts on hearsay. Hidden nodes do not, as in Erlang.
     listens: bool,
     rng: Rng,
-    reports: BTreeMap<String, Vec<Sighting>>,
-    asked: BTreeSet<Key>,
+    /// What the strategies report.
+    pub sources: Sources,
+    /// Whom we were connected to.
+    pub remembered: Remembered,
+    asked: BTreeMap<Key, Instant>,
     asked_addresses: BTreeMap<NodeName, BTreeSet<SocketAddr>>,
     /// What peers say; the owner changes it and calls [`Wanted::merge`].
     pub hearsay: Hearsay,
@@ -122,14 +175,22 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Nobody wanted yet.
-    pub(crate) fn new(me: Node, mesh: &str, hidden: bool, seed: u64) -> Self {
+    pub(crate) fn new(
+        me: Node,
+        mesh: &str,
+        hidden: bool,
+        remember: Remember,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         Self {
             me,
             mesh: mesh.to_owned(),
             listens: !hidden,
             rng: Rng::new(seed),
-            reports: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            sources: Sources::default(),
+            remembered: Remembered::new(remember, now),
+            asked: BTreeMap::new(),
             asked_addresses: BTreeMap::new(),
             hearsay: Hearsay::default(),
             parted: BTreeMap::new(),
@@ -140,12 +201,48 @@ impl Wanted {
     }
 
     /// Replaces what a strategy sees.
-    pub(crate) fn report(&mut self, strategy: &str, sightings: Vec<Sighting>) {
-        self.reports.insert(strategy.to_owned(), sightings);
+    pub(crate) fn report(&mut self, strategy: &str, report: Report, now: Instant) {
+        self.sources.report(strategy, report, now);
+    }
+
+    /// Notes who is there of those that are remembered, after a merge. True when somebody was pruned.
+    pub(crate) fn remember(&mut self, held: &Held, now: Instant) -> bool {
+        let learned = &self.learned;
+        let mut there: BTreeSet<&NodeName> = BTreeSet::new();
+        for (key, target) in &self.targets {
+            let own = |source: &str| source == REMEMBERED || source == LOST;
+            if target.sources.iter().any(|(source, p)| p.reports && !own(source)) {
+                match key {
+                    Key::Node(name, _) => drop(there.insert(name)),
+                    Key::Addresses(addresses) => there.extend(
+                        addresses.iter().filter_map(|a| learned.get(a)).map(|(node, _)| &node.name),
+                    ),
+                }
+            }
+        }
+        let pruned =
+            self.remembered.look(|name| there.contains(name), |name| held.contains_key(name), now);
+        for name in &pruned {
+            self.hearsay.unlose(&self.me.name, name);
+            self.sources.forget(name.as_str());
+        }
+        !pruned.is_empty()
+    }
+
+    /// Forgets what has lapsed. True when that was anything.
+    pub(crate) fn expire(&mut self, now: Instant) -> bool {
+        self.hearsay.expire(now) | self.sources.expire(now)
+    }
+
+    /// When something lapses next.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let each =
+            [self.hearsay.next_expiry(), self.sources.next_expiry(), self.remembered.next_expiry()];
+        each.into_iter().flatten().min()
     }
 
     /// Somebody asked for a connection to these addresses.
-    pub(crate) fn ask_addresses(&mut self, addresses: BTreeSet<SocketAddr>) {
+    pub(crate) fn ask_addresses(&mut self, addresses: BTreeSet<SocketAddr>, now: Instant) {
         let parted: Vec<Node> = addresses
             .iter()
             .filter_map(|a| self.learned.get(a).map(|(node, _)| node.clone()))
@@ -154,12 +251,12 @@ impl Wanted {
             self.forgive(&node);
         }
         if self.asked.len() < ASKED_MAX {
-            self.asked.insert(Key::Addresses(addresses));
+            self.asked.entry(Key::Addresses(addresses)).or_insert(now);
         }
     }
 
     /// Somebody asked for a connection to this node. False when nobody ever spoke of it.
-    pub(crate) fn ask_name(&mut self, name: &NodeName) -> bool {
+    pub(crate) fn ask_name(&mut self, name: &NodeName, now: Instant) -> bool {
         let parted: Vec<Node> = self
             .parted
             .keys()
@@ -183,7 +280,7 @@ impl Wanted {
             return false;
         }
         if self.asked.len() < ASKED_MAX {
-            self.asked.insert(Key::Node(name.clone(), None));
+            self.asked.entry(Key::Node(name.clone(), None)).or_insert(now);
             self.asked_addresses.entry(name.clone()).or_default().extend(addresses);
         }
         true
@@ -199,7 +296,7 @@ impl Wanted {
         self.asked.remove(&Key::Node(name.clone(), None));
         self.asked_addresses.remove(name);
         let learned = &self.learned;
-        self.asked.retain(|key| match key {
+        self.asked.retain(|key, _| match key {
             Key::Node(..) => true,
             Key::Addresses(set) => !set
                 .iter()
@@ -255,8 +352,11 @@ impl Wanted {
                 continue;
             };
             let barred = if found.good { None } else { found.barred };
+            // Reported again after so long that it was only remembered.
+            let back = is_away(&target.sources) && !is_away(&found.sources);
             let fresh = found.addresses.difference(&target.addresses).next().is_some()
-                || (target.barred.is_some() && barred.is_none());
+                || (target.barred.is_some() && barred.is_none())
+                || back;
             if fresh {
                 target.backoff.reset();
                 target.next = now;
@@ -264,6 +364,7 @@ impl Wanted {
             target.addresses = found.addresses;
             target.reasons.retain(|address, _| target.addresses.contains(address));
             target.sources = found.sources;
+            target.labels = found.labels;
             target.barred = barred;
         }
         for (key, found) in merged {
@@ -276,6 +377,8 @@ impl Wanted {
                 id: TargetId(self.ids),
                 addresses: found.addresses,
                 sources: found.sources,
+                labels: found.labels,
+                since: now,
                 barred: if found.good { None } else { found.barred },
                 reasons: BTreeMap::new(),
                 failing: BTreeMap::new(),
@@ -290,8 +393,10 @@ impl Wanted {
 
     fn collect(&self, ids: &[[u8; 8]]) -> BTreeMap<Key, Merged> {
         let mut merged: BTreeMap<Key, Merged> = BTreeMap::new();
-        for (strategy, sightings) in &self.reports {
-            for sighting in sightings {
+        let stopped: BTreeSet<&NodeName> = self.hearsay.tombstones().map(|n| &n.name).collect();
+        for (strategy, source) in self.sources.iter() {
+            for seen in &source.seen {
+                let sighting = &seen.sighting;
                 let addresses: BTreeSet<SocketAddr> = sighting
                     .addresses
                     .iter()
@@ -303,7 +408,16 @@ impl Wanted {
                 let incarnation = sighting.incarnation.map(Incarnation);
                 let me = name.as_ref() == Some(&self.me.name)
                     && incarnation.is_none_or(|i| i == self.me.incarnation);
-                if me || addresses.is_empty() {
+                // One that is reported no longer and has said goodbye did not flicker.
+                let left = || match &name {
+                    Some(name) => stopped.contains(name),
+                    None => addresses.iter().any(|address| {
+                        self.learned
+                            .get(address)
+                            .is_some_and(|(node, _)| self.hearsay.is_gone(node))
+                    }),
+                };
+                if me || addresses.is_empty() || (seen.gone.is_some() && left()) {
                     continue;
                 }
                 let key = match name {
@@ -311,11 +425,13 @@ impl Wanted {
                     None => Key::Addresses(addresses.clone()),
                 };
                 let entry = merged.entry(key).or_default();
-                entry.sources.insert(if sighting.source.is_empty() {
-                    strategy.clone()
-                } else {
-                    sighting.source.clone()
-                });
+                let said = Provenance {
+                    since: seen.since,
+                    last: source.last(seen),
+                    reports: seen.gone.is_none(),
+                };
+                let by = if sighting.source.is_empty() { strategy } else { &sighting.source };
+                entry.says(by, said);
                 if let Some(why) = self.bar(sighting, ids) {
                     entry.barred = Some(why);
                     if !entry.good {
@@ -327,27 +443,32 @@ impl Wanted {
                     }
                     entry.good = true;
                     entry.addresses.extend(addresses);
+                    for (key, value) in sighting.labels.iter().take(LABELS_MAX) {
+                        entry.labels.entry(key.clone()).or_insert_with(|| value.clone());
+                    }
                 }
             }
         }
         if self.listens {
-            for (node, teller, addresses) in self.hearsay.iter() {
+            for rumour in self.hearsay.iter() {
+                let node = rumour.node;
                 if node.name == self.me.name && node.incarnation == self.me.incarnation {
                     continue;
                 }
                 let key = Key::Node(node.name.clone(), Some(node.incarnation));
                 let entry = merged.entry(key).or_default();
-                let source = if *teller == self.me.name {
-                    "lost".to_owned()
+                let source = if *rumour.teller == self.me.name {
+                    LOST.to_owned()
                 } else {
-                    format!("peer {teller}")
+                    format!("peer {}", rumour.teller)
                 };
-                entry.sources.insert(source);
-                entry.addresses.extend(addresses);
+                let (since, last) = (rumour.since, rumour.ended);
+                entry.says(source, Provenance { since, last, reports: last.is_none() });
+                entry.addresses.extend(rumour.addresses);
                 entry.good = true;
             }
         }
-        for key in &self.asked {
+        for (key, since) in &self.asked {
             let entry = merged.entry(key.clone()).or_default();
             match key {
                 Key::Addresses(addresses) => entry.addresses.extend(addresses),
@@ -355,10 +476,23 @@ impl Wanted {
                     entry.addresses.extend(self.asked_addresses.get(name).into_iter().flatten());
                 }
             }
-            entry.sources.insert("asked".to_owned());
+            entry.says(ASKED, Provenance { since: *since, last: None, reports: true });
+            entry.good = true;
+        }
+        for (name, addresses, since, last) in self.remembered.iter() {
+            if *name == self.me.name {
+                continue;
+            }
+            let entry = merged.entry(Key::Node(name.clone(), None)).or_default();
+            entry.says(REMEMBERED, Provenance { since, last, reports: true });
+            // Where it is now counts more than where it was.
+            if !entry.good {
+                entry.addresses.extend(addresses);
+            }
             entry.good = true;
         }
         fold_nameless_runs(&mut merged);
+        drop_covered(&mut merged);
         merged
     }
 
@@ -551,7 +685,13 @@ impl Wanted {
             return None;
         }
         target.reasons = std::mem::take(&mut target.failing);
-        let waits = if target.worst == Some(Failure::Cause) { CAUSE } else { PASSING };
+        let waits = if target.worst == Some(Failure::Cause) {
+            CAUSE
+        } else if is_away(&target.sources) {
+            AWAY
+        } else {
+            PASSING
+        };
         let wait = target.backoff.next(waits, &mut rng);
         // `left` may have put it off for longer already.
         target.next = target.next.max(now + if senior { wait.max(JUNIOR_WAIT) } else { wait });
@@ -620,46 +760,16 @@ impl Wanted {
     /// Makes every target that somebody asked for due now.
     pub(crate) fn hurry(&mut self, now: Instant) {
         for target in self.targets.values_mut() {
-            if target.sources.contains("asked") {
+            if target.sources.contains_key(ASKED) {
                 target.backoff.reset();
                 target.next = now;
             }
         }
     }
-
-    /// Everybody known and not connected, with the reason.
-    pub(crate) fn known(&self, held: &Held, now: Instant) -> Vec<KnownNode> {
-        let mut known = Vec::new();
-        for (key, target) in &self.targets {
-            if target.sources.is_empty() {
-                continue;
-            }
-            let reason = match self.dialable(key, target, held, now) {
-                Err(Idle::Connected) => continue,
-                Err(Idle::Barred) => target.barred.clone(),
-                Err(Idle::Parted) => {
-                    Some("was disconnected on request: `connect` joins it again".to_owned())
-                }
-                Err(Idle::Goodbye) => Some("said goodbye: it stopped".to_owned()),
-                Ok(_) => target.reason(),
-            };
-            let (name, incarnation) = match key {
-                Key::Node(name, incarnation) => (Some(name.clone()), *incarnation),
-                Key::Addresses(_) => (None, None),
-            };
-            known.push(KnownNode {
-                name,
-                incarnation,
-                addresses: target.addresses.iter().copied().collect(),
-                sources: target.sources.iter().cloned().collect(),
-                reason,
-            });
-        }
-        known
-    }
 }
 
 /// Why a target is not dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Idle {
     /// It is connected, or its addresses lead to somebody who is.
     Connected,
@@ -701,10 +811,41 @@ fn fold_nameless_runs(merged: &mut BTreeMap<Key, Merged>) {
             && found.good
             && let Some(into) = merged.get_mut(&latest)
         {
-            into.addresses.extend(found.addresses);
-            into.sources.extend(found.sources);
+            // Where it was counts less than where it is.
+            if !is_away(&found.sources) {
+                into.addresses.extend(found.addresses);
+            }
+            for (source, provenance) in found.sources {
+                into.says(source, provenance);
+            }
+            for (key, value) in found.labels {
+                into.labels.entry(key).or_insert(value);
+            }
         }
     }
+}
+
+/// Addresses that nobody reports any more and that somebody is reported at are that somebody's.
+fn drop_covered(merged: &mut BTreeMap<Key, Merged>) {
+    let reports = |merged: &Merged| merged.sources.values().any(|p| p.reports);
+    let lingers = |key: &Key, merged: &Merged| matches!(key, Key::Addresses(_)) && !reports(merged);
+    if !merged.iter().any(|(key, merged)| lingers(key, merged)) {
+        return;
+    }
+    let reported = merged.values().filter(|merged| reports(merged));
+    let covered: BTreeSet<SocketAddr> =
+        reported.flat_map(|merged| merged.addresses.iter().copied()).collect();
+    merged.retain(|key, merged| {
+        if lingers(key, merged) {
+            merged.addresses.retain(|address| !covered.contains(address));
+        }
+        !merged.addresses.is_empty()
+    });
+}
+
+/// Whether nobody speaks of it but our own memory.
+fn is_away(sources: &Provenances) -> bool {
+    sources.keys().all(|source| source == REMEMBERED)
 }
 
 fn subject(key: &Key, addresses: &BTreeSet<SocketAddr>) -> String {

@@ -2,6 +2,9 @@
 //!
 //! The dialler speaks first, so that the accepter can say whether it is connected to the dialler's name already.
 
+use std::sync::PoisonError;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -28,6 +31,7 @@ where
         say(context, stream, None, ends).await?;
     }
     let hello = read(context, stream).await?;
+    let now_ms = clock_ms();
     let names = Names::read(certificates)?;
     let checked = check(context, &hello, &names);
     let node = match checked {
@@ -55,7 +59,16 @@ where
         remote: ends.remote,
         local: ends.local,
         known: hello.known.map(Incarnation),
+        skew_ms: hello
+            .clock_ms
+            .map(|theirs| theirs.cast_signed().saturating_sub(now_ms.cast_signed())),
     })
+}
+
+/// Milliseconds since 1970.
+fn clock_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn taken(node: &Node) -> Refusal {
@@ -85,10 +98,16 @@ where
         mesh: context.mesh.clone(),
         node: context.me.name.to_string(),
         incarnation: context.me.incarnation.0,
-        addresses: scope::own(&context.listens, ends.remote),
-        labels: context.labels.clone(),
+        addresses: scope::own(
+            &context.advertised,
+            &context.listens,
+            ends.remote,
+            &context.interfaces.now(),
+        ),
+        labels: context.labels.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         hidden: context.hidden,
         known: known.map(|incarnation| incarnation.0),
+        clock_ms: Some(clock_ms()),
     };
     write_frame(stream, &cbor_frame(Kind::Hello, 0, &hello))
         .await
@@ -219,6 +238,7 @@ mod tests {
             labels: std::collections::BTreeMap::new(),
             hidden: false,
             known: None,
+            clock_ms: None,
         }
     }
 

@@ -67,6 +67,34 @@ impl Problem {
         if stranger { Self::Stranger(words) } else { Self::Broken(words) }
     }
 
+    /// In one word, for programs.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Broken(words) if words.starts_with("refuses connections") => "refused",
+            Self::Broken(words) if words.starts_with("cannot be talked to") => "unreachable",
+            Self::Broken(_) => "broken",
+            Self::NoAnswer => "no_answer",
+            Self::Slow => "slow",
+            Self::Stranger(_) => "stranger",
+            Self::Closed => "closed",
+            Self::Malformed(_) => "malformed",
+            Self::Itself => "self",
+            Self::SameName(_) => "name_taken",
+            Self::CalledOff => "called_off",
+            Self::Refused(refusal) | Self::Refusing(refusal) => match refusal.code.as_str() {
+                "mesh" => "mesh",
+                "protocol" => "protocol",
+                "certificate" => "certificate",
+                "name_taken" => "name_taken",
+                "duplicate" => "duplicate",
+                "leaving" => "leaving",
+                "parted" => "parted",
+                "self" => "self",
+                _ => "turned_away",
+            },
+        }
+    }
+
     /// Whether another try soon makes sense.
     pub(crate) fn failure(&self) -> Failure {
         match self {

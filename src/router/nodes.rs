@@ -19,6 +19,9 @@ use crate::wire::message::Ask;
 /// How long a connect may take before it counts as failed (OTP's `net_setuptime`, 7 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(7);
 
+/// Longest text that names a node or an address.
+const TO_BYTES_MAX: usize = 512;
+
 /// Most requests to the mesh under way.
 const MESH_ASKS_MAX: usize = 1024;
 
@@ -33,6 +36,8 @@ pub struct KnownNode {
     pub addresses: Vec<SocketAddr>,
     /// Who says so.
     pub sources: Vec<String>,
+    /// What they know of it.
+    pub labels: BTreeMap<String, String>,
     /// Why there is no connection, for people.
     pub reason: Option<String>,
 }
@@ -58,6 +63,23 @@ pub enum MeshRequest {
         /// Which.
         node: NodeName,
     },
+    /// Show everybody known, wanted and connected.
+    Peers {
+        /// For the answer.
+        token: MeshToken,
+    },
+    /// Show why a node is connected or not.
+    Explain {
+        /// For the answer.
+        token: MeshToken,
+        /// Its name, or an address.
+        node: String,
+    },
+    /// Show how the node is doing.
+    Doctor {
+        /// For the answer.
+        token: MeshToken,
+    },
 }
 
 /// The mesh's answer.
@@ -67,6 +89,8 @@ pub enum MeshAnswer {
     True,
     /// Not.
     False,
+    /// What was to be shown, as one item of CBOR.
+    Shown(Vec<u8>),
     /// Could not even try.
     Failed {
         /// A code of the app protocol.
@@ -91,6 +115,8 @@ enum MeshQuestion {
     Disconnect,
     /// Connect first, then ping.
     Ping(NodeName, Option<Duration>),
+    /// Show something, which the answer carries under this name.
+    Show(&'static str),
 }
 
 /// What a node says of itself in `nodes`.
@@ -102,6 +128,8 @@ pub struct SelfSeen {
     pub hidden: bool,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// It is ready once so many others were up at the same time.
+    pub min_peers: usize,
 }
 
 /// A `nodeup` or `nodedown` on its way to everybody who watched nodes at that moment.
@@ -144,6 +172,7 @@ impl Router {
             .raw("labels", &labels);
         let hidden = state.hidden;
         self.look_at_waits();
+        self.look_whether_ready();
         Some(News { head: shown(head, hidden), at: self.next, last: 0, hidden })
     }
 
@@ -187,6 +216,35 @@ impl Router {
         self.labels = me.labels;
         self.hidden = me.hidden;
         self.addresses = me.addresses;
+        self.min_peers = me.min_peers;
+        self.look_whether_ready();
+    }
+
+    /// What this node tells others of itself has changed: a source knows more of it.
+    pub fn on_own_labels(&mut self, labels: BTreeMap<String, String>) {
+        self.labels = labels;
+    }
+
+    /// What is known of a connected node has changed: a source knows more of it.
+    pub fn on_labels(&mut self, node: &NodeName, labels: BTreeMap<String, String>) {
+        let Some(peer) = self.connected.get(node).copied() else { return };
+        self.peer_mut(peer, |state| state.labels = labels);
+        self.look_at_waits();
+    }
+
+    /// Whether so many others are up, or were, as make this node ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// A gate, not a gauge: a node that has lost its peers serves on, because an app that is alone is better than none.
+    fn look_whether_ready(&mut self) {
+        if !self.ready {
+            let up = self.connected.values().filter_map(|peer| self.peers.get(peer));
+            let up = up.filter(|peer| peer.up && !peer.hidden).take(self.min_peers).count();
+            self.ready = up >= self.min_peers;
+        }
     }
 
     /// Who is visible and not connected.
@@ -221,7 +279,7 @@ impl Router {
         let mut count = 0;
         if own {
             count += 1;
-            cbor::put_map(&mut items, 8);
+            cbor::put_map(&mut items, 9);
             put_pair(&mut items, "node", self.me.name.as_str());
             put_pair(&mut items, "incarnation", &self.me.incarnation.to_string());
             put_pair(&mut items, "state", "self");
@@ -231,6 +289,8 @@ impl Router {
                 &self.labels,
                 self.addresses.iter().map(String::as_str),
             );
+            cbor::put_text(&mut items, "ready");
+            cbor::put_bool(&mut items, self.ready);
             cbor::put_text(&mut items, "queued");
             cbor::put_uint(&mut items, self.queued(out) as u64);
             cbor::put_text(&mut items, "lost");
@@ -310,7 +370,7 @@ impl Router {
             return Ok(());
         }
         let to = name.map_or_else(|| to.to_owned(), |name| name.to_string());
-        if to.len() > 512 {
+        if to.len() > TO_BYTES_MAX {
             return Err(Failure::badarg("`to` is a node's name or host:port"));
         }
         self.ask_mesh(asker, MeshQuestion::Connect, None, out, |token| MeshRequest::Connect {
@@ -331,6 +391,35 @@ impl Router {
             token,
             node,
         })
+    }
+
+    pub(super) fn show_peers(
+        &mut self,
+        asker: &Asker<'_>,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let what = MeshQuestion::Show("peers");
+        self.ask_mesh(asker, what, None, out, |token| MeshRequest::Peers { token })
+    }
+
+    pub(super) fn explain(
+        &mut self,
+        asker: &Asker<'_>,
+        node: &str,
+        out: &mut Outbox,
+    ) -> Result<(), Failure> {
+        // An address is the mesh's business; a name is completed here.
+        let node = self.full_name(node).map_or_else(|_| node.to_owned(), |name| name.to_string());
+        if node.len() > TO_BYTES_MAX {
+            return Err(Failure::badarg("`node` is a node's name or an address"));
+        }
+        let what = MeshQuestion::Show("explanation");
+        self.ask_mesh(asker, what, None, out, |token| MeshRequest::Explain { token, node })
+    }
+
+    pub(super) fn doctor(&mut self, asker: &Asker<'_>, out: &mut Outbox) -> Result<(), Failure> {
+        let what = MeshQuestion::Show("diagnosis");
+        self.ask_mesh(asker, what, None, out, |token| MeshRequest::Doctor { token })
     }
 
     fn ask_mesh(
@@ -368,6 +457,10 @@ impl Router {
         self.agenda.remove(asked.ends, Deadline::Ask(token.0));
         let head = Head::ok(asked.id.id());
         let head = match (asked.what, answered) {
+            (MeshQuestion::Show(noun), MeshAnswer::Shown(shown)) => {
+                answer(out, asked.session, &head.carries(noun), &shown);
+                return;
+            }
             (MeshQuestion::Ping(node, timeout), MeshAnswer::True) => {
                 if let Some((peer, _)) = self.peer_named(node.as_str()) {
                     let by = AskedBy::App { session: asked.session, id: asked.id };
@@ -378,7 +471,7 @@ impl Router {
             }
             (MeshQuestion::Ping(..), _) => head.text("result", "pang"),
             (_, MeshAnswer::True) => head.bool("result", true),
-            (_, MeshAnswer::False) => head.bool("result", false),
+            (_, MeshAnswer::False | MeshAnswer::Shown(_)) => head.bool("result", false),
             (_, MeshAnswer::Failed { code, message }) => {
                 Head::error(asked.id.id(), code, &message, false)
             }
@@ -392,6 +485,10 @@ impl Router {
         let head = match asked.what {
             MeshQuestion::Ping(..) => head.text("result", "pang"),
             MeshQuestion::Connect | MeshQuestion::Disconnect => head.bool("result", false),
+            MeshQuestion::Show(_) => {
+                let text = "the mesh of this node has not answered in time: it is stopping";
+                Head::error(asked.id.id(), "timeout", text, false)
+            }
         };
         answer(out, asked.session, &head, &[]);
     }
@@ -514,13 +611,17 @@ fn put_known(items: &mut Vec<u8>, node: &KnownNode) {
         ("reason", node.reason.clone()),
     ];
     let there = fields.iter().filter(|(_, value)| value.is_some()).count();
-    cbor::put_map(items, there + 3);
+    cbor::put_map(items, there + 3 + usize::from(!node.labels.is_empty()));
     for (key, value) in &fields {
         if let Some(value) = value {
             put_pair(items, key, value);
         }
     }
     put_pair(items, "state", "known");
+    if !node.labels.is_empty() {
+        cbor::put_text(items, "labels");
+        super::info::put_labels(items, &node.labels);
+    }
     let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
     put_texts(items, "addresses", addresses.iter().map(String::as_str));
     put_texts(items, "sources", node.sources.iter().map(String::as_str));

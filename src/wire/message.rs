@@ -328,6 +328,9 @@ pub struct Hello {
     /// The sender has a connection to the name of the receiver already: its incarnation.
     #[serde(default)]
     pub known: Option<u64>,
+    /// The sender's clock as it says this, milliseconds since 1970: for people who look for a clock that is wrong.
+    #[serde(default)]
+    pub clock_ms: Option<u64>,
 }
 
 /// Why a connection was not wanted.

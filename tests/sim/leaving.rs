@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use pillion::mesh::Remember;
+
 use crate::app::Answer;
-use crate::world::World;
+use crate::world::{Setup, World};
 
 const SOON: Duration = Duration::from_secs(2);
 
@@ -32,7 +34,12 @@ fn a_node_that_stops_says_so_and_is_not_dialled_again() {
 
 #[test]
 fn hearsay_of_the_dead_expires() {
-    let mut world = World::of(&["a", "b", "c"]);
+    let mut world = World::new();
+    for node in ["a", "b", "c"] {
+        // Without a memory of their own they know of c by what they tell each other.
+        let remember = Remember { keep: Duration::ZERO, ..Remember::default() };
+        world.start_as(node, Setup { remember, ..Setup::new(node) });
+    }
     world.list("a", &["b"]);
     world.list("c", &["b"]);
     world.until("full mesh", SOON, |w| w.is_full(&["a", "b", "c"]));

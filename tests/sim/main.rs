@@ -7,6 +7,7 @@
 mod announcing;
 mod app;
 mod calling;
+mod composing;
 mod failing;
 mod forming;
 mod leaving;

@@ -76,6 +76,7 @@ fn hello(node: &str) -> Hello {
         labels: std::collections::BTreeMap::default(),
         hidden: false,
         known: None,
+        clock_ms: None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ciborium::Value;
 use pillion::hub::Hub;
-use pillion::mesh::{self, MeshOptions, Profile};
+use pillion::mesh::{self, Facts, MeshOptions, Profile, Remember};
 use pillion::router::Limits;
 use pillion::shutdown;
 use pillion::tls::{Cookie, Tls, Trust};
@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     pub(crate) cookie: u8,
     pub(crate) hidden: bool,
     pub(crate) profile: Profile,
+    pub(crate) remember: Remember,
 }
 
 impl Setup {
@@ -46,6 +47,7 @@ impl Setup {
             cookie: 1,
             hidden: false,
             profile: Profile::Lan,
+            remember: Remember::default(),
         }
     }
 }
@@ -55,6 +57,8 @@ struct Cell {
     setup: Mutex<Setup>,
     reporter: Reporter,
     report: watch::Receiver<Report>,
+    /// Another strategy.
+    second: (Reporter, watch::Receiver<Report>),
     run: Mutex<Run>,
     tls: Mutex<Option<Tls>>,
     transport: Simulated,
@@ -118,8 +122,14 @@ impl Cell {
             // Clocks that do not agree.
             to_second: Duration::from_millis((self.seed ^ hub.me().incarnation.0) % 1000),
             seed: self.seed ^ hub.me().incarnation.0,
+            remember: setup.remember,
+            interfaces: Vec::new,
+            facts: Facts::default(),
         };
-        let reports = vec![("list".to_owned(), self.report.clone())];
+        let reports = vec![
+            ("list".to_owned(), self.report.clone()),
+            ("watch".to_owned(), self.second.1.clone()),
+        ];
         mesh::run(options, transport, vec![listener], tls, hub, reports, shutdown).await;
         self.run().stopped = true;
         Ok(())
@@ -182,6 +192,7 @@ impl World {
             setup: Mutex::new(setup),
             reporter,
             report,
+            second: Reporter::new(),
             run: Mutex::default(),
             tls: Mutex::default(),
             transport: Simulated::default(),
@@ -220,6 +231,23 @@ impl World {
     /// `host`'s strategy reports this.
     pub(crate) fn sees(&self, host: &str, sightings: Vec<Sighting>) {
         self.cells[host].reporter.visible(sightings);
+    }
+
+    /// `host`'s other strategy reports this.
+    pub(crate) fn watches(&self, host: &str, sightings: Vec<Sighting>) {
+        self.cells[host].second.0.visible(sightings);
+    }
+
+    /// What the sources of `host` know of `host` itself.
+    pub(crate) fn knows_itself(&self, host: &str, labels: &[(&str, &str)]) {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        self.cells[host].reporter.own_labels(labels.collect());
+    }
+
+    /// Both strategies of `host` fail: what they reported stays, and why is said.
+    pub(crate) fn is_blind(&self, host: &str, why: &str) {
+        self.cells[host].reporter.unwell(why);
+        self.cells[host].second.0.unwell(why);
     }
 
     /// What a strategy that knows names would report of `host`.

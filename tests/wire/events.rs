@@ -8,6 +8,9 @@ use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
 use pillion::router::{Limits, Router};
 use pillion::wire::event::split_frame;
 use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
+use pillion::wire::shown::{
+    AttemptShown, Diagnosis, Explained, PeerShown, SourceShown, StrategyShown, item,
+};
 
 use super::golden::{self, Record, line};
 use super::manual::{codes_in_the_source, events_in_the_source};
@@ -39,7 +42,13 @@ impl Told {
 /// The answer of the mesh to what an app asked of it.
 fn mesh_says(paper: &mut Paper, answer: MeshAnswer) {
     let asked = paper.out.requests.pop_front();
-    let Some(MeshRequest::Connect { token, .. } | MeshRequest::Disconnect { token, .. }) = asked
+    let Some(
+        MeshRequest::Connect { token, .. }
+        | MeshRequest::Disconnect { token, .. }
+        | MeshRequest::Peers { token }
+        | MeshRequest::Explain { token, .. }
+        | MeshRequest::Doctor { token },
+    ) = asked
     else {
         panic!("nothing was asked of the mesh");
     };
@@ -115,6 +124,109 @@ fn processes(told: &mut Told) {
     told.all(&["died"], &paper.heard(app));
     paper.say(other, &format!(r#"{{"op":"kill","to":"{ME}"}}"#));
     told.all(&["died, of the session's own process, which ends the session"], &paper.heard(app));
+}
+
+/// What the mesh of a node shows to people who look for a reason.
+fn reasons(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let app = paper.open(true);
+    let source = |source: &str, since_ms, seen_ms| SourceShown {
+        source: source.to_owned(),
+        since_ms,
+        seen_ms,
+    };
+    let attempt = AttemptShown {
+        address: Some("192.0.2.9:4470".to_owned()),
+        dialled: true,
+        result: "no_answer".to_owned(),
+        reason: "does not answer".to_owned(),
+        times: 12,
+        ago_ms: 1_200,
+    };
+    let connected = PeerShown {
+        node: Some("store@io".to_owned()),
+        incarnation: Some("019b3f0c2a4e5f3c".to_owned()),
+        state: "connected".to_owned(),
+        since_ms: 90_000,
+        addresses: vec!["192.0.2.7:4470".to_owned()],
+        address: Some("192.0.2.7:50000".to_owned()),
+        labels: [("role".to_owned(), "store".to_owned())].into(),
+        sources: vec![source("mdns on eth0", 91_000, 0)],
+        reason: None,
+        failure: None,
+        next_ms: None,
+        skew_ms: Some(-14),
+    };
+    let wanted = PeerShown {
+        node: Some("till@europa".to_owned()),
+        incarnation: None,
+        state: "wanted".to_owned(),
+        since_ms: 60_000,
+        addresses: vec!["192.0.2.9:4470".to_owned()],
+        address: None,
+        labels: std::collections::BTreeMap::new(),
+        sources: vec![source("remembered", 60_000, 3_600_000)],
+        reason: Some("does not answer".to_owned()),
+        failure: Some(attempt.clone()),
+        next_ms: Some(3_800),
+        skew_ms: None,
+    };
+    assert!(paper.say(app, r#"{"op":"peers","id":46}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::Shown(item(&vec![connected, wanted.clone()])));
+    told.all(&["ok, of peers"], &paper.heard(app));
+    let explained = Explained {
+        node: "till@europa".to_owned(),
+        state: "wanted".to_owned(),
+        because: vec![
+            "till@europa is not connected.".to_owned(),
+            "192.0.2.9:4470 does not answer (last 1 s ago, 12 times in a row).".to_owned(),
+            "The next try is in 3 s.".to_owned(),
+        ],
+        advice: vec!["Try `nc -vz 192.0.2.9 4470` from here.".to_owned()],
+        peers: vec![wanted],
+        attempts: vec![attempt],
+    };
+    assert!(paper.say(app, r#"{"op":"explain","id":47,"node":"till@europa"}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::Shown(item(&explained)));
+    told.all(&["ok, of explain"], &paper.heard(app));
+    let strategy = StrategyShown {
+        strategy: "list".to_owned(),
+        url: "list://ida".to_owned(),
+        health: "unwell".to_owned(),
+        reason: Some("ida: no such name".to_owned()),
+        since_ms: 5_000,
+        well_ms: Some(5_000),
+        count: 1,
+        sees: vec!["192.0.2.9:4470".to_owned()],
+    };
+    let diagnosis = Diagnosis {
+        node: "stock@hal".to_owned(),
+        mesh: "default".to_owned(),
+        version: "0.1.0".to_owned(),
+        os_pid: 4711,
+        up_ms: 90_000,
+        clock_ms: 1_795_287_767_000,
+        trust: "cookie".to_owned(),
+        ids: vec!["0102030405060708".to_owned()],
+        cookie_file: Some("/home/gus/.config/pillion/cookie".to_owned()),
+        dir: "/tmp/pillion-501".to_owned(),
+        socket: "/tmp/pillion-501/default/stock.sock".to_owned(),
+        state_file: Some("/tmp/pillion-501/default/stock.peers".to_owned()),
+        listens: vec!["[::]:4470".to_owned()],
+        advertised: Vec::new(),
+        files: Some(24),
+        files_max: Some(1024),
+        strategies: vec![strategy],
+        connected: 1,
+        wanted: 1,
+        known: 0,
+        skews_ms: [("store@io".to_owned(), -14)].into(),
+        min_peers: 0,
+        ready: true,
+    };
+    assert!(paper.say(app, r#"{"op":"doctor","id":48}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
+    told.all(&["ok, of doctor"], &paper.heard(app));
 }
 
 fn messages(told: &mut Told) {
@@ -300,6 +412,7 @@ fn nodes(told: &mut Told) {
         incarnation: None,
         addresses: vec![([192, 0, 2, 9], 4470).into()],
         sources: vec!["mdns".to_owned()],
+        labels: std::collections::BTreeMap::new(),
         reason: Some("does not answer".to_owned()),
     }]);
     told.add("ok, of nodes", &paper.answer(app, r#"{"op":"nodes","id":4}"#));
@@ -443,6 +556,7 @@ fn told() -> Vec<Record> {
     let mut told = Told(Vec::new());
     sessions(&mut told);
     processes(&mut told);
+    reasons(&mut told);
     messages(&mut told);
     calls(&mut told);
     announced(&mut told);

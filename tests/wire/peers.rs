@@ -164,6 +164,7 @@ fn of_the_connection() -> Vec<Record> {
         labels: BTreeMap::from([("role".to_owned(), "stock".to_owned())]),
         hidden: false,
         known: None,
+        clock_ms: Some(1_795_287_767_000),
     };
     let refusal = Refusal {
         code: "mesh".to_owned(),

@@ -109,6 +109,9 @@ pub const ROUTES: &[Route] = &[
     get("/v1/ping", "ping", &[text("node"), number("timeout_ms")]),
     without_body(post("/v1/connect", "connect", &[text("to")])),
     without_body(post("/v1/disconnect", "disconnect", &[text("node")])),
+    get("/v1/peers", "peers", &[]),
+    get("/v1/explain", "explain", &[text("node")]),
+    get("/v1/doctor", "doctor", &[]),
     giving(
         Gives::Events,
         get(

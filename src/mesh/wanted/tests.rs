@@ -1,6 +1,9 @@
 //! Who is dialled, when, and why not.
 
+use pillion_strategies::Health;
+
 use super::*;
+use crate::mesh::sources::LINGER;
 
 const ID: [u8; 8] = [1; 8];
 
@@ -13,7 +16,7 @@ fn at(last: u8) -> SocketAddr {
 }
 
 fn wanted() -> Wanted {
-    Wanted::new(node("m@h", 100), "default", false, 7)
+    Wanted::new(node("m@h", 100), "default", false, Remember::default(), 7, Instant::now())
 }
 
 fn sighting(node: Option<(&str, u64)>, addresses: &[SocketAddr]) -> Sighting {
@@ -23,6 +26,11 @@ fn sighting(node: Option<(&str, u64)>, addresses: &[SocketAddr]) -> Sighting {
         addresses: addresses.to_vec(),
         ..Sighting::default()
     }
+}
+
+/// A strategy reports these, and is well.
+fn see(wanted: &mut Wanted, strategy: &str, sightings: Vec<Sighting>, now: Instant) {
+    wanted.report(strategy, Report { sightings, health: Health::Well, ..Report::default() }, now);
 }
 
 fn nobody() -> Held {
@@ -46,7 +54,7 @@ fn fail(wanted: &mut Wanted, now: Instant, failure: Failure) -> Duration {
 #[test]
 fn a_sighting_is_dialled_at_once_at_all_its_addresses() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1), at(2)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1), at(2)])], now);
     wanted.merge(&[ID], now);
     let rounds = wanted.due(&nobody(), now, 9);
     assert_eq!(rounds.len(), 1);
@@ -58,7 +66,7 @@ fn a_sighting_is_dialled_at_once_at_all_its_addresses() {
 #[test]
 fn a_junior_waits_before_it_dials_a_senior_whose_name_it_knows() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("a@h", 1)), &[at(1)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("a@h", 1)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
     assert_eq!(wanted.next_due(&nobody(), now), Some(now + JUNIOR_WAIT));
@@ -68,11 +76,11 @@ fn a_junior_waits_before_it_dials_a_senior_whose_name_it_knows() {
 #[test]
 fn one_node_seen_by_two_strategies_is_one_target_with_both_sources() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])]);
-    wanted.report("local", vec![sighting(Some(("z@h", 1)), &[at(2)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
+    see(&mut wanted, "local", vec![sighting(Some(("z@h", 1)), &[at(2)])], now);
     let mut nameless_run = sighting(Some(("z@h", 1)), &[at(3)]);
     nameless_run.incarnation = None;
-    wanted.report("kubernetes", vec![nameless_run]);
+    see(&mut wanted, "kubernetes", vec![nameless_run], now);
     wanted.merge(&[ID], now);
     let known = wanted.known(&nobody(), now);
     assert_eq!(known.len(), 1);
@@ -87,7 +95,7 @@ fn a_foreign_mesh_or_cookie_is_listed_and_never_dialled() {
     mesh.mesh = Some("other".to_owned());
     let mut cookie = sighting(Some(("z@h", 1)), &[at(2)]);
     cookie.ids = vec![[9; 8]];
-    wanted.report("mdns", vec![mesh, cookie]);
+    see(&mut wanted, "mdns", vec![mesh, cookie], now);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
     let known = wanted.known(&nobody(), now);
@@ -101,8 +109,8 @@ fn a_foreign_mesh_or_cookie_is_listed_and_never_dialled() {
 #[test]
 fn self_is_skipped_by_identity() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("m@h", 100)), &[at(1)])]);
-    wanted.report("list", vec![sighting(None, &[at(1)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("m@h", 100)), &[at(1)])], now);
+    see(&mut wanted, "list", vec![sighting(None, &[at(1)])], now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.due(&nobody(), now, 9).len(), 1);
     wanted.learn(at(1), node("m@h", 100), now);
@@ -115,7 +123,7 @@ fn self_is_skipped_by_identity() {
 #[test]
 fn another_run_of_this_nodes_name_is_dialled_to_learn_who_is_older() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("m@h", 200)), &[at(1)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("m@h", 200)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.due(&nobody(), now, 9).len(), 1);
 }
@@ -123,7 +131,7 @@ fn another_run_of_this_nodes_name_is_dialled_to_learn_who_is_older() {
 #[test]
 fn an_address_that_leads_to_somebody_connected_is_left_alone() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("list", vec![sighting(None, &[at(1), at(2)])]);
+    see(&mut wanted, "list", vec![sighting(None, &[at(1), at(2)])], now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.due(&nobody(), now, 9)[0].addresses, [at(1), at(2)]);
     wanted.learn(at(1), node("z@h", 1), now);
@@ -137,7 +145,7 @@ fn an_address_that_leads_to_somebody_connected_is_left_alone() {
 #[test]
 fn failures_back_off_and_a_fresh_sighting_resets_them() {
     let (mut wanted, mut now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     let mut last = Duration::ZERO;
     for _ in 0..20 {
@@ -149,22 +157,27 @@ fn failures_back_off_and_a_fresh_sighting_resets_them() {
     assert!(last >= CAUSE.cap / 2);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
-    wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1), at(2)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1), at(2)])], now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.due(&nobody(), now, 9).len(), 1);
-    wanted.report("mdns", vec![sighting(Some(("z@h", 2)), &[at(1)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 2)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     assert!(fail(&mut wanted, now, Failure::Passing) < Duration::from_millis(6));
 }
 
 #[test]
-fn absence_forgets_a_target_only_once_nothing_is_under_way() {
-    let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])]);
+fn absence_forgets_a_target_after_a_minute_and_only_once_nothing_is_under_way() {
+    let (mut wanted, mut now) = (wanted(), Instant::now());
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     let round = wanted.due(&nobody(), now, 9).remove(0);
     wanted.begun(round.target, ConnId(1));
-    wanted.report("mdns", Vec::new());
+    see(&mut wanted, "mdns", Vec::new(), now);
+    wanted.merge(&[ID], now);
+    assert_eq!(wanted.known(&nobody(), now).len(), 1, "a flicker forgets nobody");
+    now += LINGER;
+    assert_eq!(wanted.next_expiry(), Some(now));
+    wanted.expire(now);
     wanted.merge(&[ID], now);
     assert!(wanted.known(&nobody(), now).is_empty());
     wanted.over(round.target, ConnId(1), at(1), Outcome::Superfluous, now);
@@ -175,21 +188,21 @@ fn absence_forgets_a_target_only_once_nothing_is_under_way() {
 #[test]
 fn an_explicit_disconnect_holds_until_somebody_asks_or_a_later_run_shows_up() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])]);
-    wanted.report("list", vec![sighting(None, &[at(1)])]);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
+    see(&mut wanted, "list", vec![sighting(None, &[at(1)])], now);
     wanted.learn(at(1), node("z@h", 1), now);
     wanted.part(&node("z@h", 1), now);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
     assert_eq!(wanted.known(&nobody(), now).len(), 2);
-    assert!(wanted.ask_name(&node("z@h", 1).name));
+    assert!(wanted.ask_name(&node("z@h", 1).name, now));
     wanted.merge(&[ID], now);
     wanted.hurry(now);
     assert_eq!(wanted.due(&nobody(), now, 9).len(), 2);
     wanted.part(&node("z@h", 1), now);
     wanted.unask_name(&node("z@h", 1).name);
-    wanted.report("mdns", vec![sighting(Some(("z@h", 2)), &[at(1)])]);
-    wanted.report("list", Vec::new());
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 2)), &[at(1)])], now);
+    see(&mut wanted, "list", Vec::new(), now);
     wanted.learn(at(1), node("z@h", 2), now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.due(&nobody(), now, 9).len(), 1);
@@ -198,7 +211,7 @@ fn an_explicit_disconnect_holds_until_somebody_asks_or_a_later_run_shows_up() {
 #[test]
 fn one_that_said_goodbye_is_not_dialled_though_it_is_still_listed() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("kubernetes", vec![sighting(Some(("z@h", 1)), &[at(1)])]);
+    see(&mut wanted, "kubernetes", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     wanted.hearsay.goodbye(&node("z@h", 1), now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
@@ -209,16 +222,16 @@ fn one_that_said_goodbye_is_not_dialled_though_it_is_still_listed() {
 #[test]
 fn nobody_can_ask_for_a_name_that_nobody_spoke_of() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    assert!(!wanted.ask_name(&node("z@h", 1).name));
+    assert!(!wanted.ask_name(&node("z@h", 1).name, now));
     wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], now);
     wanted.merge(&[ID], now);
-    assert!(wanted.ask_name(&node("z@h", 1).name));
+    assert!(wanted.ask_name(&node("z@h", 1).name, now));
 }
 
 #[test]
 fn a_hidden_node_does_not_act_on_hearsay() {
     let now = Instant::now();
-    let mut wanted = Wanted::new(node("m@h", 100), "default", true, 7);
+    let mut wanted = Wanted::new(node("m@h", 100), "default", true, Remember::default(), 7, now);
     wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], now);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
@@ -227,7 +240,7 @@ fn a_hidden_node_does_not_act_on_hearsay() {
 #[test]
 fn a_round_that_fails_differently_each_time_gives_one_sorted_reason() {
     let (mut wanted, now) = (wanted(), Instant::now());
-    wanted.report("list", vec![sighting(None, &[at(1), at(2)])]);
+    see(&mut wanted, "list", vec![sighting(None, &[at(1), at(2)])], now);
     wanted.merge(&[ID], now);
     let round = wanted.due(&nobody(), now, 9).remove(0);
     wanted.begun(round.target, ConnId(1));
@@ -244,7 +257,7 @@ fn a_round_that_fails_differently_each_time_gives_one_sorted_reason() {
 fn the_dead_do_not_starve_the_living() {
     let (mut wanted, mut now) = (wanted(), Instant::now());
     let many = (0..1000).map(|i| sighting(Some((&format!("n{i:04}@h"), 1)), &[at(1)])).collect();
-    wanted.report("list", many);
+    see(&mut wanted, "list", many, now);
     wanted.merge(&[ID], now);
     let mut dialled = BTreeSet::new();
     for conn in 0..400 {
@@ -263,7 +276,98 @@ fn the_dead_do_not_starve_the_living() {
 fn targets_are_bounded() {
     let (mut wanted, now) = (wanted(), Instant::now());
     let many = (0..5000).map(|i| sighting(Some((&format!("n{i}@h"), 1)), &[at(1)])).collect();
-    wanted.report("list", many);
+    see(&mut wanted, "list", many, now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.targets.len(), TARGETS_MAX);
+}
+
+#[test]
+fn a_node_that_one_strategy_lost_is_wanted_while_another_or_a_peer_reports_it() {
+    let (mut wanted, mut now) = (wanted(), Instant::now());
+    let minute = Duration::from_secs(60);
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
+    see(&mut wanted, "dns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
+    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], now);
+    let sources = |wanted: &mut Wanted, now: Instant| -> Vec<(String, bool)> {
+        wanted.expire(now);
+        wanted.merge(&[ID], now);
+        let held = nobody();
+        let rows: Vec<Row<'_>> = wanted.rows(&held, now).collect();
+        let sources = rows.iter().flat_map(|row| row.sources);
+        sources.map(|(source, p)| (source.clone(), p.reports)).collect()
+    };
+    let is = |source: &str, reports: bool| (source.to_owned(), reports);
+    assert_eq!(
+        sources(&mut wanted, now),
+        [is("dns", true), is("mdns", true), is("peer t@h", true)]
+    );
+    see(&mut wanted, "mdns", Vec::new(), now);
+    assert_eq!(sources(&mut wanted, now)[1], is("mdns", false), "it lingers");
+    now += minute;
+    assert_eq!(sources(&mut wanted, now), [is("dns", true), is("peer t@h", true)]);
+    see(&mut wanted, "dns", Vec::new(), now);
+    now += minute;
+    assert_eq!(sources(&mut wanted, now), [is("peer t@h", true)]);
+    wanted.hearsay.gone(&node("t@h", 1).name, now);
+    assert_eq!(sources(&mut wanted, now), [is("peer t@h", false)]);
+    now += minute;
+    assert!(sources(&mut wanted, now).is_empty());
+}
+
+#[test]
+fn one_that_is_only_remembered_is_dialled_seldom_and_at_once_when_it_is_reported() {
+    let (mut wanted, mut now) = (wanted(), Instant::now());
+    wanted.remembered.joined(&node("z@h", 1).name, &[at(1)], now);
+    wanted.remember(&nobody(), now);
+    wanted.merge(&[ID], now);
+    let mut last = Duration::ZERO;
+    for _ in 0..25 {
+        last = fail(&mut wanted, now, Failure::Passing);
+        now += last;
+    }
+    assert!(last >= AWAY.cap / 2, "{last:?}");
+    fail(&mut wanted, now, Failure::Passing);
+    assert!(wanted.due(&nobody(), now, 9).is_empty());
+    see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
+    wanted.merge(&[ID], now);
+    assert_eq!(wanted.due(&nobody(), now, 9).len(), 1);
+}
+
+#[test]
+fn prune_needs_that_nobody_reports_a_peer_and_that_it_is_not_connected() {
+    let minute = Duration::from_secs(60);
+    let mut now = Instant::now();
+    let remember = Remember { prune: Some(minute * 10), ..Remember::default() };
+    let mut wanted = Wanted::new(node("m@h", 100), "default", false, remember, 7, now);
+    let z = held(&[("z@h", 1)]);
+    let look = |wanted: &mut Wanted, held: &Held, now: Instant| {
+        wanted.expire(now);
+        wanted.merge(&[ID], now);
+        let pruned = wanted.remember(held, now);
+        wanted.merge(&[ID], now);
+        pruned
+    };
+    see(&mut wanted, "dns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
+    wanted.remembered.joined(&node("z@h", 1).name, &[at(1)], now);
+    // Reported and lost: it stays, however long, and also while its strategy fails.
+    now += minute * 100;
+    assert!(!look(&mut wanted, &nobody(), now));
+    let unwell = Report {
+        sightings: vec![sighting(Some(("z@h", 1)), &[at(1)])],
+        health: Health::Unwell("away".to_owned()),
+        ..Report::default()
+    };
+    wanted.report("dns", unwell, now);
+    now += minute * 100;
+    assert!(!look(&mut wanted, &nobody(), now));
+    // Connected, and reported by nobody: it stays.
+    see(&mut wanted, "dns", Vec::new(), now);
+    now += minute * 100;
+    assert!(!look(&mut wanted, &z, now));
+    // Neither: it goes, after its time.
+    assert!(!look(&mut wanted, &nobody(), now));
+    assert!(!look(&mut wanted, &nobody(), now + minute * 9));
+    assert_eq!(wanted.known(&nobody(), now).len(), 1);
+    assert!(look(&mut wanted, &nobody(), now + minute * 10));
+    assert!(wanted.known(&nobody(), now).is_empty());
 }

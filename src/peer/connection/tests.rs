@@ -10,7 +10,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::hub::{Hub, PeerHello};
-use crate::peer::Profile;
+use crate::peer::{Interfaces, Profile};
 use crate::router::Limits;
 use crate::tls::{Cookie, Tls, Trust};
 use crate::wire::id::{Incarnation, Node};
@@ -40,11 +40,14 @@ async fn rig(room: usize) -> Rig {
         tls: Tls::new(&trust, "default", "h").expect("a good configuration"),
         mesh: "default".to_owned(),
         me: node("a@h"),
-        labels: BTreeMap::new(),
+        labels: Mutex::default(),
+        hints: Mutex::default(),
         hidden: false,
         profile: Profile::Lan,
         pulse: Pulse::new(Instant::now()),
         listens: Vec::new(),
+        advertised: Vec::new(),
+        interfaces: Interfaces::new(Vec::new),
         held: Mutex::default(),
         events: events_in,
     });

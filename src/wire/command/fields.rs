@@ -265,6 +265,9 @@ impl<'a> Fields<'a> {
             }
             "connect" => Command::Connect { to: need(op, "to", self.to)? },
             "disconnect" => Command::Disconnect { node: need(op, "node", self.node)? },
+            "peers" => Command::Peers,
+            "explain" => Command::Explain { node: need(op, "node", self.node)? },
+            "doctor" => Command::Doctor,
             "monitor_nodes" => Command::MonitorNodes {
                 pid: self.pid,
                 on: self.on.unwrap_or(true),

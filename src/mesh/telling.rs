@@ -1,0 +1,177 @@
+//! What the mesh says: to peers of each other, to people of what fails, to the hub of what sources know.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::PoisonError;
+
+use tokio::time::Instant;
+use tracing::{debug, error, warn};
+
+use super::attempts::{Attempt, Subject};
+use super::{Conn, Mesh, hearsay};
+use crate::peer::{self, ConnId, Met, Order, Problem, scope};
+use crate::transport::Transport;
+use crate::wire::message::{Kind, PeerEntry, Peers, cbor_frame};
+
+/// Most bytes of nodes in one frame of hearsay: well below the largest frame.
+const TOLD_BYTES_MAX: usize = 48 * 1024;
+
+impl<T: Transport> Mesh<T> {
+    /// Tells each peer whom else we are connected to.
+    pub(super) fn tell_peers(&mut self) {
+        if self.context.hidden {
+            return;
+        }
+        let ups: Vec<ConnId> = self.roster.up().map(|(conn, _)| conn).collect();
+        let mut frames = Vec::new();
+        for id in &ups {
+            let Some(conn) = self.conns.get(id) else { continue };
+            let Some(met) = conn.met.as_ref().filter(|met| !met.hidden && conn.up.is_some()) else {
+                continue;
+            };
+            let frame = cbor_frame(Kind::Peers, 0, &self.peers_for(met, &ups));
+            let mut hasher = self.hasher.build_hasher();
+            hasher.write(&frame);
+            let hash = hasher.finish();
+            if conn.told != Some(hash) {
+                frames.push((*id, hash, frame));
+            }
+        }
+        for (id, hash, frame) in frames {
+            let sent = self.order(id, Order::Send(frame));
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.told = sent.then_some(hash);
+            }
+        }
+    }
+
+    /// In name order from the listener on, around: in a mesh too large for one frame, every listener hears of others.
+    fn peers_for(&self, listener: &Met, ups: &[ConnId]) -> Peers {
+        let mut others: Vec<&Met> = ups
+            .iter()
+            .filter_map(|id| self.conns.get(id)?.met.as_deref())
+            .filter(|met| !met.hidden && met.node != listener.node)
+            .collect();
+        let after = others.partition_point(|met| met.node < listener.node);
+        others.rotate_left(after);
+        let own = self.context.interfaces.now();
+        let mut bytes = 0;
+        let mut peers = Vec::new();
+        for met in others.into_iter().take(hearsay::TOLD_MAX) {
+            let addresses = scope::hearsay(&met.places, listener.remote, listener.local, &own);
+            if addresses.is_empty() {
+                continue;
+            }
+            bytes += 64 + met.node.name.as_str().len();
+            bytes += addresses.iter().map(|address| address.len() + 2).sum::<usize>();
+            if bytes > TOLD_BYTES_MAX {
+                break;
+            }
+            let (node, incarnation) = (met.node.name.to_string(), met.node.incarnation.0);
+            peers.push(PeerEntry { node, incarnation, addresses });
+        }
+        Peers { peers }
+    }
+
+    /// Says once, in words, why a connection did not come about. A dial's reason is said with its whole round.
+    pub(super) fn on_failed(&mut self, conn: &Conn, problem: &Problem, now: Instant) {
+        if let (Problem::Itself, Some((_, address))) = (problem, conn.dial) {
+            self.wanted.learn(address, self.context.me.clone(), now);
+            return;
+        }
+        let words = problem.to_string();
+        self.note_failure(conn, problem, &words, now);
+        let who = conn
+            .met
+            .as_ref()
+            .map_or_else(|| conn.remote.ip().to_string(), |met| met.node.name.to_string());
+        match problem {
+            Problem::Refused(refusal) if refusal.code == "name_taken" => {
+                if self.notices.is_news("name_taken", &refusal.message) {
+                    error!(by = %conn.remote, "{}", peer::words(&refusal.message));
+                }
+            }
+            Problem::SameName(node) => {
+                let subject = format!("{} {}", node.name, node.incarnation);
+                if self.notices.is_news(&subject, "same name") {
+                    warn!(
+                        address = %conn.remote,
+                        incarnation = %node.incarnation,
+                        "another node {words}"
+                    );
+                }
+            }
+            Problem::Refused(refusal) | Problem::Refusing(refusal)
+                if matches!(refusal.code.as_str(), "duplicate" | "leaving" | "parted") =>
+            {
+                debug!(%who, "{words}");
+            }
+            _ if conn.dial.is_some() => debug!(%who, "{words}"),
+            // An inbound one: somebody may be trying for ever.
+            Problem::Stranger(_) | Problem::Refused(_) | Problem::Refusing(_) => {
+                if self.notices.is_news(&who, &words) {
+                    warn!(from = %who, "{words}");
+                }
+            }
+            _ => debug!(%who, "{words}"),
+        }
+    }
+
+    /// Keeps what failed for those who ask later.
+    fn note_failure(&mut self, conn: &Conn, problem: &Problem, words: &str, now: Instant) {
+        if matches!(problem, Problem::CalledOff) {
+            return;
+        }
+        let named = match problem {
+            Problem::SameName(node) => Some(&node.name),
+            _ => conn.met.as_ref().map(|met| &met.node.name),
+        };
+        let subject = match (named, conn.dial) {
+            (Some(name), _) => Subject::Node(name.clone()),
+            (None, Some((_, address))) => Subject::Address(address),
+            (None, None) => Subject::From(conn.remote.ip()),
+        };
+        let attempt = Attempt {
+            address: conn.remote,
+            dialled: conn.dial.is_some(),
+            result: problem.word(),
+            failed: problem.word() != "duplicate",
+            words: words.to_owned(),
+            times: 1,
+            last: now,
+        };
+        self.attempts.note(subject, attempt);
+    }
+
+    /// Puts what sources know beside what nodes say of themselves, this one included.
+    pub(super) fn label(&mut self) {
+        let mut own = self.labels.clone();
+        for (key, value) in self.wanted.sources.own_labels() {
+            own.entry(key).or_insert(value);
+        }
+        let mut said = self.context.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *said != own;
+        said.clone_from(&own);
+        drop(said);
+        if news {
+            self.context.hub.set_own_labels(own);
+        }
+        let hints = self.wanted.hints();
+        let before = {
+            let mut known = self.context.hints.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known == hints {
+                return;
+            }
+            std::mem::replace(&mut *known, hints.clone())
+        };
+        for (_, node) in self.roster.up() {
+            if before.get(&node.name) == hints.get(&node.name) {
+                continue;
+            }
+            let conn = self.roster.holder(&node.name).and_then(|(id, _)| self.conns.get(&id));
+            if let Some(met) = conn.and_then(|conn| conn.met.as_ref()) {
+                let labels = self.context.labels_of(&node.name, &met.labels);
+                self.context.hub.set_labels(&node.name, labels);
+            }
+        }
+    }
+}
