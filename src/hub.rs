@@ -347,12 +347,12 @@ impl Hub {
 
     /// Sets what `nodes` says of this node.
     pub fn set_self(&self, me: SelfSeen) {
-        self.lock().router.on_self(me);
+        self.with(|state, _| state.router.on_self(me, &mut state.out));
     }
 
     /// Sets what this node tells others of itself, once a source knows more of it.
     pub fn set_own_labels(&self, labels: BTreeMap<String, String>) {
-        self.lock().router.on_own_labels(labels);
+        self.with(|state, _| state.router.on_own_labels(labels, &mut state.out));
     }
 
     /// Sets what is known of a connected node, once a source knows more of it.

@@ -1,5 +1,5 @@
 //! What each node announces of itself: its global names, its members of groups, its modules, its factories, the topics it
-//! wants to hear, which of its processes are present where.
+//! wants to hear, which of its processes are present where, its labels.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -48,6 +48,8 @@ pub(super) enum Class {
     Retained = 7,
     /// A process that is present under a topic and a key.
     Presence = 8,
+    /// A label of the node itself: its hello has them too, but a source may know more of a node later.
+    Label = 9,
 }
 
 impl Class {
@@ -61,6 +63,7 @@ impl Class {
             6 => Self::Queue,
             7 => Self::Retained,
             8 => Self::Presence,
+            9 => Self::Label,
             _ => return None,
         })
     }
@@ -81,9 +84,10 @@ impl Announced {
         self.entries.get(&(class, Box::from(key))).map(|value| &**value)
     }
 
-    /// Every key of a class, which must be the last one.
+    /// Every key of a class.
     pub(super) fn keys(&self, class: Class) -> impl Iterator<Item = &[u8]> {
-        self.entries.range((class, Box::default())..).map(|((_, key), _)| &**key)
+        let from = self.entries.range((class, Box::default())..);
+        from.take_while(move |((of, _), _)| *of == class).map(|((_, key), _)| &**key)
     }
 }
 
@@ -274,6 +278,7 @@ impl Router {
             Class::Topic | Class::Queue => self.on_interest(peer, class, key, value.is_some()),
             Class::Retained => self.on_retained(peer, key, value, out),
             Class::Presence => self.on_presence(peer, key, value),
+            Class::Label => self.on_label(peer, key, value),
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::agenda::Deadline;
+use super::announced::Class;
 use super::mailbox::Tag;
 use super::monitors::Monitored;
 use super::peers::{Peer, PeerId};
@@ -21,6 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Longest text that names a node or an address.
 const TO_BYTES_MAX: usize = 512;
+
+/// Most labels that a node may say of itself after its hello.
+const LABELS_MAX: usize = 64;
 
 /// Most requests to the mesh under way.
 const MESH_ASKS_MAX: usize = 1024;
@@ -212,8 +216,8 @@ impl Router {
     }
 
     /// What `nodes` says of this node.
-    pub fn on_self(&mut self, me: SelfSeen) {
-        self.labels = me.labels;
+    pub fn on_self(&mut self, me: SelfSeen, out: &mut Outbox) {
+        self.on_own_labels(me.labels, out);
         self.hidden = me.hidden;
         self.addresses = me.addresses;
         self.min_peers = me.min_peers;
@@ -221,14 +225,54 @@ impl Router {
     }
 
     /// What this node tells others of itself has changed: a source knows more of it.
-    pub fn on_own_labels(&mut self, labels: BTreeMap<String, String>) {
-        self.labels = labels;
+    pub fn on_own_labels(&mut self, labels: BTreeMap<String, String>, out: &mut Outbox) {
+        let before = std::mem::replace(&mut self.labels, labels);
+        let gone = before.keys().filter(|key| !self.labels.contains_key(*key));
+        for key in gone.cloned().collect::<Vec<String>>() {
+            self.announce(Class::Label, key.as_bytes(), None, out);
+        }
+        for (key, value) in self.labels.clone() {
+            if before.get(&key) != Some(&value) {
+                self.announce(Class::Label, key.as_bytes(), Some(value.as_bytes()), out);
+            }
+        }
     }
 
     /// What is known of a connected node has changed: a source knows more of it.
     pub fn on_labels(&mut self, node: &NodeName, labels: BTreeMap<String, String>) {
         let Some(peer) = self.connected.get(node).copied() else { return };
-        self.peer_mut(peer, |state| state.labels = labels);
+        self.peer_mut(peer, |state| state.hinted = labels);
+        self.relabel(peer);
+    }
+
+    /// A peer says of itself, or takes back, what counts more than what is known of it.
+    pub(super) fn on_label(
+        &mut self,
+        peer: PeerId,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Option<()> {
+        let key = std::str::from_utf8(key).ok()?.to_owned();
+        let value = value.map(std::str::from_utf8).transpose().ok()?.map(str::to_owned);
+        let state = self.peers.get_mut(&peer)?;
+        if state.said.len() >= LABELS_MAX && !state.said.contains_key(&key) {
+            return Some(());
+        }
+        state.said.insert(key, value);
+        self.relabel(peer);
+        Some(())
+    }
+
+    fn relabel(&mut self, peer: PeerId) {
+        self.peer_mut(peer, |state| {
+            state.labels = state.hinted.clone();
+            for (key, value) in &state.said {
+                match value {
+                    Some(value) => state.labels.insert(key.clone(), value.clone()),
+                    None => state.labels.remove(key),
+                };
+            }
+        });
         self.look_at_waits();
     }
 

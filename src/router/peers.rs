@@ -55,7 +55,12 @@ pub struct PeerHello {
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) node: Node,
+    /// What counts: what it says, and beside that what is known.
     pub(super) labels: BTreeMap<String, String>,
+    /// What its hello had and what sources know.
+    pub(super) hinted: BTreeMap<String, String>,
+    /// What it has said since; none for what it has taken back.
+    pub(super) said: BTreeMap<String, Option<String>>,
     pub(super) hidden: bool,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) address: SocketAddr,
@@ -198,7 +203,9 @@ impl Router {
             Peer {
                 id: peer,
                 node: hello.node,
-                labels: hello.labels,
+                labels: hello.labels.clone(),
+                hinted: hello.labels,
+                said: BTreeMap::new(),
                 hidden: hello.hidden,
                 addresses: hello.addresses,
                 address: hello.address,

@@ -401,9 +401,8 @@ fn topics(told: &mut Told) {
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
-    paper
-        .router
-        .on_self(SelfSeen { addresses: vec!["192.0.2.1:4470".to_owned()], ..SelfSeen::default() });
+    let me = SelfSeen { addresses: vec!["192.0.2.1:4470".to_owned()], ..SelfSeen::default() };
+    paper.router.on_self(me, &mut paper.out);
     paper.say(app, r#"{"op":"monitor_nodes","on":true}"#);
     paper.meet("store@io");
     told.all(&["nodeup"], &paper.heard(app));

@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pillion_strategies::interfaces::{Own, is_of_containers, own};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::io::FdFlags;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -117,8 +118,9 @@ fn sockets(own: &Own) -> Result<(UdpSocket, UdpSocket, SocketAddr), String> {
 /// A socket on a port that others have too, as all who speak mDNS on one machine do.
 fn shared(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket: OwnedFd =
-        rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // Not every system takes the flag with the call.
+    let socket: OwnedFd = rustix::net::socket(family, SocketType::DGRAM, None)?;
+    rustix::io::fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // Older kernels lack it, and then the other one is enough.
     let _ = sockopt::set_socket_reuseport(&socket, true);

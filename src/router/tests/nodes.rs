@@ -161,3 +161,31 @@ fn a_word_that_is_no_command_names_the_nearest_one() {
     assert_eq!(node.ask(app, json!({"op": "send"}))["code"], "badarg");
     assert_eq!(node.ask(app, json!({"op": "ping", "node": "not a node"}))["code"], "badarg");
 }
+
+#[test]
+fn a_label_that_a_node_learns_after_its_hello_is_told_and_counts_more_than_what_is_known_of_it() {
+    let mut pair = Pair::new();
+    let app = pair.a.open();
+    let labels = |pair: &mut Pair| {
+        pair.carry();
+        let nodes = pair.a.ask(app, json!({"op": "nodes", "state": "connected"}));
+        nodes["nodes"][0]["labels"].clone()
+    };
+    assert_eq!(labels(&mut pair), json!({}));
+    let of = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    pair.b.hold(|router, _, out| router.on_own_labels(of(&[("zone", "north")]), out));
+    assert_eq!(labels(&mut pair), json!({"zone": "north"}));
+    let name = pair.b.name().parse().expect("a name");
+    pair.a.hold(|router, _, _| {
+        router.on_labels(&name, of(&[("zone", "guessed"), ("role", "shop")]));
+    });
+    assert_eq!(labels(&mut pair), json!({"zone": "north", "role": "shop"}));
+    // A node that joins later is told as well, and what is taken back is gone.
+    pair.cut();
+    pair.join();
+    assert_eq!(labels(&mut pair), json!({"zone": "north"}));
+    pair.b.hold(|router, _, out| router.on_own_labels(of(&[]), out));
+    assert_eq!(labels(&mut pair), json!({}));
+}

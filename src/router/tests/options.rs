@@ -239,7 +239,7 @@ fn a_cast_to_many_that_is_acknowledged_says_of_each_node_who_has_got_it() {
 fn nodes_of_several_states_are_listed_and_hidden_ones_watched_or_not() {
     let mut b = Paper::new("b");
     let hidden = super::super::nodes::SelfSeen { hidden: true, ..Default::default() };
-    b.router.on_self(hidden);
+    b.hold(|router, _, out| router.on_self(hidden, out));
     let mut pair = Pair::apart(Paper::new("a"), b);
     let mut apps = Vec::new();
     for node_type in ["all", "visible", "hidden"] {
