@@ -13,6 +13,8 @@ use super::shelf::Shelf;
 pub const SHARED_BYTES_MIN: usize = 4 * 1024;
 /// What keeping count of one takes.
 const OVERHEAD_BYTES: usize = 128;
+/// What it takes in each mailbox that has it: so much of it is counted there.
+const KEPT_BYTES: usize = 64;
 
 /// How many bytes all that is shared takes together.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +40,7 @@ impl Sum {
         self.bytes().saturating_sub(self.0.waiting.load(Ordering::Relaxed))
     }
 
-    /// How many they would be if each mailbox had its own.
+    /// How many they would be more if each mailbox had its own.
     #[must_use]
     pub fn in_mailboxes(&self) -> usize {
         self.0.mailboxes.load(Ordering::Relaxed)
@@ -87,17 +89,23 @@ impl Kept {
     }
 }
 
+impl Kept {
+    fn saved(&self) -> usize {
+        self.shared().frame().len().saturating_sub(KEPT_BYTES)
+    }
+}
+
 impl From<Shared> for Kept {
     fn from(shared: Shared) -> Self {
-        shared.0.sum.0.mailboxes.fetch_add(shared.frame().len(), Ordering::Relaxed);
-        Self(shared.into())
+        let kept = Self(shared.into());
+        kept.shared().0.sum.0.mailboxes.fetch_add(kept.saved(), Ordering::Relaxed);
+        kept
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let shared = self.shared();
-        shared.0.sum.0.mailboxes.fetch_sub(shared.frame().len(), Ordering::Relaxed);
+        self.shared().0.sum.0.mailboxes.fetch_sub(self.saved(), Ordering::Relaxed);
     }
 }
 
@@ -276,7 +284,10 @@ mod tests {
         drop(shared);
         assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (408, 408, 0));
         let mut kept: Vec<Kept> = others.into_iter().map(Kept::from).collect();
-        assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (408, 180, 50 * 90));
+        assert_eq!(
+            (sum.bytes(), sum.unread(), sum.in_mailboxes()),
+            (408, 180, 50 * (90 - KEPT_BYTES))
+        );
         let lane = Waiting::from(kept[0].shared().clone());
         kept.clear();
         assert_eq!((sum.bytes(), sum.unread(), sum.in_mailboxes()), (408, 180, 0));

@@ -246,3 +246,21 @@ fn a_small_event_for_several_that_read_lines_is_spelled_once_and_copied_for_the_
     pair.b.hold(|_, _, out| out.take_session(lines[2], &mut taken));
     assert!(!taken.is_empty() && taken.own_len() == taken.len());
 }
+
+#[test]
+fn many_that_read_lines_and_do_not_read_are_bounded_together_however_small_the_events_are() {
+    let limits = Limits { queue_bytes: MIB, ..Limits::default() };
+    let mut node = Paper::with("a", 1, limits);
+    let publisher = node.open();
+    let apps: Vec<u64> = (0..50).map(|_| subscriber(&mut node)).collect();
+    for app in &apps {
+        node.out.set_reads_lines(*app, true);
+    }
+    for _ in 0..2_000 {
+        publish(&mut node, publisher, "x");
+        assert!(queued(&node) < 2 * MIB, "{}", queued(&node));
+    }
+    let kept: usize = apps.iter().map(|app| heard(&mut node, *app).len()).sum();
+    // What keeping one in a mailbox takes is counted: 50 times 2 000 of them would be six times the bound, lanes aside.
+    assert!(kept < 80_000, "{kept}");
+}
