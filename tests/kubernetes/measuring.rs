@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -17,15 +17,18 @@ const TARGET: Duration = Duration::from_millis(300);
 const BOUND: Duration = Duration::from_secs(2);
 
 /// A watch of the slices beside the node's own: when the API server told whom it lists.
-struct Watch {
+struct Watch<'a> {
+    namespace: &'a Namespace,
     kubectl: Child,
     lines: Receiver<(Duration, String)>,
 }
 
-impl Watch {
-    fn new(namespace: &Namespace) -> Self {
+impl<'a> Watch<'a> {
+    /// From version 0 on, which is what the API server has at hand: an etcd that tells no progress lets it refuse a watch of
+    /// what has not changed for a while ("Too large resource version").
+    fn new(namespace: &'a Namespace) -> Self {
         let path = format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?watch=true&labelSelector=kubernetes.io/service-name%3Dmesh",
+            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?watch=true&resourceVersion=0&labelSelector=kubernetes.io/service-name%3Dmesh",
             namespace.name
         );
         let mut command = namespace.cluster.command(&["get", "--raw", &path]);
@@ -39,13 +42,24 @@ impl Watch {
                 }
             }
         });
-        Self { kubectl, lines }
+        Self { namespace, kubectl, lines }
     }
 
     /// When it was told that the service lists `pod`.
-    fn listed(&self, pod: &str) -> Duration {
+    fn listed(&mut self, pod: &str) -> Duration {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let (at, line) = self.lines.recv_timeout(PATIENCE).expect("the slice changes");
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (at, line) = match self.lines.recv_timeout(left) {
+                Ok(told) => told,
+                Err(RecvTimeoutError::Timeout) => panic!("no slice lists {pod}"),
+                // An API server may end a watch at any time; the next begins with what there is.
+                Err(RecvTimeoutError::Disconnected) => {
+                    assert!(left > Duration::ZERO, "watches end before a slice lists {pod}");
+                    *self = Self::new(self.namespace);
+                    continue;
+                }
+            };
             let event: Value = serde_json::from_str(&line).expect("an event");
             let endpoints = event["object"]["endpoints"].as_array().cloned().unwrap_or_default();
             if endpoints.iter().any(|endpoint| endpoint["targetRef"]["name"] == pod) {
@@ -55,7 +69,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
         let _ = self.kubectl.kill();
         let _ = self.kubectl.wait();
@@ -77,7 +91,7 @@ fn a_pod_is_connected_soon_after_its_endpoint_slice_changed() {
     for node in found.iter().chain([seer]) {
         eventually(&format!("{} is up", node.name), || !node.knows().is_empty());
     }
-    let watch = Watch::new(&namespace);
+    let mut watch = Watch::new(&namespace);
     watch.listed(&seer.pod);
     let mut rows = Vec::new();
     for node in &found {
