@@ -60,6 +60,11 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
+    /// Somebody may have been too busy to shake hands in time, or has given up waiting for us.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self, Self::Slow | Self::Closed | Self::Broken(_))
+    }
+
     /// What an IO error before the first frame means.
     pub(crate) fn from_io(error: &io::Error, mesh: &str) -> Self {
         let stranger = matches!(error.get_ref(), Some(inner) if inner.is::<rustls::Error>());
