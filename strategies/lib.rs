@@ -28,6 +28,7 @@ pub mod dns;
 pub mod exec;
 #[cfg(feature = "gossip")]
 pub mod gossip;
+pub mod hosts;
 #[cfg_attr(
     not(any(feature = "mdns", feature = "gossip")),
     allow(dead_code, reason = "who multicasts chooses interfaces")
