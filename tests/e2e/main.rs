@@ -32,6 +32,7 @@ mod links;
 mod mailboxes;
 mod mesh;
 #[cfg(all(target_os = "linux", feature = "dns"))]
+#[allow(dead_code, reason = "the strategy's own tests need more of it")]
 #[path = "../../strategies/tests/dns/server.rs"]
 mod name_server;
 mod order;
