@@ -48,6 +48,7 @@ mod options;
     allow(dead_code, reason = "who multicasts compares clocks")
 )]
 mod pace;
+pub mod pods;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod problems;
