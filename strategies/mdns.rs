@@ -21,6 +21,8 @@
 //!
 //! - A node is heard of within about a tenth of a second of its start, and forgotten one second after it said
 //!   goodbye; one that was killed is forgotten after two minutes, or as soon as it has been started again.
+//! - An address that changes is followed within five seconds, right after the start too: all is said twice, the second time
+//!   when the caches of others replace what they have (RFC 6762 section 10.2).
 //! - Instance and host name carry the incarnation; the machine's own host name is never announced, so no
 //!   machine is ever renamed because of us.
 //! - Each interface hears only its own addresses. A node that listens on loopback only announces nothing.

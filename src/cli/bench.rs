@@ -129,7 +129,7 @@ enum Part {
     Start,
     /// Until three nodes that start together see each other
     Join,
-    /// The same with up to a hundred nodes, and what each of them costs; takes some 10 minutes, 7 with --rounds 1
+    /// The same with up to a hundred nodes, and what each of them costs; takes over 10 minutes, half of that with --rounds 1
     Crowd,
     /// From kill -9 or SIGSTOP to nodedown
     Failure,
