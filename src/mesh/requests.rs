@@ -197,12 +197,10 @@ fn literal(to: &str) -> Option<SocketAddr> {
 
 /// Looks a host up.
 pub(super) async fn resolve(token: MeshToken, host: String) -> Resolved {
-    let (name, port) = match host.rsplit_once(':').map(|(name, port)| (name, port.parse::<u16>())) {
-        Some((name, Ok(port))) => (name, port),
-        _ => {
-            let addresses = Err("write host or host:port".to_owned());
-            return Resolved { token, host, addresses };
-        }
+    let split = host.rsplit_once(':').map(|(name, port)| (name, port.parse::<u16>()));
+    let Some((name, Ok(port))) = split else {
+        let addresses = Err("write host or host:port".to_owned());
+        return Resolved { token, host, addresses };
     };
     let addresses = match timeout(RESOLVE_WITHIN, hosts::lookup(name, port)).await {
         Ok(Ok(found)) => Ok(found

@@ -191,7 +191,7 @@ fn lasts(params: &mut CertificateParams, days: i64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
     let day = Duration::from_secs(DAY.unsigned_abs());
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + (now - day);
+    params.not_before = epoch + now.saturating_sub(day);
     params.not_after = epoch + (now + day * u32::try_from(days).expect("some"));
 }
 

@@ -1,5 +1,6 @@
 //! Whole nodes that find each other by names, with a name server of the test's own.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -154,7 +155,7 @@ fn without_a_resolver(place: &Place, resolv_conf: &str, base: &str, strategy: &s
     for (name, text) in files {
         let file = place.path().join(name);
         fs::write(&file, text).unwrap();
-        script.push_str(&format!("mount --bind {} /etc/{name}\n", file.display()));
+        writeln!(script, "mount --bind {} /etc/{name}", file.display()).unwrap();
     }
     script.push_str("exec \"$@\"");
     let mut command = Command::new("/usr/bin/env");
