@@ -129,7 +129,7 @@ enum Part {
     Start,
     /// Until three nodes that start together see each other
     Join,
-    /// The same with up to a hundred nodes, and what each of them costs
+    /// The same with up to a hundred nodes, and what each of them costs; takes over 10 minutes, half of that with --rounds 1
     Crowd,
     /// From kill -9 or SIGSTOP to nodedown
     Failure,

@@ -197,7 +197,10 @@ impl<T: Transport> Mesh<T> {
             }
             _ if conn.dial.is_some() => debug!(%who, "{words}"),
             // An inbound one: somebody may be trying for ever.
-            Problem::Stranger(_) | Problem::Refused(_) | Problem::Refusing(_) => {
+            Problem::Stranger(_)
+            | Problem::Expired(_)
+            | Problem::Refused(_)
+            | Problem::Refusing(_) => {
                 if self.notices.is_news(&who, &words) {
                     warn!(from = %who, "{words}");
                 }
