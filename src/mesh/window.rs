@@ -144,7 +144,7 @@ mod tests {
     async fn slow_handshakes_halve_the_window_once_a_second_and_done_ones_widen_it() {
         let mut now = Instant::now();
         let mut window = Window::default();
-        let mut slow = |window: &mut Window, now, count| {
+        let slow = |window: &mut Window, now, count| {
             for conn in conns(0, count) {
                 window.begin(conn, now);
                 window.reached(conn);
