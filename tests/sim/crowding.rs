@@ -76,6 +76,10 @@ fn a_member_of_a_crowd_that_dies_is_not_reported_for_ever() {
 /// `PILLION_NODES=200 cargo test --release --test sim -- --ignored --nocapture a_crowd_is_measured`
 #[test]
 #[ignore = "a measurement, which takes minutes: see docs/performance.md"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long this machine takes is part of what is measured"
+)]
 fn a_crowd_is_measured() {
     let count = std::env::var("PILLION_NODES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let names = names(count);
