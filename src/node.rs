@@ -36,6 +36,8 @@ use crate::wire::host::Hosting;
 use crate::wire::id::{Incarnation, Node, NodeName};
 use crate::wire::message::PROTOCOL_MAX;
 
+/// What the operators' socket is called beside `NAME.sock`.
+const OPERATOR_EXTENSION: &str = "operator.sock";
 /// How often files of cookies and certificates are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How often polling strategies look.
@@ -198,7 +200,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         None => dir.socket(&config.mesh, &claim.base)?,
     };
     // The operator's first: who waits for the app socket to appear finds both.
-    let operators = operator_socket(&path, config.socket_mode)?;
+    let operators = operator_socket(&path, &config)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
     let (gossip_keys, keys) = watch::channel(Vec::new());
@@ -402,14 +404,16 @@ fn inherited(error: SocketError, config: &Config) -> NodeError {
     }
 }
 
-/// Where the apps are not operators, the operator has a socket of his own, named after the app socket: several
-/// nodes share a directory.
-fn operator_socket(path: &Path, mode: u32) -> Result<Option<Socket>, NodeError> {
+/// Where the apps are not operators, the operator has a socket of his own, named after the app socket unless it is to be
+/// elsewhere: several nodes share a directory.
+fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeError> {
     const MODE: u32 = 0o600;
-    if mode & 0o777 == MODE {
-        return Ok(None);
-    }
-    Ok(Some(Socket::bind(&path.with_extension("operator.sock"), MODE)?))
+    let path = match &config.operator_socket {
+        Some(path) => path.clone(),
+        None if config.socket_mode & 0o777 == MODE => return Ok(None),
+        None => path.with_extension(OPERATOR_EXTENSION),
+    };
+    Ok(Some(Socket::bind(&path, MODE)?))
 }
 
 fn strategies(
