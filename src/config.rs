@@ -262,6 +262,16 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// Reads its word.
+    ///
+    /// # Errors
+    /// The words that there are.
+    pub fn read(text: &str) -> Result<Self, String> {
+        meaning::named(text)
+    }
+}
+
 impl From<LogLevel> for tracing::Level {
     fn from(level: LogLevel) -> Self {
         match level {
@@ -295,6 +305,16 @@ pub enum LogFormat {
     Text,
     /// One object per line, for machines.
     Json,
+}
+
+impl LogFormat {
+    /// Reads its word.
+    ///
+    /// # Errors
+    /// The words that there are.
+    pub fn read(text: &str) -> Result<Self, String> {
+        meaning::named(text)
+    }
 }
 
 impl Named for LogFormat {

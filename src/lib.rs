@@ -20,7 +20,8 @@
 //! 6. [`mesh`]: whom to talk to. What strategies and people want against what is connected.
 //! 7. [`hosting`]: programs that are processes of the node, and how they are kept up.
 //! 8. [`config`], [`shutdown`], [`logging`], `issuer`, [`node`]: how all of it is set up, started and stopped in order.
-//! 9. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
+//! 9. `injector`: what runs once in a Kubernetes cluster and puts sidecars into pods; no part of a node.
+//! 10. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
 //!
 //! Ways of finding nodes are a crate of their own, `pillion_strategies`, which names nothing of this one.
 //!
@@ -86,6 +87,9 @@ pub mod logging;
 pub mod issuer;
 
 pub mod node;
+
+#[cfg(feature = "injector")]
+pub mod injector;
 
 pub mod client;
 

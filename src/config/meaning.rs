@@ -619,7 +619,7 @@ pub(crate) trait Named: Copy + 'static {
     fn word(self) -> &'static str;
 }
 
-fn named<T: Named>(text: &str) -> Result<T, String> {
+pub(super) fn named<T: Named>(text: &str) -> Result<T, String> {
     let words = || T::ALL.iter().map(|one| one.word());
     if let Some(found) = T::ALL.iter().find(|one| one.word() == text) {
         return Ok(*found);
