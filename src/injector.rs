@@ -73,21 +73,10 @@ pub struct Settings {
     pub service: String,
     /// More names that the certificate is for: DNS names or IP addresses.
     pub hosts: Vec<String>,
-    /// Who makes the certificate.
-    pub certificates: Certificates,
     /// How long a certificate made here is good; a new one is made at two thirds of it.
     pub tls_lifetime: Duration,
     /// How long it goes on, not ready any more, after it was asked to stop: so long may others still come here.
     pub grace: Duration,
-}
-
-/// Who makes the certificate that the API server sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Certificates {
-    /// The injector, signed by its own authority; it writes the webhook's `caBundle` too.
-    Own,
-    /// Somebody else, such as cert-manager, who fills the Secret and the `caBundle`; they are only read.
-    Provided,
 }
 
 /// Why the injector cannot start. What happens later is tried again.
@@ -161,9 +150,11 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorE
     tasks.spawn(webhook::ask_features(injector.clone(), features_are, shutdown.clone()));
     tasks.spawn(missed::watch(injector.clone(), shutdown.clone()));
     let probe_routes = server::probe_routes(Arc::clone(&injector.health));
-    tasks.spawn(server::serve(injector.clone(), probes, None, probe_routes, shutdown.clone()));
-    let routes = server::routes(injector.clone());
-    tasks.spawn(server::serve(injector, webhook, Some(tls), routes, shutdown));
+    let serving =
+        server::Serving { health: Arc::clone(&injector.health), grace: injector.settings.grace };
+    tasks.spawn(server::serve(serving.clone(), probes, None, probe_routes, shutdown.clone()));
+    let routes = server::routes(injector);
+    tasks.spawn(server::serve(serving, webhook, Some(tls), routes, shutdown));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
             && error.is_panic()

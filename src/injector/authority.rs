@@ -53,7 +53,7 @@ impl Authority {
         params.signed_by(key, &Issuer::from_ca_cert_der(first, own)?)
     }
 
-    fn new(name: &str) -> Result<Self, rcgen::Error> {
+    pub(crate) fn new(name: &str) -> Result<Self, rcgen::Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         lasts(&mut params, LIFETIME);

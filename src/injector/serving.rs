@@ -33,7 +33,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::authority::Authority;
 use super::server::Shown;
-use super::{ANSWER, Certificates, Injector, chain, lasts, since_1970, store};
+use super::{ANSWER, Injector, chain, lasts, since_1970, store};
 use crate::shutdown::Shutdown;
 
 const CERTIFICATE: &str = "tls.crt";
@@ -222,12 +222,6 @@ impl Keeper {
             (Some(chain), Some(key)) => Leaf::read(chain, key),
             _ => Err("it is empty".to_owned()),
         };
-        if settings.certificates == Certificates::Provided {
-            let leaf =
-                read.map_err(|why| format!("the Secret {name} has no certificate: {why}"))?;
-            self.show(leaf);
-            return Ok(true);
-        }
         let Some(authority) = self.injector.authority.borrow().clone() else { return Ok(false) };
         let why = match read {
             Ok(leaf) => match leaf.believed(authority.anchors(), &self.names, now) {
@@ -284,31 +278,26 @@ impl Keeper {
         if hooks.is_empty() {
             return Err(format!("the MutatingWebhookConfiguration {name} has no webhook"));
         }
-        if self.injector.settings.certificates == Certificates::Own {
-            let Some(authority) = self.injector.authority.borrow().clone() else {
-                return Ok(false);
-            };
-            let mut operations = Vec::new();
-            for (at, hook) in hooks.iter().enumerate() {
-                let bundle =
-                    hook.client_config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
-                let there = pem(bundle);
-                let lacks = authority.anchors().iter().any(|anchor| !there.contains(anchor));
-                if lacks || self.exact && bundle != authority.anchors_pem().as_bytes() {
-                    operations.push(at);
-                }
+        let Some(authority) = self.injector.authority.borrow().clone() else {
+            return Ok(false);
+        };
+        let mut operations = Vec::new();
+        for (at, hook) in hooks.iter().enumerate() {
+            let bundle = hook.client_config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
+            let there = pem(bundle);
+            let lacks = authority.anchors().iter().any(|anchor| !there.contains(anchor));
+            if lacks || self.exact && bundle != authority.anchors_pem().as_bytes() {
+                operations.push(at);
             }
-            if !operations.is_empty() {
-                let patch = bundles(found, &operations, authority.anchors_pem());
-                tracing::info!(
-                    "the caBundle of the MutatingWebhookConfiguration {name} is written"
-                );
-                self.write(&patch).await?;
-                // What became of it comes as a change.
-                return Ok(false);
-            }
-            self.exact = false;
         }
+        if !operations.is_empty() {
+            let patch = bundles(found, &operations, authority.anchors_pem());
+            tracing::info!("the caBundle of the MutatingWebhookConfiguration {name} is written");
+            self.write(&patch).await?;
+            // What became of it comes as a change.
+            return Ok(false);
+        }
+        self.exact = false;
         let Some(leaf) = &self.leaf else { return Ok(false) };
         for hook in hooks {
             let bundle = hook.client_config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
