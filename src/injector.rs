@@ -140,6 +140,10 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorE
     let (events, told) = events::channel(client.clone());
     let settings = Arc::new(settings);
     let room = server::room();
+    let at = |listener: &TcpListener| {
+        listener.local_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string())
+    };
+    tracing::info!("the webhook is on {}, probes and metrics on {}", at(&webhook), at(&probes));
     let injector =
         Injector { settings, client, authority, leading, health, room, events, template, features };
 
@@ -184,11 +188,12 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, 
     bound.map_err(|source| InjectorError::Listen { address, flag, source })
 }
 
-/// Makes a certificate good from a minute ago, as clocks differ, for this long from now.
+/// Makes a certificate good for this long from now, and from a minute ago, since clocks differ; a short one from a tenth
+/// of its time ago.
 pub(crate) fn lasts(params: &mut rcgen::CertificateParams, lifetime: Duration) {
     let now = since_1970();
     let start = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = start + now.saturating_sub(Duration::from_secs(60));
+    params.not_before = start + now.saturating_sub((lifetime / 10).min(Duration::from_secs(60)));
     params.not_after = start + now + lifetime;
 }
 

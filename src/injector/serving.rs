@@ -134,6 +134,8 @@ struct Keeper {
     secret: Option<Option<Secret>>,
     webhook: Option<Option<MutatingWebhookConfiguration>>,
     leaf: Option<Leaf>,
+    /// Somebody else wrote the configuration first: what they wrote is looked at again soon.
+    outrun: bool,
     /// The anchors have changed: bundles are written even when they only have too many.
     exact: bool,
 }
@@ -158,6 +160,7 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
         secret: None,
         webhook: None,
         leaf: None,
+        outrun: false,
         exact: true,
     };
     let mut wait = LOOK_EVERY;
@@ -186,9 +189,10 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
             () = tokio::time::sleep(wait) => {}
         }
         let now = since_1970();
+        keeper.outrun = false;
         let certificate = keeper.settle_certificate(now).await;
         let webhook = keeper.settle_webhook(now).await;
-        let failed = certificate.is_err() || webhook.is_err();
+        let failed = certificate.is_err() || webhook.is_err() || keeper.outrun;
         for (part, result) in [("certificate", certificate), ("webhook", webhook)] {
             match result {
                 Ok(true) => keeper.injector.health.well(part),
@@ -293,7 +297,7 @@ impl Keeper {
         if !operations.is_empty() {
             let patch = bundles(found, &operations, authority.anchors_pem());
             tracing::info!("the caBundle of the MutatingWebhookConfiguration {name} is written");
-            self.write(&patch).await?;
+            self.outrun = !self.write(&patch).await?;
             // What became of it comes as a change.
             return Ok(false);
         }
@@ -312,11 +316,15 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn write(&self, patch: &json_patch::Patch) -> Result<(), String> {
+    /// Whether it was written; not when somebody else has written since it was read.
+    async fn write(&self, patch: &json_patch::Patch) -> Result<bool, String> {
         let name = &self.injector.settings.webhook;
         let patch = Patch::<MutatingWebhookConfiguration>::Json(patch.clone());
         match timeout(ANSWER, self.webhooks.patch(name, &PatchParams::default(), &patch)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 422 => {
+                Ok(false)
+            }
             Ok(Err(error)) => Err(format!("its caBundle cannot be written: {}", chain(&error))),
             Err(_) => {
                 Err("its caBundle cannot be written: the API server does not answer".to_owned())

@@ -222,16 +222,7 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
         command
             .args(["injector", "--namespace", &self.home, "--name", &self.name, "--grace", "0s"])
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--health",
-                "127.0.0.1:0",
-                "--host",
-                "127.0.0.1",
-                "--log-level",
-                "debug",
-            ])
+            .args(["--listen", "127.0.0.1:0", "--health", "127.0.0.1:0", "--host", "127.0.0.1"])
             .arg("--template")
             .arg(&template)
             .args(flags)
