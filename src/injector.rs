@@ -79,23 +79,12 @@ pub struct Settings {
     pub service: String,
     /// More names that the certificate is for: DNS names or IP addresses.
     pub hosts: Vec<String>,
-    /// Who makes the certificate.
-    pub certificates: Certificates,
     /// How long authorities and the certificates of nodes are good.
     pub times: Times,
     /// How long a certificate made here is good; a new one is made at two thirds of it.
     pub tls_lifetime: Duration,
     /// How long it goes on, not ready any more, after it was asked to stop: so long may others still come here.
     pub grace: Duration,
-}
-
-/// Who makes the certificate that the API server sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Certificates {
-    /// The injector, signed by its own authority; it writes the webhook's `caBundle` too.
-    Own,
-    /// Somebody else, such as cert-manager, who fills the Secret and the `caBundle`; they are only read.
-    Provided,
 }
 
 /// Why the injector cannot start. What happens later is tried again.
@@ -162,6 +151,10 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorE
     let (events, told) = events::channel(client.clone());
     let settings = Arc::new(settings);
     let room = server::room();
+    let at = |listener: &TcpListener| {
+        listener.local_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string())
+    };
+    tracing::info!("the webhook is on {}, probes and metrics on {}", at(&webhook), at(&probes));
     let injector =
         Injector { settings, client, authority, leading, health, room, events, template, features };
 
@@ -180,9 +173,11 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorE
     tasks.spawn(slices::keep(client, place, leading, shutdown.clone()));
     tasks.spawn(missed::watch(injector.clone(), shutdown.clone()));
     let probe_routes = server::probe_routes(Arc::clone(&injector.health));
-    tasks.spawn(server::serve(injector.clone(), probes, None, probe_routes, shutdown.clone()));
-    let routes = server::routes(injector.clone());
-    tasks.spawn(server::serve(injector, webhook, Some(tls), routes, shutdown));
+    let serving =
+        server::Serving { health: Arc::clone(&injector.health), grace: injector.settings.grace };
+    tasks.spawn(server::serve(serving.clone(), probes, None, probe_routes, shutdown.clone()));
+    let routes = server::routes(injector);
+    tasks.spawn(server::serve(serving, webhook, Some(tls), routes, shutdown));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
             && error.is_panic()
@@ -212,11 +207,12 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, 
     bound.map_err(|source| InjectorError::Listen { address, flag, source })
 }
 
-/// Makes a certificate good from a minute ago, as clocks differ, for this long from now.
+/// Makes a certificate good for this long from now, and from a minute ago, since clocks differ; a short one from a tenth
+/// of its time ago.
 pub(crate) fn lasts(params: &mut rcgen::CertificateParams, lifetime: Duration) {
     let now = since_1970();
     let start = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = start + now.saturating_sub(Duration::from_secs(60));
+    params.not_before = start + now.saturating_sub((lifetime / 10).min(Duration::from_secs(60)));
     params.not_after = start + now + lifetime;
 }
 

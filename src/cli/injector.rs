@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Subcommand, ValueHint};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
 use super::{Globals, Output};
 use crate::config::{LogFormat, LogLevel, value};
-use crate::injector::{self, Certificates, InjectorError, Settings, Times, annotations};
+use crate::injector::{self, InjectorError, Settings, Times, annotations};
 use crate::{logging, shutdown};
 
 const EXAMPLES: &str = "\
@@ -75,10 +75,6 @@ pub(super) struct InjectorArgs {
     #[arg(long, value_name = "NAME")]
     host: Vec<String>,
 
-    /// Who makes the certificate: the injector itself, or somebody who fills the Secret and the caBundle
-    #[arg(long, value_name = "WHO", value_enum, default_value_t = Who::Own)]
-    certificates: Who,
-
     /// How long a certificate that it makes is good, from 10s; a new one is made at two thirds of it
     #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = lifetime)]
     tls_lifetime: Duration,
@@ -114,15 +110,6 @@ enum InjectorCommand {
     Annotations,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Who {
-    /// Itself
-    #[value(name = "self")]
-    Own,
-    /// Somebody else, such as cert-manager
-    Provided,
-}
-
 fn lifetime(text: &str) -> Result<Duration, String> {
     value::parse_duration(text, Duration::from_secs(10), Duration::from_secs(10 * 365 * 24 * 3600))
 }
@@ -153,10 +140,6 @@ impl InjectorArgs {
             webhook: or(&self.webhook, ""),
             service: or(&self.service, "-injector"),
             hosts: self.host.clone(),
-            certificates: match self.certificates {
-                Who::Own => Certificates::Own,
-                Who::Provided => Certificates::Provided,
-            },
             times: Times {
                 authority: self.ca_lifetime,
                 publish: self.ca_publish,

@@ -94,7 +94,7 @@ annotations! {
     "inject" inject: bool, "`false`", switch;
     /// The mesh that the pod joins: lower-case letters, digits and `-`, at most 55. The label of the same name does the
     /// same; where both are there, the annotation counts.
-    "mesh" mesh: String, "the chart's `mesh.name`", mesh;
+    "mesh" mesh: String, "the chart's `sidecar.mesh`", mesh;
     /// The containers that get the socket, by their names, with commas. Init containers that run before the sidecar get
     /// none.
     "containers" containers: Vec<String>, "all", names;
@@ -102,9 +102,9 @@ annotations! {
     /// keep a Job from ending. `false`: a container beside the others.
     "native" native: bool, "the chart's `sidecar.native`", switch;
     /// The image of the sidecar.
-    "image" image: String, "the chart's `image`", image;
+    "image" image: String, "the chart's `sidecar.image`", image;
     /// When it is pulled: `Always`, `IfNotPresent` or `Never`.
-    "image-pull-policy" image_pull_policy: String, "the chart's `image.pullPolicy`", pull_policy;
+    "image-pull-policy" image_pull_policy: String, "the chart's `sidecar.image.pullPolicy`", pull_policy;
     /// CPU that is set aside for the sidecar, such as `10m`. Above the limit it raises the limit.
     "cpu-request" cpu_request: Quantity, "the chart's `sidecar.resources`", cpu;
     /// Most CPU of the sidecar. Below the request it lowers the request.
@@ -114,26 +114,26 @@ annotations! {
     /// Most memory of the sidecar. Below the request it lowers the request.
     "memory-limit" memory_limit: Quantity, "the chart's `sidecar.resources`", memory;
     /// The base of the node's name, which is `base@pod.namespace`: letters, digits, `_` and `-`, at most 64.
-    "node-name" node_name: String, "the label `app.kubernetes.io/name` or `app`, else the first container's name", base;
+    "node-name" node_name: String, "the chart's `sidecar.name`, else the label `app.kubernetes.io/name` or `app`, else the first container's name", base;
     /// What the node tells others as its label `role`.
-    "role" role: String, "none", |text| node(Key::Role, text);
-    /// What the node tells others of itself: `key=value`, with commas.
-    "labels" labels: String, "none", |text| node(Key::Labels, text);
+    "role" role: String, "the chart's `sidecar.role`", |text| node(Key::Role, text);
+    /// What the node tells others of itself: `key=value`, with commas; instead of the chart's.
+    "labels" labels: String, "the chart's `sidecar.labels`", |text| node(Key::Labels, text);
     /// The node is ready once so many others were connected at the same time.
-    "min-peers" min_peers: String, "`0`", |text| node(Key::MinPeers, text);
+    "min-peers" min_peers: String, "the chart's `sidecar.minPeers`", |text| node(Key::MinPeers, text);
     /// How long a drain may take before the pod ends, such as `15s`, up to `1h`.
     "drain-timeout" drain_timeout: Duration, "the chart's `sidecar.drain.timeout`", drain;
     /// For how many seconds containers with the socket and without a `preStop` of their own go on before they get
     /// `SIGTERM`, so that calls go elsewhere first; `0` for none. Kubernetes 1.30 and later.
     "app-prestop-sleep" app_prestop_sleep: u32, "the chart's `sidecar.appPreStopSleep`", seconds;
     /// The port of the mesh in this pod.
-    "mesh-port" mesh_port: u16, "`4470`", port;
+    "mesh-port" mesh_port: u16, "the chart's `sidecar.port`", port;
     /// The port of the sidecar's probes and metrics in this pod.
-    "health-port" health_port: u16, "`4471`", port;
+    "health-port" health_port: u16, "the chart's `sidecar.healthPort`", port;
     /// How much the sidecar logs: `error`, `warn`, `info`, `debug` or `trace`.
-    "log-level" log_level: String, "the chart's `sidecar.logLevel`", |text| node(Key::LogLevel, text);
+    "log-level" log_level: String, "the chart's `sidecar.log.level`", |text| node(Key::LogLevel, text);
     /// How it logs: `text` or `json`.
-    "log-format" log_format: String, "the chart's `sidecar.logFormat`", |text| node(Key::LogFormat, text);
+    "log-format" log_format: String, "the chart's `sidecar.log.format`", |text| node(Key::LogFormat, text);
     /// More environment variables of the sidecar: `NAME=value` with commas, or a JSON object of texts. With `PILLION_...`
     /// every other key of a node can be set (`PILLION_PROFILE=wan`).
     "env" env: BTreeMap<String, String>, "none", env;

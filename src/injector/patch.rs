@@ -33,6 +33,8 @@ const GOODBYE: u64 = 5;
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Written by kubelet on what it runs by itself.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Where an app finds what its node is called.
+const NODE: &str = "PILLION_NODE";
 /// Said when there are more of something than pods have.
 const LIST_MAX: usize = 1000;
 
@@ -163,7 +165,8 @@ pub(crate) fn decide(pod: &Value, sidecar: &Sidecar<'_>) -> Result<Outcome, Stri
         }
     }
     wishes.native = Some(native);
-    wishes.node_name = Some(wishes.node_name.take().unwrap_or_else(|| pod.base()));
+    let base = || sidecar::base(sidecar.template).map_or_else(|| pod.base(), str::to_owned);
+    wishes.node_name = Some(wishes.node_name.take().unwrap_or_else(base));
     let container = sidecar::container(sidecar, &wishes, &mut warnings);
     let mesh = wishes.mesh.clone().unwrap_or_else(|| sidecar.template.mesh.clone());
     pod.advise(&container, &wishes, native, &mut warnings);
@@ -395,13 +398,18 @@ impl<'a> Pod<'a> {
             let index = at.to_string();
             let path = |member: &'static str| ["spec", kind, index.as_str(), member];
             let own = list(container.get("env"));
-            let env =
-                app.env.iter().filter(|new| !own.iter().any(|old| called(old) == called(new)));
-            let env = env.cloned().map(|new| match called(&new) {
-                "PILLION_MESH" => json!({"name": "PILLION_MESH", "value": mesh}),
-                APP => json!({"name": APP, "value": base}),
-                _ => new,
+            let env = app.env.iter().filter(|new| called(new) != NODE).cloned().map(|new| {
+                match called(&new) {
+                    "PILLION_MESH" => json!({"name": "PILLION_MESH", "value": mesh}),
+                    APP => json!({"name": APP, "value": base}),
+                    _ => new,
+                }
             });
+            // Its own name is known to a pod when it runs; the variables that it refers to come before it.
+            let node =
+                json!({"name": NODE, "value": format!("{base}@$(POD_NAME).$(POD_NAMESPACE)")});
+            let env =
+                env.chain([node]).filter(|new| !own.iter().any(|old| called(old) == called(new)));
             patch.append(&path("env"), container.get("env"), env.collect());
             let own = list(container.get("volumeMounts"));
             let taken = |new: &Value| {

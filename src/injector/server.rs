@@ -158,15 +158,23 @@ struct Place {
     leave: Notify,
 }
 
+/// How connections are served.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub health: Arc<Health>,
+    /// How long it goes on after it was asked to stop.
+    pub grace: Duration,
+}
+
 /// Serves connections until it is asked to stop; then, after the grace, what is under way is finished.
 pub(crate) async fn serve(
-    injector: Injector,
+    serving: Serving,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     routes: Router,
     mut shutdown: Shutdown,
 ) {
-    let Injector { settings, health, .. } = injector;
+    let Serving { health, grace } = serving;
     let mut connections = JoinSet::new();
     let mut places: BTreeMap<u64, Arc<Place>> = BTreeMap::new();
     let mut next = 0_u64;
@@ -174,7 +182,7 @@ pub(crate) async fn serve(
         shutdown.asked().await;
         // Who has not heard of it yet still comes here for a while.
         health.leave();
-        sleep(settings.grace).await;
+        sleep(grace).await;
     };
     let mut leaving = std::pin::pin!(leaving);
     loop {

@@ -33,7 +33,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::authority::Authority;
 use super::server::Shown;
-use super::{ANSWER, Certificates, Injector, chain, lasts, since_1970, store};
+use super::{ANSWER, Injector, chain, lasts, since_1970, store};
 use crate::shutdown::Shutdown;
 
 const CERTIFICATE: &str = "tls.crt";
@@ -134,6 +134,8 @@ struct Keeper {
     secret: Option<Option<Secret>>,
     webhook: Option<Option<MutatingWebhookConfiguration>>,
     leaf: Option<Leaf>,
+    /// Somebody else wrote the configuration first: what they wrote is looked at again soon.
+    outrun: bool,
     /// The anchors have changed: bundles are written even when they only have too many.
     exact: bool,
 }
@@ -158,6 +160,7 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
         secret: None,
         webhook: None,
         leaf: None,
+        outrun: false,
         exact: true,
     };
     let mut wait = LOOK_EVERY;
@@ -186,9 +189,10 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
             () = tokio::time::sleep(wait) => {}
         }
         let now = since_1970();
+        keeper.outrun = false;
         let certificate = keeper.settle_certificate(now).await;
         let webhook = keeper.settle_webhook(now).await;
-        let failed = certificate.is_err() || webhook.is_err();
+        let failed = certificate.is_err() || webhook.is_err() || keeper.outrun;
         for (part, result) in [("certificate", certificate), ("webhook", webhook)] {
             match result {
                 Ok(true) => keeper.injector.health.well(part),
@@ -222,12 +226,6 @@ impl Keeper {
             (Some(chain), Some(key)) => Leaf::read(chain, key),
             _ => Err("it is empty".to_owned()),
         };
-        if settings.certificates == Certificates::Provided {
-            let leaf =
-                read.map_err(|why| format!("the Secret {name} has no certificate: {why}"))?;
-            self.show(leaf);
-            return Ok(true);
-        }
         let Some(authority) = self.injector.authority.borrow().clone() else { return Ok(false) };
         let why = match read {
             Ok(leaf) => match leaf.believed(authority.anchors(), &self.names, now) {
@@ -284,31 +282,26 @@ impl Keeper {
         if hooks.is_empty() {
             return Err(format!("the MutatingWebhookConfiguration {name} has no webhook"));
         }
-        if self.injector.settings.certificates == Certificates::Own {
-            let Some(authority) = self.injector.authority.borrow().clone() else {
-                return Ok(false);
-            };
-            let mut operations = Vec::new();
-            for (at, hook) in hooks.iter().enumerate() {
-                let bundle =
-                    hook.client_config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
-                let there = pem(bundle);
-                let lacks = authority.anchors().iter().any(|anchor| !there.contains(anchor));
-                if lacks || self.exact && bundle != authority.anchors_pem().as_bytes() {
-                    operations.push(at);
-                }
+        let Some(authority) = self.injector.authority.borrow().clone() else {
+            return Ok(false);
+        };
+        let mut operations = Vec::new();
+        for (at, hook) in hooks.iter().enumerate() {
+            let bundle = hook.client_config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
+            let there = pem(bundle);
+            let lacks = authority.anchors().iter().any(|anchor| !there.contains(anchor));
+            if lacks || self.exact && bundle != authority.anchors_pem().as_bytes() {
+                operations.push(at);
             }
-            if !operations.is_empty() {
-                let patch = bundles(found, &operations, authority.anchors_pem());
-                tracing::info!(
-                    "the caBundle of the MutatingWebhookConfiguration {name} is written"
-                );
-                self.write(&patch).await?;
-                // What became of it comes as a change.
-                return Ok(false);
-            }
-            self.exact = false;
         }
+        if !operations.is_empty() {
+            let patch = bundles(found, &operations, authority.anchors_pem());
+            tracing::info!("the caBundle of the MutatingWebhookConfiguration {name} is written");
+            self.outrun = !self.write(&patch).await?;
+            // What became of it comes as a change.
+            return Ok(false);
+        }
+        self.exact = false;
         let Some(leaf) = &self.leaf else { return Ok(false) };
         for hook in hooks {
             let bundle = hook.client_config.ca_bundle.as_ref().map_or(&[][..], |bundle| &bundle.0);
@@ -323,11 +316,15 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn write(&self, patch: &json_patch::Patch) -> Result<(), String> {
+    /// Whether it was written; not when somebody else has written since it was read.
+    async fn write(&self, patch: &json_patch::Patch) -> Result<bool, String> {
         let name = &self.injector.settings.webhook;
         let patch = Patch::<MutatingWebhookConfiguration>::Json(patch.clone());
         match timeout(ANSWER, self.webhooks.patch(name, &PatchParams::default(), &patch)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 422 => {
+                Ok(false)
+            }
             Ok(Err(error)) => Err(format!("its caBundle cannot be written: {}", chain(&error))),
             Err(_) => {
                 Err("its caBundle cannot be written: the API server does not answer".to_owned())

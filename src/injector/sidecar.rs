@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::annotations::{APP, Annotations, PREFIX};
 use super::patch::Sidecar;
 use super::quantity::Quantity;
+use super::template::Template;
 use crate::config::{Key, value};
 
 /// What the port of the mesh is called in the template.
@@ -83,13 +84,18 @@ pub(super) fn container(
         wishes.memory_request.as_ref(),
         wishes.memory_limit.as_ref(),
     );
-    if let Some(timeout) = wishes.drain_timeout
-        && !set_drain(&mut container, timeout)
-    {
+    if let Some(timeout) = wishes.drain_timeout {
         let shown = value::show_duration(timeout);
-        warnings.push(format!(
-            "{PREFIX}drain-timeout: \"{shown}\" does nothing: the chart's values leave the drain out"
-        ));
+        // How long the node itself waits is part of it.
+        let grace = has(&container, &Key::Grace.variable());
+        if grace {
+            variable(&mut container, &Key::Grace.variable(), &shown);
+        }
+        if !set_drain(&mut container, &shown) && !grace {
+            warnings.push(format!(
+                "{PREFIX}drain-timeout: \"{shown}\" does nothing: the chart's values leave the drain out"
+            ));
+        }
     }
     if wishes.native == Some(true) {
         container.insert("restartPolicy".to_owned(), json!("Always"));
@@ -97,6 +103,13 @@ pub(super) fn container(
         container.remove("restartPolicy");
     }
     Value::Object(container)
+}
+
+/// The base of the node's name that the template itself gives.
+pub(super) fn base(template: &Template) -> Option<&str> {
+    let env = template.container.get("env")?.as_array()?;
+    let entry = env.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(APP))?;
+    entry.get("value")?.as_str().filter(|base| !base.is_empty())
 }
 
 /// The ports of the container, with their names.
@@ -122,12 +135,11 @@ pub(super) fn drain(container: &Value) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
-fn set_drain(container: &mut Map<String, Value>, timeout: Duration) -> bool {
-    let shown = value::show_duration(timeout);
+fn set_drain(container: &mut Map<String, Value>, shown: &str) -> bool {
     let exec = container
         .get_mut("lifecycle")
         .and_then(|lifecycle| lifecycle.pointer_mut("/preStop/exec/command"));
-    exec.and_then(Value::as_array_mut).is_some_and(|command| replace(command, "--wait", &shown))
+    exec.and_then(Value::as_array_mut).is_some_and(|command| replace(command, "--wait", shown))
 }
 
 /// The members of a list in the container; none when it is no list.
