@@ -4,6 +4,8 @@
 //! API server --AdmissionReview--> server -> webhook -> annotations, template -> patch --> the pod, with a sidecar
 //! sidecar ----CSR, token--------> server -> issuing -> authority
 //!                                 serving: the certificate that the server shows, the webhook's caBundle
+//!                                 lease: the one replica that does what only one does
+//!                                 slices: where the pods of a mesh find each other, kept by that one
 //!                                 missed: annotated pods that came in while nobody was here
 //! ```
 //!
@@ -14,12 +16,15 @@ pub mod annotations;
 mod authority;
 mod events;
 mod health;
+mod issuing;
+mod lease;
 mod missed;
 mod patch;
 mod quantity;
 mod server;
 mod serving;
 mod sidecar;
+mod slices;
 mod store;
 mod template;
 mod webhook;
@@ -38,6 +43,7 @@ use tokio::task::JoinSet;
 
 use crate::shutdown::Shutdown;
 use authority::Authority;
+pub use authority::Times;
 use events::Events;
 use health::Health;
 use template::Template;
@@ -73,6 +79,8 @@ pub struct Settings {
     pub service: String,
     /// More names that the certificate is for: DNS names or IP addresses.
     pub hosts: Vec<String>,
+    /// How long authorities and the certificates of nodes are good.
+    pub times: Times,
     /// How long a certificate made here is good; a new one is made at two thirds of it.
     pub tls_lifetime: Duration,
     /// How long it goes on, not ready any more, after it was asked to stop: so long may others still come here.
@@ -86,6 +94,9 @@ pub enum InjectorError {
     /// The template cannot be meant.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// What lasts how long does not fit together.
+    #[error("{0}")]
+    Times(String),
     /// There is no way to an API server.
     #[error(
         "there is no API server to talk to: {0}. In a pod the service account's token has to be mounted; elsewhere KUBECONFIG says where it is"
@@ -126,6 +137,7 @@ pub(crate) struct Injector {
 /// # Errors
 /// [`InjectorError`], before anything was started.
 pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorError> {
+    settings.times.check().map_err(InjectorError::Times)?;
     let template = Arc::new(Template::read(&settings.template, &settings.mesh)?);
     let client = connect().await?;
     let webhook = listen(settings.listen, "--listen").await?;
@@ -134,8 +146,7 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorE
 
     let (authority_is, authority) = watch::channel(None);
     let (features_are, features) = watch::channel(None);
-    // Until there is a lease everybody leads: what only one has to do is then done more than once.
-    let (_leads, leading) = watch::channel(true);
+    let (leads, leading) = watch::channel(false);
     let health = Arc::new(Health::new());
     let (events, told) = events::channel(client.clone());
     let settings = Arc::new(settings);
@@ -152,6 +163,14 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), InjectorE
     tasks.spawn(authority::keep(injector.clone(), authority_is, shutdown.clone()));
     tasks.spawn(serving::keep(injector.clone(), resolver, shutdown.clone()));
     tasks.spawn(webhook::ask_features(injector.clone(), features_are, shutdown.clone()));
+    let candidate = lease::Candidate::of(&injector.settings);
+    tasks.spawn(lease::stand(injector.client.clone(), candidate, leads, shutdown.clone()));
+    let place = slices::Place {
+        namespace: injector.settings.namespace.clone(),
+        lease: injector.settings.lease.clone(),
+    };
+    let (client, leading) = (injector.client.clone(), injector.leading.clone());
+    tasks.spawn(slices::keep(client, place, leading, shutdown.clone()));
     tasks.spawn(missed::watch(injector.clone(), shutdown.clone()));
     let probe_routes = server::probe_routes(Arc::clone(&injector.health));
     let serving =

@@ -19,7 +19,7 @@
 //! 5. [`frame`], [`transport`], [`tls`], [`peer`]: how two sidecars talk, and when one of them is down.
 //! 6. [`mesh`]: whom to talk to. What strategies and people want against what is connected.
 //! 7. [`hosting`]: programs that are processes of the node, and how they are kept up.
-//! 8. [`config`], [`shutdown`], [`logging`], [`node`]: how all of it is set up, started and stopped in order.
+//! 8. [`config`], [`shutdown`], [`logging`], `issuer`, [`node`]: how all of it is set up, started and stopped in order.
 //! 9. `injector`: what runs once in a Kubernetes cluster and puts sidecars into pods; no part of a node.
 //! 10. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
 //!
@@ -82,6 +82,9 @@ pub mod shutdown;
 mod backoff;
 
 pub mod logging;
+
+#[cfg(feature = "kubernetes")]
+pub mod issuer;
 
 pub mod node;
 

@@ -54,7 +54,7 @@ pub use crate::peer::Profile;
 use crate::peer::interfaces::{Distance, Interfaces, distance};
 use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, Pulse, scope};
 use crate::shutdown::Shutdown;
-use crate::tls::Tls;
+use crate::tls::{Issuance, Tls};
 use crate::transport::Transport;
 use crate::wire::id::{Incarnation, Node};
 use crate::wire::message::{Goodbye, Peers};
@@ -115,6 +115,7 @@ pub async fn run<T: Transport>(
     reports: Vec<(String, watch::Receiver<Report>)>,
     mut shutdown: Shutdown,
 ) {
+    let mut issuance = tls.issuance();
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
     loop {
         mesh.act();
@@ -127,7 +128,11 @@ pub async fn run<T: Transport>(
             Some(joined) = mesh.tasks.join_next() => loud(joined),
             Some(event) = inputs.events.recv() => mesh.on_event(event),
             Some(input) = inputs.others.recv() => mesh.on_input(input),
-            Some(inbound) = next_inbound(&mut inputs.inbound, room) => mesh.on_inbound(inbound),
+            // Who dials meanwhile waits in the kernel for our certificate.
+            Some(inbound) = next_inbound(&mut inputs.inbound, room), if mesh.context.tls.joins() => {
+                mesh.on_inbound(inbound);
+            }
+            () = news(&mut issuance) => mesh.look_at = Instant::now(),
             () = sleep_until(next) => {}
         }
     }
@@ -141,6 +146,17 @@ fn loud(joined: Result<(), tokio::task::JoinError>) {
     {
         std::panic::resume_unwind(error.into_panic());
     }
+}
+
+/// Something has changed about the certificate that is issued, where one is. Cancel safe.
+async fn news(issuance: &mut Option<watch::Receiver<Issuance>>) {
+    if let Some(issuance) = issuance
+        && issuance.changed().await.is_ok()
+    {
+        return;
+    }
+    // There is none, or its sender is gone with the node.
+    std::future::pending().await
 }
 
 /// The next accepted connection, not before `room`. Cancel safe.
@@ -331,7 +347,8 @@ impl<T: Transport> Mesh<T> {
             self.merge(now);
         }
         let held = self.roster.held();
-        let room = DIALS_MAX.saturating_sub(self.dials());
+        let room =
+            if self.context.tls.joins() { DIALS_MAX - self.dials().min(DIALS_MAX) } else { 0 };
         for round in self.wanted.due(&held, now, room) {
             self.dial_round(round);
         }
@@ -372,8 +389,8 @@ impl<T: Transport> Mesh<T> {
 
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        // With every slot taken it is the end of a dial that wakes us.
-        let dial = (self.dials() < DIALS_MAX)
+        // With every slot taken it is the end of a dial that wakes us, without a certificate its coming.
+        let dial = (self.dials() < DIALS_MAX && self.context.tls.joins())
             .then(|| self.wanted.next_due(&self.roster.held(), now))
             .flatten();
         let others = [self.wanted.next_expiry(), self.tell_at, self.known_at, self.requests.next()];

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{Exit, Failure};
 use super::{Globals, Output};
 use crate::config::{LogFormat, LogLevel, value};
-use crate::injector::{self, InjectorError, Settings, annotations};
+use crate::injector::{self, InjectorError, Settings, Times, annotations};
 use crate::{logging, shutdown};
 
 const EXAMPLES: &str = "\
@@ -79,6 +79,18 @@ pub(super) struct InjectorArgs {
     #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = lifetime)]
     tls_lifetime: Duration,
 
+    /// How long a certificate authority is good; it is replaced when a third of that is left
+    #[arg(long, value_name = "DURATION", default_value = "87600h", value_parser = lifetime)]
+    ca_lifetime: Duration,
+
+    /// How long a new authority is known to all before it signs
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = short)]
+    ca_publish: Duration,
+
+    /// How long the certificate of a sidecar is good; sidecars ask for another one at two thirds of it
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = short)]
+    leaf_lifetime: Duration,
+
     /// How long it goes on after it was asked to stop, not ready any more
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = grace)]
     grace: Duration,
@@ -100,6 +112,10 @@ enum InjectorCommand {
 
 fn lifetime(text: &str) -> Result<Duration, String> {
     value::parse_duration(text, Duration::from_secs(10), Duration::from_secs(10 * 365 * 24 * 3600))
+}
+
+fn short(text: &str) -> Result<Duration, String> {
+    value::parse_duration(text, Duration::from_secs(2), Duration::from_secs(365 * 24 * 3600))
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
@@ -124,6 +140,11 @@ impl InjectorArgs {
             webhook: or(&self.webhook, ""),
             service: or(&self.service, "-injector"),
             hosts: self.host.clone(),
+            times: Times {
+                authority: self.ca_lifetime,
+                publish: self.ca_publish,
+                leaf: self.leaf_lifetime,
+            },
             tls_lifetime: self.tls_lifetime,
             grace: self.grace,
         }
@@ -164,6 +185,7 @@ impl From<InjectorError> for Failure {
     fn from(error: InjectorError) -> Self {
         let exit = match &error {
             InjectorError::Template(_) => Exit::Data,
+            InjectorError::Times(_) => Exit::Usage,
             InjectorError::NoApiServer(_) => Exit::NoDaemon,
             InjectorError::Listen { .. } => Exit::CannotCreate,
         };

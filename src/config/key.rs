@@ -45,6 +45,12 @@ pub enum Key {
     TlsCert,
     /// This node's key.
     TlsKey,
+    /// Who issues this node's certificate while it runs.
+    Issuer,
+    /// By which the issuer is known.
+    IssuerCa,
+    /// What this node shows to the issuer.
+    IssuerToken,
     /// How patient the failure detector is.
     Profile,
     /// How long a shutdown waits for the apps.
@@ -93,7 +99,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -113,6 +119,9 @@ impl Key {
         Self::TlsCa,
         Self::TlsCert,
         Self::TlsKey,
+        Self::Issuer,
+        Self::IssuerCa,
+        Self::IssuerToken,
         Self::Profile,
         Self::Grace,
         Self::BodyMax,
@@ -154,6 +163,9 @@ impl Key {
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",
             Self::TlsKey => "tls-key",
+            Self::Issuer => "issuer",
+            Self::IssuerCa => "issuer-ca",
+            Self::IssuerToken => "issuer-token",
             Self::Profile => "profile",
             Self::Grace => "grace",
             Self::BodyMax => "body-max",
@@ -214,6 +226,9 @@ impl Key {
             | Self::TlsCa
             | Self::TlsCert
             | Self::TlsKey
+            | Self::Issuer
+            | Self::IssuerCa
+            | Self::IssuerToken
             | Self::Profile
             | Self::Grace
             | Self::SendTimeout
@@ -236,6 +251,7 @@ impl Key {
                 | Self::TlsCa
                 | Self::TlsCert
                 | Self::TlsKey
+                | Self::IssuerToken
         )
     }
 

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use super::health::Health;
-use super::{Injector, webhook};
+use super::{Injector, issuing, webhook};
 use crate::shutdown::Shutdown;
 
 /// Most connections of one listener.
@@ -90,7 +90,8 @@ pub(crate) fn routes(injector: Injector) -> Router {
     Router::new()
         .route("/mutate", post(webhook::mutate))
         .route("/healthz", get(|| async { "ok" }))
-        .with_state(injector)
+        .with_state(injector.clone())
+        .merge(issuing::Issuing::new(injector.client, injector.authority).routes())
 }
 
 /// What is served without.
