@@ -156,7 +156,7 @@ async fn news(issuance: &mut Option<watch::Receiver<Issuance>>) {
         return;
     }
     // There is none, or its sender is gone with the node.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The next accepted connection, not before `room`. Cancel safe.

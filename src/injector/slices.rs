@@ -314,7 +314,7 @@ async fn apply(
 ) -> Result<Done, kube::Error> {
     let create = PostParams::default();
     let gone = |result: Result<_, kube::Error>| match result {
-        Ok(_) => Ok(Done::Gone),
+        Ok(()) => Ok(Done::Gone),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::Gone),
         Err(error) => Err(error),
     };

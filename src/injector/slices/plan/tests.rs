@@ -127,7 +127,7 @@ fn both_families_and_each_port_have_slices_of_their_own() {
     let ips = |ips: &[&str]| ips.iter().map(|ip| read(json!({"ip": ip}))).collect();
     world.pods[0].status.pod_ips = ips(&["10.0.0.1", "fd00::1", "10.0.0.99"]);
     world.pods[1].status.pod_ips = ips(&["fd00::2"]);
-    world.pods[2].spec.init_containers[0].ports[0].container_port = 5000;
+    world.pods[2].spec.init_containers[0].ports[0].number = 5000;
     world.settle();
     let mut names = world.names();
     names.sort_unstable();
