@@ -14,6 +14,8 @@ mod doctor;
 mod events;
 mod exit;
 mod host;
+#[cfg(feature = "injector")]
+mod injector;
 mod kv;
 mod later;
 mod life;
@@ -98,6 +100,8 @@ impl Globals {
         let (json, socket) = match command {
             Command::Up(_) | Command::Run(_) => (true, false),
             Command::Completion(_) => (true, true),
+            #[cfg(feature = "injector")]
+            Command::Injector(_) => (true, true),
             Command::Config(args) => (false, !args.0.takes_socket()),
             Command::Bench(_) | Command::Cookie(_) | Command::Version => (false, true),
             _ => (false, false),
@@ -116,7 +120,7 @@ impl Globals {
 fn meaningless(command: &str) -> &'static [&'static str] {
     match command {
         "up" | "run" => &["json"],
-        "completion" => &["json", "socket"],
+        "completion" | "injector" => &["json", "socket"],
         "bench" | "config" | "cookie" => &["socket"],
         _ => &[],
     }
@@ -202,6 +206,9 @@ enum Command {
     Cookie(Later<cookie::CookieArgs>),
     /// Checks a configuration, or prints what would be used and why
     Config(Later<config::ConfigArgs>),
+    /// Puts sidecars into the pods of a Kubernetes cluster that ask for one
+    #[cfg(feature = "injector")]
+    Injector(Box<Later<injector::InjectorArgs>>),
     /// Prints a completion script for a shell
     Completion(Later<completion::CompletionArgs>),
     /// Prints the version
@@ -293,6 +300,8 @@ impl Command {
             Self::Bench(args) => bench::run(globals, &args.0),
             Self::Cookie(args) => cookie::run(globals, &args.0),
             Self::Config(args) => config::run(globals, &args.0),
+            #[cfg(feature = "injector")]
+            Self::Injector(args) => injector::run(globals, &args.0),
             Self::Completion(args) => completion::run(&args.0, &mut Cli::command()),
             Self::Version => version::run(globals),
         };

@@ -19,8 +19,9 @@
 //! 5. [`frame`], [`transport`], [`tls`], [`peer`]: how two sidecars talk, and when one of them is down.
 //! 6. [`mesh`]: whom to talk to. What strategies and people want against what is connected.
 //! 7. [`hosting`]: programs that are processes of the node, and how they are kept up.
-//! 8. [`config`], [`shutdown`], [`logging`], [`node`]: how all of it is set up, started and stopped in order.
-//! 9. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
+//! 8. [`config`], [`shutdown`], [`logging`], `issuer`, [`node`]: how all of it is set up, started and stopped in order.
+//! 9. `injector`: what runs once in a Kubernetes cluster and puts sidecars into pods; no part of a node.
+//! 10. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
 //!
 //! Ways of finding nodes are a crate of their own, `pillion_strategies`, which names nothing of this one.
 //!
@@ -82,7 +83,13 @@ mod backoff;
 
 pub mod logging;
 
+#[cfg(feature = "kubernetes")]
+pub mod issuer;
+
 pub mod node;
+
+#[cfg(feature = "injector")]
+pub mod injector;
 
 pub mod client;
 

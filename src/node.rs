@@ -1,5 +1,7 @@
 //! The composition root: owns every task, starts the edges, stops them in order.
 
+#[cfg(feature = "kubernetes")]
+mod issued;
 mod past;
 mod synced;
 
@@ -24,6 +26,8 @@ use crate::config::{
 };
 use crate::hosting::{self, HostingOptions};
 use crate::hub::Hub;
+#[cfg(feature = "kubernetes")]
+use crate::issuer::Issuer;
 use crate::mesh::{self, Facts, MeshOptions, Remember};
 use crate::peer::health;
 use crate::router::nodes::SelfSeen;
@@ -222,7 +226,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     hub.set_bound();
 
     let past = past::Book::of(&config, &dir, &claim.base);
-    let trust = trust(&config.trust)?;
+    let trust = trust(&config, &past)?;
     let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
     gossip_keys.send_replace(of_gossip(&tls));
     let (listener, listen) = bind(&config).await?;
@@ -265,7 +269,9 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
             seed,
         ));
     }
-    tasks.spawn(keep_reloading(tls.clone(), announce, gossip_keys, mesh_shutdown.clone()));
+    let telling = Telling { announce, gossip_keys };
+    let seed = me.incarnation.0;
+    keep_keys(&config, &past, &tls, telling, seed, &mesh_shutdown, &mut tasks)?;
     let options = MeshOptions {
         mesh: config.mesh.as_str().to_owned(),
         advertised,
@@ -469,6 +475,7 @@ fn facts(config: &Config, socket: &Path, book: &past::Book) -> Facts {
     let (trust, cookie_file) = match &config.trust {
         Trust::Cookie { file, .. } => ("cookie", Some(text(file))),
         Trust::Certificates { .. } => ("certificates", None),
+        Trust::Issued { .. } => ("issued", None),
     };
     Facts {
         trust: trust.to_owned(),
@@ -540,12 +547,24 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn trust(trust: &Trust) -> Result<tls::Trust, NodeError> {
-    Ok(match trust {
+fn trust(config: &Config, book: &past::Book) -> Result<tls::Trust, NodeError> {
+    Ok(match &config.trust {
         Trust::Cookie { file, explicit: true } => tls::Trust::cookie_file(file.clone())?,
         Trust::Cookie { file, explicit: false } => tls::Trust::cookie_file_or_new(file.clone())?,
         Trust::Certificates { ca, cert, key } => {
             tls::Trust::Certificates { ca: ca.clone(), cert: cert.clone(), key: key.clone() }
+        }
+        #[cfg(feature = "kubernetes")]
+        Trust::Issued { issuer, .. } => {
+            let (kept, first) = issued::Kept::of(config, book)?;
+            tls::Trust::Issued { anchors: kept.read().unwrap_or(first), issuer: issuer.to_string() }
+        }
+        // The configuration has refused it.
+        #[cfg(not(feature = "kubernetes"))]
+        Trust::Issued { .. } => {
+            let source =
+                io::Error::other(format!("{}: no feature `kubernetes`", book.path().display()));
+            return Err(NodeError::Io { what: "ask for a certificate", source });
         }
     })
 }
@@ -621,27 +640,62 @@ fn of_gossip(tls: &Tls) -> Vec<GossipKey> {
     tls.gossip_keys().into_iter().map(GossipKey::new).collect()
 }
 
-/// Reads cookies or certificates again when they change.
-async fn keep_reloading(
-    tls: Tls,
+/// What is told when the keys of the mesh are others than before.
+struct Telling {
     announce: watch::Sender<Announcement>,
     gossip_keys: watch::Sender<Vec<GossipKey>>,
-    mut shutdown: shutdown::Shutdown,
-) {
+}
+
+impl Telling {
+    fn tell(&self, tls: &Tls) {
+        // Before the strategies are run anew.
+        self.gossip_keys.send_replace(of_gossip(tls));
+        self.announce.send_if_modified(|announcement| {
+            let ids = tls.ids();
+            let news = announcement.ids != ids;
+            announcement.ids = ids;
+            news
+        });
+    }
+}
+
+/// A task that keeps the keys of the mesh as they should be: read again from files, or issued anew.
+fn keep_keys(
+    config: &Config,
+    book: &past::Book,
+    tls: &Tls,
+    telling: Telling,
+    seed: u64,
+    shutdown: &shutdown::Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), NodeError> {
+    #[cfg(feature = "kubernetes")]
+    if let Trust::Issued { issuer, token, .. } = &config.trust {
+        let (kept, _) = issued::Kept::of(config, book)?;
+        let issuer = Issuer {
+            url: issuer.clone(),
+            token: token.clone(),
+            mesh: config.mesh.as_str().to_owned(),
+        };
+        let changed = move |tls: &Tls| telling.tell(tls);
+        tasks.spawn(issued::keep(tls.clone(), issuer, kept, seed, changed, shutdown.clone()));
+        return Ok(());
+    }
+    #[cfg(not(feature = "kubernetes"))]
+    let _ = (config, book, seed);
+    tasks.spawn(keep_reloading(tls.clone(), telling, shutdown.clone()));
+    Ok(())
+}
+
+/// Reads cookies or certificates again when they change.
+async fn keep_reloading(tls: Tls, telling: Telling, mut shutdown: shutdown::Shutdown) {
     let mut told = String::new();
     while !shutdown.asked_within(RELOAD_EVERY).await {
         match tls.reload() {
             Ok(true) => {
                 told.clear();
                 tracing::info!("the keys of the mesh were read again");
-                // Before the strategies are run anew.
-                gossip_keys.send_replace(of_gossip(&tls));
-                announce.send_if_modified(|announcement| {
-                    let ids = tls.ids();
-                    let news = announcement.ids != ids;
-                    announcement.ids = ids;
-                    news
-                });
+                telling.tell(&tls);
             }
             Ok(false) => told.clear(),
             Err(error) => {

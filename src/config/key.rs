@@ -47,6 +47,12 @@ pub enum Key {
     TlsCert,
     /// This node's key.
     TlsKey,
+    /// Who issues this node's certificate while it runs.
+    Issuer,
+    /// By which the issuer is known.
+    IssuerCa,
+    /// What this node shows to the issuer.
+    IssuerToken,
     /// How patient the failure detector is.
     Profile,
     /// How long a shutdown waits for the apps.
@@ -95,7 +101,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -116,6 +122,9 @@ impl Key {
         Self::TlsCa,
         Self::TlsCert,
         Self::TlsKey,
+        Self::Issuer,
+        Self::IssuerCa,
+        Self::IssuerToken,
         Self::Profile,
         Self::Grace,
         Self::BodyMax,
@@ -158,6 +167,9 @@ impl Key {
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",
             Self::TlsKey => "tls-key",
+            Self::Issuer => "issuer",
+            Self::IssuerCa => "issuer-ca",
+            Self::IssuerToken => "issuer-token",
             Self::Profile => "profile",
             Self::Grace => "grace",
             Self::BodyMax => "body-max",
@@ -219,6 +231,9 @@ impl Key {
             | Self::TlsCa
             | Self::TlsCert
             | Self::TlsKey
+            | Self::Issuer
+            | Self::IssuerCa
+            | Self::IssuerToken
             | Self::Profile
             | Self::Grace
             | Self::SendTimeout
@@ -242,6 +257,7 @@ impl Key {
                 | Self::TlsCa
                 | Self::TlsCert
                 | Self::TlsKey
+                | Self::IssuerToken
         )
     }
 
