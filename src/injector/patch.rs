@@ -543,4 +543,4 @@ impl Patching {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,7 +12,7 @@ const ANCHORS: &str = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE--
 const NEWEST: Features = Features { native: true, sleep: true };
 
 /// What the chart renders, in short.
-fn template() -> Template {
+pub(in crate::injector) fn template() -> Template {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let template = json!({
         "container": {
