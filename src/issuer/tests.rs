@@ -14,7 +14,7 @@ use crate::tls::issuing::Authority;
 /// Says what it was told to, to everybody, and what it was asked last.
 struct Place {
     at: SocketAddr,
-    asked: tokio::sync::mpsc::UnboundedReceiver<String>,
+    asked: tokio::sync::mpsc::Receiver<String>,
     _task: JoinSet<()>,
 }
 
@@ -32,7 +32,7 @@ async fn place(authority: &Authority, answer: Option<Vec<u8>>) -> Place {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let at = listener.local_addr().expect("an address");
-    let (tell, asked) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, asked) = tokio::sync::mpsc::channel(16);
     let mut task = JoinSet::new();
     task.spawn(async move {
         let mut held = Vec::new();
@@ -41,7 +41,7 @@ async fn place(authority: &Authority, answer: Option<Vec<u8>>) -> Place {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut heard = Vec::new();
             while !whole(&heard) && stream.read_buf(&mut heard).await.is_ok_and(|n| n > 0) {}
-            let _ = tell.send(String::from_utf8_lossy(&heard).into_owned());
+            let _ = tell.try_send(String::from_utf8_lossy(&heard).into_owned());
             match &answer {
                 Some(answer) => {
                     let _ = stream.write_all(answer).await;

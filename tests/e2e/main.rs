@@ -23,6 +23,8 @@ mod hosting;
 mod http;
 mod http_client;
 mod http_manual;
+#[cfg(feature = "kubernetes")]
+mod issued;
 #[cfg(target_os = "linux")]
 #[path = "../../strategies/tests/lan/mod.rs"]
 mod lan;

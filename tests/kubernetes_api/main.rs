@@ -12,4 +12,5 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
 mod injector;
+mod issuer;
 mod support;
