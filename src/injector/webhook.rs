@@ -154,7 +154,7 @@ pub(crate) async fn ask_features(
                 return;
             }
             Ok(Err(error)) => {
-                tracing::warn!("the API server does not say its version: {}", chain(&error))
+                tracing::warn!("the API server does not say its version: {}", chain(&error));
             }
             Err(_) => tracing::warn!("the API server does not say its version in time"),
         }

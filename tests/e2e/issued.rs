@@ -99,7 +99,8 @@ fn issued(daemon: &Daemon) -> Value {
 }
 
 #[test]
-fn a_node_without_its_certificate_serves_its_apps_joins_nobody_and_joins_when_the_issuer_is_there() {
+fn a_node_without_its_certificate_serves_its_apps_joins_nobody_and_joins_when_the_issuer_is_there()
+{
     let (place, authority) = (Place::new(), Authority::new());
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let anchor = authority.pem();

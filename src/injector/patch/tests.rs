@@ -312,7 +312,7 @@ fn what_will_not_go_as_expected_is_told_with_the_sidecar_in_place() {
             json!({}),
             spec(&|s: &mut Value| {
                 s["containers"][0]["volumeMounts"] =
-                    json!([{"name": "x", "mountPath": "/run/pillion"}])
+                    json!([{"name": "x", "mountPath": "/run/pillion"}]);
             }),
             NEWEST,
             "something of its own at /run/pillion",
