@@ -9,7 +9,7 @@ pillion-lib: no values below `pillion:`; write `alias: pillion` to the dependenc
 {{- define "pillion.image" -}}
 {{- $root := .root | default . -}}
 {{- $s := .settings | default ((.Values).pillion) | required (include "pillion.unsettled" .) -}}
-{{- $registry := (($s.global).imageRegistry) | default $s.image.registry -}}
+{{- $registry := $s.global.imageRegistry | default $s.image.registry -}}
 {{- $name := $s.image.repository -}}
 {{- if $registry }}{{ $name = printf "%s/%s" $registry $s.image.repository }}{{ end -}}
 {{- if $s.image.digest -}}
