@@ -18,7 +18,9 @@ impl Api {
     fn here() -> Option<Self> {
         let helm = Helm::here()?;
         if std::env::var_os("KUBECONFIG").is_none_or(|value| value.is_empty()) {
-            println!("SKIPPED: there is no API server here; `tests/kubernetes/cluster test` brings one up, or give KUBECONFIG");
+            println!(
+                "SKIPPED: there is no API server here; `tests/kubernetes/cluster test` brings one up, or give KUBECONFIG"
+            );
             return None;
         }
         Some(Self { helm })
@@ -59,7 +61,8 @@ impl Api {
         let place = Place { name };
         let level = format!("pod-security.kubernetes.io/enforce={level}");
         Self::kubectl(&["label", "namespace", &place.name, &level]);
-        let _ = Self::try_kubectl(&["-n", &place.name, "create", "serviceaccount", "default"], None);
+        let _ =
+            Self::try_kubectl(&["-n", &place.name, "create", "serviceaccount", "default"], None);
         place
     }
 }
@@ -78,7 +81,9 @@ impl Drop for Place {
 fn known(objects: Vec<Value>) -> Vec<Value> {
     let foreign = ["monitoring.coreos.com/", "cert-manager.io/"];
     let own = |object: &Value| {
-        !foreign.iter().any(|group| object["apiVersion"].as_str().unwrap_or_default().starts_with(group))
+        !foreign
+            .iter()
+            .any(|group| object["apiVersion"].as_str().unwrap_or_default().starts_with(group))
     };
     objects.into_iter().filter(own).collect()
 }
@@ -98,14 +103,17 @@ fn taken(test: &str, level: &str, chart: Chart, flags: &[&str]) {
     let objects = known(objects(&api.helm.template(chart, &all).unwrap()));
     assert!(!objects.is_empty());
     for object in &objects {
-        let said = dry_run(&place.name, object).unwrap_or_else(|error| panic!("{}: {error}", title(object)));
+        let said = dry_run(&place.name, object)
+            .unwrap_or_else(|error| panic!("{}: {error}", title(object)));
         assert!(!said.contains("Warning"), "{}: {said}", title(object));
         let Some(spec) = pod(object).filter(|_| object["kind"] != "Pod") else { continue };
         let mut spec = spec.clone();
         // The account is one of the objects, and none of them is there.
         spec["serviceAccountName"] = json!("default");
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec});
-        dry_run(&place.name, &pod).unwrap_or_else(|error| panic!("a pod of {}: {error}", title(object)));
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec});
+        dry_run(&place.name, &pod)
+            .unwrap_or_else(|error| panic!("a pod of {}: {error}", title(object)));
     }
 }
 
@@ -118,7 +126,12 @@ fn the_server_takes_the_injector_in_a_restricted_namespace() {
 fn the_server_takes_the_injector_with_everything() {
     let file = case("everything");
     // A pod in its machine's network is no restricted one.
-    taken("everything", "privileged", Chart::Pillion, &["--values", &file, "--set", "networkPolicy.namespaces=null"]);
+    taken(
+        "everything",
+        "privileged",
+        Chart::Pillion,
+        &["--values", &file, "--set", "networkPolicy.namespaces=null"],
+    );
 }
 
 #[test]
@@ -127,7 +140,8 @@ fn the_server_takes_the_agent_in_a_privileged_namespace_and_no_other() {
     taken("agent", "privileged", Chart::Pillion, &["--values", &file]);
     let Some(api) = Api::here() else { return };
     let place = Api::namespace("agent-restricted", "baseline");
-    let objects = api.helm.objects(Chart::Pillion, &["--values", &file]);
+    let objects =
+        api.helm.objects(Chart::Pillion, &["--values", &file, "--namespace", &place.name]);
     let set = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
     let said = dry_run(&place.name, set).unwrap();
     assert!(said.contains("hostPath"), "{said}");
@@ -162,7 +176,9 @@ fn the_server_takes_a_pod_with_what_the_injector_adds_in_a_restricted_namespace(
     let said = dry_run(&place.name, &pod).unwrap();
     assert!(!said.contains("Warning"), "{said}");
     // The other choice is a plain container.
-    let added = crate::support::sidecar(&api.helm.objects(Chart::Pillion, &["--set", "sidecar.native=false"]));
+    let added = crate::support::sidecar(
+        &api.helm.objects(Chart::Pillion, &["--set", "sidecar.native=false"]),
+    );
     sidecar = added["container"].clone();
     assert!(sidecar.get("restartPolicy").is_none());
     pod["spec"]["initContainers"] = json!([]);
@@ -177,7 +193,8 @@ fn the_server_takes_a_pod_with_what_the_injector_adds_in_a_restricted_namespace(
     let account = "/var/run/secrets/kubernetes.io/serviceaccount";
     for container in containers(&made["spec"]) {
         let mounts = container["volumeMounts"].as_array().unwrap();
-        let token: Vec<&Value> = mounts.iter().filter(|mount| mount["mountPath"] == account).collect();
+        let token: Vec<&Value> =
+            mounts.iter().filter(|mount| mount["mountPath"] == account).collect();
         assert_eq!(token.len(), 1, "{container}");
         assert_eq!(token[0]["name"] == "pillion-api", container["name"] == "pillion");
     }
@@ -200,28 +217,56 @@ fn each_account_may_what_it_needs_and_nothing_beside_it() {
     let name = release.name.as_str();
 
     let injector = format!("system:serviceaccount:{here}:{name}-injector");
-    let (ca, tls, lease) = (format!("secrets/{name}-ca"), format!("secrets/{name}-webhook-tls"), format!("leases/{name}-injector"));
+    let (ca, tls, lease) = (
+        format!("secrets/{name}-ca"),
+        format!("secrets/{name}-webhook-tls"),
+        format!("leases/{name}-injector"),
+    );
     let webhook = format!("mutatingwebhookconfigurations/{name}");
     let allowed: &[(&str, &[&str])] = &[
-        (here, &["get", &ca]), (here, &["update", &ca]), (here, &["watch", &ca]), (here, &["update", &tls]),
-        (here, &["update", &lease]), (here, &["get", &lease]),
+        (here, &["get", &ca]),
+        (here, &["update", &ca]),
+        (here, &["watch", &ca]),
+        (here, &["update", &tls]),
+        (here, &["update", &lease]),
+        (here, &["get", &lease]),
         (here, &["list", "services"]),
-        (here, &["create", "endpointslices"]), (here, &["delete", "endpointslices"]), (here, &["watch", "endpointslices"]),
-        (there, &["list", "pods"]), (there, &["watch", "pods"]), (there, &["create", "events"]),
+        (here, &["create", "endpointslices"]),
+        (here, &["delete", "endpointslices"]),
+        (here, &["watch", "endpointslices"]),
+        (there, &["list", "pods"]),
+        (there, &["watch", "pods"]),
+        (there, &["create", "events"]),
         (there, &["create", "events.events.k8s.io"]),
-        (there, &["create", "tokenreviews"]), (there, &["list", "namespaces"]),
+        (there, &["create", "tokenreviews"]),
+        (there, &["list", "namespaces"]),
         (there, &["patch", &webhook]),
     ];
     for (namespace, what) in allowed {
         assert!(may(&injector, namespace, what), "the injector may {what:?} in {namespace}");
     }
     let refused: &[(&str, &[&str])] = &[
-        (here, &["list", "secrets"]), (here, &["get", "secrets/other"]), (here, &["delete", &ca]), (here, &["create", "secrets"]),
-        (here, &["create", "leases"]), (here, &["create", "services"]), (here, &["create", "pods"]), (here, &["create", "roles"]),
-        (there, &["get", &ca]), (there, &["list", "secrets"]), (there, &["create", "endpointslices"]), (there, &["list", "endpointslices"]),
-        (there, &["create", "pods"]), (there, &["delete", "pods"]), (there, &["patch", "pods"]), (there, &["get", "pods/log"]),
-        (there, &["create", "pods/exec"]), (there, &["patch", "mutatingwebhookconfigurations/other"]),
-        (there, &["create", "mutatingwebhookconfigurations"]), (there, &["impersonate", "users"]), (there, &["patch", "namespaces"]),
+        (here, &["list", "secrets"]),
+        (here, &["get", "secrets/other"]),
+        (here, &["delete", &ca]),
+        (here, &["create", "secrets"]),
+        (here, &["create", "leases"]),
+        (here, &["create", "services"]),
+        (here, &["create", "pods"]),
+        (here, &["create", "roles"]),
+        (there, &["get", &ca]),
+        (there, &["list", "secrets"]),
+        (there, &["create", "endpointslices"]),
+        (there, &["list", "endpointslices"]),
+        (there, &["create", "pods"]),
+        (there, &["delete", "pods"]),
+        (there, &["patch", "pods"]),
+        (there, &["get", "pods", "--subresource=log"]),
+        (there, &["create", "pods", "--subresource=exec"]),
+        (there, &["patch", "mutatingwebhookconfigurations/other"]),
+        (there, &["create", "mutatingwebhookconfigurations"]),
+        (there, &["impersonate", "users"]),
+        (there, &["patch", "namespaces"]),
     ];
     for (namespace, what) in refused {
         assert!(!may(&injector, namespace, what), "the injector may not {what:?} in {namespace}");
@@ -234,17 +279,36 @@ fn each_account_may_what_it_needs_and_nothing_beside_it() {
         assert!(!may(&app, there, &[verb, "endpointslices"]), "elsewhere it may not {verb} slices");
     }
     for what in [
-        ["create", "endpointslices"], ["get", &ca], ["list", "secrets"], ["list", "pods"], ["update", &lease], ["create", "tokenreviews"],
+        ["create", "endpointslices"],
+        ["get", &ca],
+        ["list", "secrets"],
+        ["list", "pods"],
+        ["update", &lease],
+        ["create", "tokenreviews"],
     ] {
         assert!(!may(&app, here, &what), "an app may not {what:?}");
     }
 
     // Not only said: done and refused.
     Api::kubectl(&["--as", &app, "-n", here, "get", "endpointslices"]);
-    let said = Api::try_kubectl(&["--as", &app, "-n", here, "get", "secrets", &format!("{name}-ca")], None).unwrap_err();
+    let said = Api::try_kubectl(
+        &["--as", &app, "-n", here, "get", "secrets", &format!("{name}-ca")],
+        None,
+    )
+    .unwrap_err();
     assert!(said.contains("forbidden"), "{said}");
     let patch = r#"{"data": {"ca.crt": "b25l"}}"#;
-    Api::kubectl(&["--as", &injector, "-n", here, "patch", "secret", &format!("{name}-ca"), "-p", patch]);
+    Api::kubectl(&[
+        "--as",
+        &injector,
+        "-n",
+        here,
+        "patch",
+        "secret",
+        &format!("{name}-ca"),
+        "-p",
+        patch,
+    ]);
     drop(release);
 }
 
@@ -267,6 +331,9 @@ impl<'a> Release<'a> {
         let mut command = self.api.helm.command(subcommand);
         command.arg(&self.name).arg(self.api.helm.chart(Chart::Pillion));
         command.args(["--namespace", &self.namespace]).args(flags);
+        // Its webhook, which nobody answers here, is asked about pods of this test only.
+        let labels = "injector.namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name";
+        command.args(["--set", &format!("{labels}={}", self.namespace)]);
         run(&mut command).unwrap();
     }
 
@@ -279,7 +346,11 @@ impl<'a> Release<'a> {
 impl Drop for Release<'_> {
     fn drop(&mut self) {
         let mut command = self.api.helm.command("uninstall");
-        let _ = run(command.arg(&self.name).args(["--ignore-not-found", "--namespace", &self.namespace]));
+        let _ = run(command.arg(&self.name).args([
+            "--ignore-not-found",
+            "--namespace",
+            &self.namespace,
+        ]));
     }
 }
 
@@ -288,7 +359,15 @@ fn all(namespace: &str) -> BTreeSet<String> {
     let kinds = Api::kubectl(&["api-resources", "--verbs=list", "--namespaced", "-o", "name"]);
     // What happened is no object, and is told for an hour.
     let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
-    let listed = Api::kubectl(&["get", &kinds.join(","), "-n", namespace, "-o", "name", "--ignore-not-found"]);
+    let listed = Api::kubectl(&[
+        "get",
+        &kinds.join(","),
+        "-n",
+        namespace,
+        "-o",
+        "name",
+        "--ignore-not-found",
+    ]);
     listed.lines().filter(|line| line.contains('/')).map(str::to_owned).collect()
 }
 
@@ -305,14 +384,44 @@ fn an_upgrade_keeps_what_the_injector_wrote_and_an_uninstall_leaves_nothing() {
     // As the injector does, with its own rights.
     let write = |kind: &str, object: &str, patch: Value| {
         let patch = patch.to_string();
-        Api::kubectl(&["--as", &injector, "-n", namespace, "patch", kind, object, "--type=merge", "-p", &patch]);
+        Api::kubectl(&[
+            "--as",
+            &injector,
+            "-n",
+            namespace,
+            "patch",
+            kind,
+            object,
+            "--type=merge",
+            "-p",
+            &patch,
+        ]);
     };
     write("secret", &format!("{name}-ca"), json!({"data": {"ca.crt": "b25l", "ca.key": "dHdv"}}));
-    write("secret", &format!("{name}-webhook-tls"), json!({"data": {"tls.crt": "b25l", "tls.key": "dHdv"}}));
-    write("lease", &format!("{name}-injector"), json!({"spec": {"holderIdentity": "one", "leaseDurationSeconds": 15}}));
+    write(
+        "secret",
+        &format!("{name}-webhook-tls"),
+        json!({"data": {"tls.crt": "b25l", "tls.key": "dHdv"}}),
+    );
+    write(
+        "lease",
+        &format!("{name}-injector"),
+        json!({"spec": {"holderIdentity": "one", "leaseDurationSeconds": 15}}),
+    );
     // A certificate of nobody; the server only looks whether it is one.
-    let bundle = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": certificate()}]).to_string();
-    Api::kubectl(&["--as", &injector, "patch", "mutatingwebhookconfiguration", name, "--type=json", "-p", &bundle]);
+    let bundle =
+        json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": certificate()}])
+            .to_string();
+    Api::kubectl(&[
+        "--as",
+        &injector,
+        "patch",
+        "mutatingwebhookconfiguration",
+        name,
+        "--type=json",
+        "-p",
+        &bundle,
+    ]);
     let service = Api::json(&["-n", namespace, "get", "service", "pillion-default"]);
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [],
@@ -321,9 +430,16 @@ fn an_upgrade_keeps_what_the_injector_wrote_and_an_uninstall_leaves_nothing() {
             "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "pillion-default", "uid": service["metadata"]["uid"]}],
         },
     });
-    Api::try_kubectl(&["--as", &injector, "-n", namespace, "create", "-f", "-"], Some(&slice.to_string())).unwrap();
+    Api::try_kubectl(
+        &["--as", &injector, "-n", namespace, "create", "-f", "-"],
+        Some(&slice.to_string()),
+    )
+    .unwrap();
 
-    release.helm("upgrade", &["--set", "injector.replicas=1,injector.failurePolicy=Fail,sidecar.mesh=main"]);
+    release.helm(
+        "upgrade",
+        &["--set", "injector.replicas=1,injector.failurePolicy=Fail,sidecar.mesh=main"],
+    );
     let upgraded = Api::json(&["-n", namespace, "get", "deployment", &format!("{name}-injector")]);
     assert_eq!(upgraded["spec"]["replicas"], 1);
     let secret = Api::json(&["-n", namespace, "get", "secret", &format!("{name}-ca")]);
@@ -336,7 +452,9 @@ fn an_upgrade_keeps_what_the_injector_wrote_and_an_uninstall_leaves_nothing() {
     assert_eq!(webhook["failurePolicy"], "Fail");
     assert_eq!(webhook["clientConfig"]["caBundle"], certificate());
     // The Service of the mesh that is gone went with it; its slices follow where there is a garbage collector.
-    assert!(Api::try_kubectl(&["-n", namespace, "get", "service", "pillion-default"], None).is_err());
+    assert!(
+        Api::try_kubectl(&["-n", namespace, "get", "service", "pillion-default"], None).is_err()
+    );
     Api::kubectl(&["-n", namespace, "delete", "endpointslice", "pillion-default-1"]);
 
     release.uninstall();
@@ -345,6 +463,51 @@ fn an_upgrade_keeps_what_the_injector_wrote_and_an_uninstall_leaves_nothing() {
         let left = Api::kubectl(&["get", kind, "-o", "name"]);
         assert!(!left.contains(name), "{kind}: {left}");
     }
+}
+
+#[test]
+fn the_webhook_is_asked_about_annotated_and_labelled_pods_and_no_others() {
+    let Some(api) = Api::here() else { return };
+    let place = Api::namespace("asked", "restricted");
+    // Nobody answers: whoever is asked about is refused.
+    let release = Release::install(&api, &place, &["--set", "injector.failurePolicy=Fail"]);
+    let refused = |metadata: Value| {
+        let secure = json!({
+            "runAsNonRoot": true, "runAsUser": 1000, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        });
+        let containers = json!([{"name": "app", "image": "app", "securityContext": secure}]);
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers}});
+        pod["metadata"]["name"] = json!("app");
+        match dry_run(&place.name, &pod) {
+            Ok(_) => false,
+            Err(said) if said.contains("failed calling webhook \"injector.pillion.dev\"") => true,
+            Err(said) => panic!("{said}"),
+        }
+    };
+    // The server learns of a webhook a moment after it was made.
+    let asks = json!({"annotations": {"pillion.dev/inject": "true"}});
+    let waited = std::iter::repeat_with(|| refused(asks.clone())).take(200).any(|is| is);
+    assert!(waited, "an annotated pod is asked about");
+    assert!(refused(json!({"labels": {"pillion.dev/inject": "true"}})));
+    // To be warned of.
+    assert!(refused(json!({"annotations": {"pillion.dev/inject": "yes"}})));
+    assert!(!refused(json!({})));
+    assert!(!refused(
+        json!({"labels": {"pillion.dev/inject": "false"}, "annotations": {"pillion.dev/mesh": "shop"}})
+    ));
+    // What the injector needs to start does not need it.
+    let objects = api.helm.objects(Chart::Pillion, &["--namespace", &place.name]);
+    let injector = objects
+        .iter()
+        .find(|object| object["kind"] == "Deployment" && title(object).ends_with("-injector"));
+    assert!(!refused(
+        json!({"labels": injector.unwrap()["spec"]["template"]["metadata"]["labels"]})
+    ));
+    Api::kubectl(&["label", "namespace", &place.name, "pillion.dev/inject=disabled"]);
+    let waited = std::iter::repeat_with(|| refused(asks.clone())).take(200).any(|is| !is);
+    assert!(waited, "a namespace that is labelled disabled is left alone");
+    drop(release);
 }
 
 /// A certificate in PEM, in base64, as a webhook's caBundle has it.

@@ -16,7 +16,11 @@ fn golden(name: &str, chart: Chart, flags: &[&str]) {
     {
         panic!("{name}.yaml:{}: was\n{kept}\nis\n{rendered}\nPILLION_BLESS=1 writes it", line + 1);
     }
-    assert_eq!(kept.lines().count(), rendered.lines().count(), "{name}.yaml: PILLION_BLESS=1 writes it");
+    assert_eq!(
+        kept.lines().count(),
+        rendered.lines().count(),
+        "{name}.yaml: PILLION_BLESS=1 writes it"
+    );
 }
 
 /// Flags that give a file of values.

@@ -113,20 +113,27 @@ fn only_the_sidecar_mounts_tokens_secrets_and_the_socket_of_operators() {
         let mut pods: Vec<Value> = objects.iter().filter_map(pod).cloned().collect();
         if mode == "injector" {
             let mut pod = injected(&objects);
-            pod["containers"] = json!([{"name": "app", "volumeMounts": sidecar(&objects)["app"]["volumeMounts"]}]);
+            pod["containers"] =
+                json!([{"name": "app", "volumeMounts": sidecar(&objects)["app"]["volumeMounts"]}]);
             pods.push(pod);
         }
         for pod in &pods {
             let volumes = pod["volumes"].as_array().into_iter().flatten();
             let secret: Vec<&Value> = volumes
                 .filter(|volume| {
-                    holds_token(volume) || volume.get("secret").is_some() || volume["name"] == "pillion-operator"
+                    holds_token(volume)
+                        || volume.get("secret").is_some()
+                        || volume["name"] == "pillion-operator"
                 })
                 .map(|volume| &volume["name"])
                 .collect();
             for container in containers(pod).filter(|container| container["name"] != "pillion") {
                 for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-                    assert!(!secret.contains(&&mount["name"]), "{mode}: {} mounts {mount}", container["name"]);
+                    assert!(
+                        !secret.contains(&&mount["name"]),
+                        "{mode}: {} mounts {mount}",
+                        container["name"]
+                    );
                     assert_eq!(mount["readOnly"], true, "{mode}: {mount}");
                 }
             }
@@ -141,8 +148,12 @@ fn an_injected_pod_holds_no_secret_but_tokens_of_its_own_account() {
     for volume in added["volumes"].as_array().unwrap() {
         assert!(volume.get("secret").is_none() && volume.get("hostPath").is_none(), "{volume}");
     }
-    let token = &added["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "pillion-token").unwrap()
-        ["projected"]["sources"][0]["serviceAccountToken"];
+    let token = &added["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|volume| volume["name"] == "pillion-token")
+        .unwrap()["projected"]["sources"][0]["serviceAccountToken"];
     assert_eq!(token["audience"], "pillion.dev");
 }
 
@@ -151,7 +162,11 @@ fn what_the_injector_writes_is_shipped_empty() {
     let Some(helm) = Helm::here() else { return };
     let objects = helm.objects(Chart::Pillion, &[]);
     for secret in objects.iter().filter(|object| object["kind"] == "Secret") {
-        assert!(secret.get("data").is_none() && secret.get("stringData").is_none(), "{}", title(secret));
+        assert!(
+            secret.get("data").is_none() && secret.get("stringData").is_none(),
+            "{}",
+            title(secret)
+        );
     }
     for secret in ["Secret pillion-ca", "Secret pillion-webhook-tls"] {
         find(&objects, secret);
@@ -159,7 +174,10 @@ fn what_the_injector_writes_is_shipped_empty() {
     assert!(find(&objects, "Lease pillion-injector").get("spec").is_none());
     let webhook = &find(&objects, "MutatingWebhookConfiguration pillion")["webhooks"][0];
     assert!(webhook["clientConfig"].get("caBundle").is_none());
-    assert!(webhook.get("objectSelector").is_none(), "it is asked together with an annotation that it cannot see");
+    assert!(
+        webhook.get("objectSelector").is_none(),
+        "it is asked together with an annotation that it cannot see"
+    );
 }
 
 #[test]
@@ -177,7 +195,10 @@ fn every_role_names_what_it_may_and_nothing_may_everything() {
                     assert!(rule["resourceNames"].is_array(), "{mode}, {}: {all}", title(object));
                 }
                 if object["metadata"]["name"].as_str().unwrap().ends_with("-discovery") {
-                    assert!(!verbs.iter().any(|verb| writes.contains(&verb.as_str().unwrap())), "{all}");
+                    assert!(
+                        !verbs.iter().any(|verb| writes.contains(&verb.as_str().unwrap())),
+                        "{all}"
+                    );
                 }
             }
         }
@@ -189,7 +210,12 @@ fn services_take_both_families_of_addresses() {
     let Some(helm) = Helm::here() else { return };
     for (mode, objects) in modes(helm) {
         for service in objects.iter().filter(|object| object["kind"] == "Service") {
-            assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack", "{mode}, {}", title(service));
+            assert_eq!(
+                service["spec"]["ipFamilyPolicy"],
+                "PreferDualStack",
+                "{mode}, {}",
+                title(service)
+            );
         }
     }
 }

@@ -67,9 +67,11 @@ impl Helm {
     pub fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new("helm");
         command.arg(subcommand).stdin(Stdio::null());
-        for (variable, place) in
-            [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
-        {
+        for (variable, place) in [
+            ("HELM_CACHE_HOME", "cache"),
+            ("HELM_CONFIG_HOME", "config"),
+            ("HELM_DATA_HOME", "data"),
+        ] {
             command.env(variable, self.place.join(place));
         }
         command
@@ -130,7 +132,9 @@ pub fn titles(objects: &[Value]) -> Vec<String> {
 pub fn pod(object: &Value) -> Option<&Value> {
     match object["kind"].as_str()? {
         "Pod" => Some(&object["spec"]),
-        "Deployment" | "DaemonSet" | "StatefulSet" | "Job" => Some(&object["spec"]["template"]["spec"]),
+        "Deployment" | "DaemonSet" | "StatefulSet" | "Job" => {
+            Some(&object["spec"]["template"]["spec"])
+        }
         _ => None,
     }
 }

@@ -41,7 +41,10 @@ const REFUSED: [(&str, &[&str]); 34] = [
     ("sidecar.appPreStopSleep=-1", &["sidecar", "appPreStopSleep"]),
     ("sidecar.probes.liveness.periodSeconds=0", &["sidecar", "probes.liveness.periodSeconds"]),
     ("sidecar.discovery.strategy=gossip", &["sidecar", "discovery.strategy", "kubernetes"]),
-    ("sidecar.trust.certManager.issuerRef.nam=a", &["sidecar", "trust.certManager.issuerRef", "nam"]),
+    (
+        "sidecar.trust.certManager.issuerRef.nam=a",
+        &["sidecar", "trust.certManager.issuerRef", "nam"],
+    ),
 ];
 
 #[test]
@@ -69,10 +72,22 @@ const TOGETHER: [(&str, &str); 15] = [
         "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,sidecar.trust.tlsSecret=b",
         "leave one of them empty",
     ),
-    ("injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,sidecar.native=false", "leave it true"),
-    ("injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,sidecar.socket.mode=0660", "set 0666"),
-    ("injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,networkPolicy.namespaces={a}", "leave it empty"),
-    ("injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,meshes={a}", "sidecar.mesh"),
+    (
+        "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,sidecar.native=false",
+        "leave it true",
+    ),
+    (
+        "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,sidecar.socket.mode=0660",
+        "set 0666",
+    ),
+    (
+        "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,networkPolicy.namespaces={a}",
+        "leave it empty",
+    ),
+    (
+        "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,meshes={a}",
+        "sidecar.mesh",
+    ),
     ("sidecar.discovery.service=web", "leave it empty"),
     ("sidecar.discovery.namespace=shop", "install into shop"),
     ("sidecar.healthPort=4470", "need a port each"),
@@ -87,7 +102,8 @@ fn what_does_not_go_together_is_refused_with_what_to_do() {
         let said = helm.template(Chart::Pillion, &["--set", set]).expect_err(set);
         assert!(said.contains(wanted), "{set}: {said}");
     }
-    let said = helm.template(Chart::Example, &["--set", "pillion.trust.cookieSecret="]).unwrap_err();
+    let said =
+        helm.template(Chart::Example, &["--set", "pillion.trust.cookieSecret="]).unwrap_err();
     assert!(said.contains("set pillion.trust.cookieSecret=pillion-cookie"), "{said}");
     let said = helm.template(Chart::Pillion, &["--set", "monitoring.serviceMonitor.enabled=true,injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a"]).unwrap_err();
     assert!(said.contains("monitoring.podMonitor.enabled"), "{said}");
@@ -106,7 +122,10 @@ fn both_charts_say_the_same_of_the_sidecar() {
         .map(|line| if line.is_empty() { "\n".into() } else { format!("  {line}\n") })
         .collect();
     let chart = values("pillion");
-    assert!(chart.contains(&indented), "`sidecar:` of pillion is not pillion-lib's values.yaml, two blanks to the right");
+    assert!(
+        chart.contains(&indented),
+        "`sidecar:` of pillion is not pillion-lib's values.yaml, two blanks to the right"
+    );
 }
 
 /// One value: its path, what it is without being set, and what it says of itself.
@@ -172,15 +191,20 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
 
 #[test]
 fn every_value_is_explained_and_used() {
-    for (chart, places) in [("pillion-lib", vec!["pillion-lib"]), ("pillion", vec!["pillion", "pillion-lib"])] {
+    for (chart, places) in
+        [("pillion-lib", vec!["pillion-lib"]), ("pillion", vec!["pillion", "pillion-lib"])]
+    {
         let yaml = values(chart);
         let rows = rows(&yaml);
         let mut paths = Vec::new();
         leaves(&serde_saphyr::from_str(&yaml).unwrap(), "", &mut paths);
         let templates: String = places.iter().map(|place| templates(place)).collect();
         for path in paths {
-            let row = rows.iter().find(|row| path == row.path || path.starts_with(&format!("{}.", row.path)));
-            let row = row.unwrap_or_else(|| panic!("{chart}: {path} is not explained: `# -- ` before it"));
+            let row = rows
+                .iter()
+                .find(|row| path == row.path || path.starts_with(&format!("{}.", row.path)));
+            let row = row
+                .unwrap_or_else(|| panic!("{chart}: {path} is not explained: `# -- ` before it"));
             let inner: Vec<&str> = row.path.rsplit('.').take(2).collect();
             let used = match inner[..] {
                 [key, above] if above != "sidecar" => format!(".{above}.{key}"),
@@ -211,23 +235,38 @@ fn templates(chart: &str) -> String {
 
 #[test]
 fn the_tables_of_values_in_the_readmes_are_those_of_the_charts() {
-    const MARKS: [&str; 2] = ["<!-- values: written by PILLION_BLESS=1 cargo test --test helm -->\n", "<!-- end of values -->"];
+    const MARKS: [&str; 2] = [
+        "<!-- values: written by PILLION_BLESS=1 cargo test --test helm -->\n",
+        "<!-- end of values -->",
+    ];
     for chart in ["pillion", "pillion-lib"] {
         let mut table = String::from("| value | default | |\n| --- | --- | --- |\n");
         let rows = rows(&values(chart));
         // Of the sidecar both charts have the same ones; one table is enough.
-        for row in rows.iter().filter(|row| chart != "pillion" || !row.path.starts_with("sidecar.")) {
+        for row in rows.iter().filter(|row| chart != "pillion" || !row.path.starts_with("sidecar."))
+        {
             let cell = |text: &str| text.replace('|', "\\|");
-            let _ = writeln!(table, "| `{}` | `{}` | {} |", row.path, cell(&row.default), cell(&row.words));
+            let _ = writeln!(
+                table,
+                "| `{}` | `{}` | {} |",
+                row.path,
+                cell(&row.default),
+                cell(&row.words)
+            );
         }
         let path = root().join("helm").join(chart).join("README.md");
         let text = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = text.split_once(MARKS[0]).expect("the begin of the table is marked");
         let (kept, after) = rest.split_once(MARKS[1]).expect("the end of the table is marked");
         if std::env::var_os("PILLION_BLESS").is_some() {
-            std::fs::write(&path, format!("{before}{}\n{table}\n{}{after}", MARKS[0], MARKS[1])).unwrap();
+            std::fs::write(&path, format!("{before}{}\n{table}\n{}{after}", MARKS[0], MARKS[1]))
+                .unwrap();
         } else {
-            assert_eq!(kept.trim(), table.trim(), "helm/{chart}/README.md: PILLION_BLESS=1 writes it");
+            assert_eq!(
+                kept.trim(),
+                table.trim(),
+                "helm/{chart}/README.md: PILLION_BLESS=1 writes it"
+            );
         }
     }
 }
@@ -238,6 +277,9 @@ fn the_example_in_the_readme_of_the_library_is_the_one_that_is_tested() {
     let readme = std::fs::read_to_string(place.join("README.md")).unwrap();
     for file in ["Chart.yaml", "values.yaml", "templates/shop.yaml", "templates/pillion.yaml"] {
         let text = std::fs::read_to_string(place.join("example").join(file)).unwrap();
-        assert!(readme.contains(&format!("```yaml\n{text}```")), "README.md does not show example/{file}");
+        assert!(
+            readme.contains(&format!("```yaml\n{text}```")),
+            "README.md does not show example/{file}"
+        );
     }
 }
