@@ -192,9 +192,11 @@ impl<'a> Workload<'a> {
         let mut pod = json!({
             "serviceAccountName": "pillion",
             "terminationGracePeriodSeconds": 20,
+            // The image runs as 65532, and reads the cookie as this group.
+            "securityContext": {"fsGroup": 65532},
             "volumes": [
                 {"name": "run", "emptyDir": {}},
-                {"name": "cookie", "secret": {"secretName": "cookie", "defaultMode": 0o400}},
+                {"name": "cookie", "secret": {"secretName": "cookie", "defaultMode": 0o440}},
             ],
         });
         if self.app {
