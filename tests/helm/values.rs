@@ -7,11 +7,10 @@ use serde_json::Value;
 use crate::support::{Chart, Helm, root};
 
 /// What is set, and what the refusal must say: the path of the value and what would be right.
-const REFUSED: [(&str, &[&str]); 34] = [
+const REFUSED: [(&str, &[&str]); 33] = [
     ("nope=1", &["(root)", "nope"]),
     ("nameOverride=No", &["nameOverride"]),
-    ("meshes={Shop}", &["meshes.0"]),
-    ("meshes=shop", &["meshes", "array"]),
+    ("meshes={shop}", &["(root)", "meshes"]),
     ("injector.nope=1", &["injector", "nope"]),
     ("injector.enabled=maybe", &["injector.enabled", "boolean"]),
     ("injector.replicas=0", &["injector.replicas", "1"]),
@@ -62,7 +61,7 @@ fn a_wrong_value_is_refused_with_its_path() {
 }
 
 /// What does not go together, and what is said to do.
-const TOGETHER: [(&str, &str); 15] = [
+const TOGETHER: [(&str, &str); 14] = [
     ("agent.enabled=true", "Set injector.enabled=false"),
     ("injector.enabled=false", "set injector.enabled=true or agent.enabled=true"),
     ("injector.enabled=false,agent.enabled=true", "set sidecar.trust.cookieSecret=pillion-cookie"),
@@ -83,10 +82,6 @@ const TOGETHER: [(&str, &str); 15] = [
     (
         "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,networkPolicy.namespaces={a}",
         "leave it empty",
-    ),
-    (
-        "injector.enabled=false,agent.enabled=true,sidecar.trust.cookieSecret=a,meshes={a}",
-        "sidecar.mesh",
     ),
     ("sidecar.discovery.service=web", "leave it empty"),
     ("sidecar.discovery.namespace=shop", "install into shop"),

@@ -37,8 +37,3 @@ app.kubernetes.io/component: {{ .component }}
 {{- if .root.Values.serviceAccount.create }}{{ $fallback = printf "%s-%s" (include "pillion.fullname" .root) .component }}{{ end -}}
 {{ .root.Values.serviceAccount.name | default $fallback }}
 {{- end }}
-
-{{/* Every mesh that has a Service. */}}
-{{- define "pillion.meshes" -}}
-{{- concat (list .Values.sidecar.mesh) .Values.meshes | uniq | toYaml -}}
-{{- end }}

@@ -27,9 +27,6 @@
 {{- if and .Values.networkPolicy.namespaces (not .Values.injector.enabled) -}}
 {{- fail "networkPolicy.namespaces: it is for annotated pods, and the injector is not installed; leave it empty" -}}
 {{- end -}}
-{{- if and .Values.meshes (not .Values.injector.enabled) -}}
-{{- fail "meshes: an agent joins one mesh, sidecar.mesh; leave it empty" -}}
-{{- end -}}
 {{- if not (or .Values.injector.enabled .Values.agent.enabled) -}}
 {{- fail "nothing to install: set injector.enabled=true or agent.enabled=true; a chart of your own that wants the sidecar only includes pillion-lib" -}}
 {{- end -}}
