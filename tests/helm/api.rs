@@ -386,6 +386,7 @@ fn an_upgrade_keeps_what_the_injector_wrote_and_an_uninstall_leaves_nothing() {
     let write = |kind: &str, object: &str, member: &str, value: Value| {
         replace(&injector, namespace, kind, object, member, value);
     };
+    write("secret", &format!("{name}-ca"), "data", json!({"ca.crt": "b25l", "ca.key": "dHdv"}));
     write(
         "secret",
         &format!("{name}-webhook-tls"),
