@@ -13,7 +13,6 @@ fn helm_test_sends_a_message_between_two_pods() {
         &release.name,
         "--namespace",
         &release.namespace.name,
-        "--logs",
         "--timeout",
         "180s",
     ]);
