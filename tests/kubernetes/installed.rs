@@ -151,16 +151,14 @@ fn the_certificate_of_the_webhook_is_renewed_before_it_ends_and_pods_go_on_being
     let patch = json!([{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--tls-lifetime=15s"}]);
     let deployment = format!("deployment/{}-injector", release.name);
     release.namespace.kubectl(&["patch", &deployment, "--type=json", "-p", &patch.to_string()]);
-    // Made for three months, one is not due yet: it is made anew where there is none.
-    release.namespace.kubectl(&[
-        "patch",
-        "secret",
-        &tls,
-        "--type=json",
-        "-p",
-        r#"[{"op": "remove", "path": "/data"}]"#,
-    ]);
     release.ready();
+    eventually("those that make long-lived ones are gone", || {
+        let injectors = ["get", "pods", "-lapp.kubernetes.io/component=injector", "-o", "name"];
+        release.namespace.kubectl(&injectors).lines().count() == 2
+    });
+    // One that was made for three months is not due yet: it is made anew where there is none.
+    let empty = r#"[{"op": "remove", "path": "/data"}]"#;
+    release.namespace.kubectl(&["patch", "secret", &tls, "--type=json", "-p", empty]);
     let mut seen = std::collections::BTreeSet::new();
     eventually("three certificates", || {
         seen.insert(secret(&release.namespace, &tls, "tls.crt"));
