@@ -15,6 +15,7 @@
 //! strategy no longer sees its node.
 
 mod attempts;
+mod census;
 mod explain;
 mod hearsay;
 mod listen;
@@ -27,6 +28,7 @@ mod sources;
 mod strangers;
 mod telling;
 mod wanted;
+mod window;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +43,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use self::attempts::{Attempt, Attempts, Subject};
+use self::census::Since;
 use self::listen::Inbound;
 use self::notices::Notices;
 pub use self::remembered::{Past, REMEMBERED_MAX, Remember};
@@ -48,7 +51,9 @@ use self::requests::{Requests, Resolved};
 use self::roster::{Accept, Roster, Ruling};
 pub use self::show::Facts;
 use self::strangers::Strangers;
+use self::telling::Telling;
 use self::wanted::{Held, Outcome, Round, TargetId, Wanted};
+use self::window::Window;
 use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
 pub use crate::peer::Profile;
 use crate::peer::interfaces::{Distance, Interfaces, distance};
@@ -62,14 +67,19 @@ use crate::wire::shown::item;
 
 /// Most events of connections that wait for the mesh; a connection that has more waits itself.
 const EVENTS_MAX: usize = 1024;
+/// Most events that are handled before the mesh acts on them.
+const EVENTS_TOGETHER: usize = 64;
 /// Most orders that wait for a connection. Half of them is kept for those that every connection gets at most once.
 const ORDERS_MAX: usize = 32;
 /// How much later an address is dialled than those that are nearer: a near one that answers has answered by then.
 const STAGGER: Duration = Duration::from_millis(50);
-/// Most dials under way.
+/// Most dials under way; how many of them may shake hands is [`Window`]'s.
 const DIALS_MAX: usize = 128;
-/// Changes of who is connected are told to the peers together when they come that close together.
+/// Changes of who is connected are told to the peers together when they come that close together; in a large mesh, where
+/// each costs more and there are more of them, later ([`census::quiet`]).
 const TELL_WITHIN: Duration = Duration::from_millis(10);
+/// What several peers tell is taken in together when it comes that close together; in a large mesh later too.
+const HEAR_WITHIN: Duration = Duration::from_millis(2);
 /// Changes of who is known are told to the hub together when they come that close together.
 const KNOWN_WITHIN: Duration = Duration::from_millis(50);
 /// How often the mesh looks whether the keys were read again: who had another cookie may have ours now.
@@ -125,7 +135,14 @@ pub async fn run<T: Transport>(
             biased;
             () = shutdown.asked() => break,
             Some(joined) = mesh.tasks.join_next() => loud(joined),
-            Some(event) = inputs.events.recv() => mesh.on_event(event),
+            Some(event) = inputs.events.recv() => {
+                mesh.on_event(event);
+                // To act is to look at everybody: in a crowd once for many events.
+                for _ in 0..EVENTS_TOGETHER {
+                    let Ok(event) = inputs.events.try_recv() else { break };
+                    mesh.on_event(event);
+                }
+            }
             Some(input) = inputs.others.recv() => mesh.on_input(input),
             Some(inbound) = next_inbound(&mut inputs.inbound, room) => mesh.on_inbound(inbound),
             () = sleep_until(next) => {}
@@ -175,8 +192,7 @@ struct Conn {
     dial: Option<(TargetId, SocketAddr)>,
     met: Option<Box<Met>>,
     up: Option<Instant>,
-    /// Of the last hearsay sent on it.
-    told: Option<u64>,
+    telling: Telling,
 }
 
 struct Mesh<T: Transport> {
@@ -188,6 +204,7 @@ struct Mesh<T: Transport> {
     requests: Requests,
     notices: Notices,
     attempts: Attempts,
+    window: Window,
     /// What this node was told to say of itself.
     labels: BTreeMap<String, String>,
     facts: Facts,
@@ -200,12 +217,18 @@ struct Mesh<T: Transport> {
     services: Vec<AbortHandle>,
     inputs: mpsc::Sender<Input>,
     known: Vec<KnownNode>,
+    /// Whom this node counted when it told that last.
+    census: Option<Since>,
     /// What a node that may join announces one of.
     ids: Vec<[u8; 8]>,
     /// When to look whether the keys were read again.
     look_at: Instant,
     /// When to tell the peers whom we are connected to.
     tell_at: Option<Instant>,
+    /// When something that was said lapses. Whatever changes that is followed by a merge, which notes it.
+    expire_at: Option<Instant>,
+    /// When to take in what peers have told.
+    hear_at: Option<Instant>,
     /// When to tell the hub who is known.
     known_at: Option<Instant>,
     hasher: foldhash::fast::FixedState,
@@ -255,6 +278,7 @@ impl<T: Transport> Mesh<T> {
                 now,
             ),
             attempts: Attempts::default(),
+            window: Window::default(),
             labels: options.labels,
             facts: options.facts,
             started: now,
@@ -268,9 +292,12 @@ impl<T: Transport> Mesh<T> {
             services: Vec::new(),
             inputs: inputs_in,
             known: Vec::new(),
+            census: None,
             ids: Vec::new(),
             look_at: Instant::now(),
             tell_at: None,
+            expire_at: None,
+            hear_at: None,
             known_at: None,
             hasher: foldhash::fast::FixedState::default(),
         };
@@ -326,18 +353,22 @@ impl<T: Transport> Mesh<T> {
                 self.merge(now);
             }
         }
-        if self.wanted.next_expiry().is_some_and(|at| at <= now) {
+        if self.expire_at.is_some_and(|at| at <= now) {
             self.wanted.expire(now);
             self.merge(now);
         }
+        if self.hear_at.is_some_and(|at| at <= now) {
+            self.hear_at = None;
+            self.merge(now);
+        }
         let held = self.roster.held();
-        let room = DIALS_MAX.saturating_sub(self.dials());
+        let room = DIALS_MAX.saturating_sub(self.dials()).min(self.window.room(now));
         for round in self.wanted.due(&held, now, room) {
             self.dial_round(round);
         }
         if self.tell_at.is_some_and(|at| at <= now) {
             self.tell_at = None;
-            self.tell_peers();
+            self.tell_peers(now);
         }
         if self.known_at.is_some_and(|at| at <= now) {
             self.known_at = None;
@@ -372,11 +403,14 @@ impl<T: Transport> Mesh<T> {
 
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        // With every slot taken it is the end of a dial that wakes us.
-        let dial = (self.dials() < DIALS_MAX)
-            .then(|| self.wanted.next_due(&self.roster.held(), now))
-            .flatten();
-        let others = [self.wanted.next_expiry(), self.tell_at, self.known_at, self.requests.next()];
+        // With every place taken it is the end of a dial that wakes us, or that one leaves the window.
+        let room_at = if self.window.room(now) > 0 { Some(now) } else { self.window.room_at(now) };
+        let dial = room_at.filter(|_| self.dials() < DIALS_MAX).and_then(|room| {
+            let due = self.wanted.next_due(&self.roster.held(), now);
+            due.map(|due| due.max(room))
+        });
+        let told = self.tell_at.into_iter().chain(self.hear_at).min();
+        let others = [self.expire_at, told, self.known_at, self.requests.next()];
         others.into_iter().flatten().chain(dial).fold(self.look_at, Instant::min)
     }
 
@@ -386,6 +420,7 @@ impl<T: Transport> Mesh<T> {
             self.wanted.merge(&self.ids, now);
         }
         self.wanted.remembered.save();
+        self.expire_at = self.wanted.next_expiry();
         self.known_changed(now);
     }
 
@@ -419,10 +454,19 @@ impl<T: Transport> Mesh<T> {
         let (context, transport) = (Arc::clone(&self.context), Arc::clone(&self.transport));
         let task = self.tasks.spawn(peer::dial(context, transport, conn, address, after, heard));
         self.wanted.begun(target, conn);
+        self.window.begin(conn, Instant::now() + after);
         let dial = Some((target, address));
         self.conns.insert(
             conn,
-            Conn { orders, task, remote: address, dial, met: None, up: None, told: None },
+            Conn {
+                orders,
+                task,
+                remote: address,
+                dial,
+                met: None,
+                up: None,
+                telling: Telling::default(),
+            },
         );
     }
 
@@ -438,7 +482,15 @@ impl<T: Transport> Mesh<T> {
         let task = self.tasks.spawn(peer::accept(context, conn, inbound.stream, ends, heard));
         self.conns.insert(
             conn,
-            Conn { orders, task, remote, dial: None, met: None, up: None, told: None },
+            Conn {
+                orders,
+                task,
+                remote,
+                dial: None,
+                met: None,
+                up: None,
+                telling: Telling::default(),
+            },
         );
     }
 
@@ -530,6 +582,7 @@ impl<T: Transport> Mesh<T> {
     fn on_event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
+            Event::Reached(conn) => self.window.reached(conn),
             Event::Spoke(conn) => self.strangers.spoke(conn),
             Event::Hello(conn, met) => self.on_hello(conn, met, now),
             Event::Accepted(conn, number, holds) => {
@@ -553,6 +606,7 @@ impl<T: Transport> Mesh<T> {
     fn on_hello(&mut self, id: ConnId, met: Box<Met>, now: Instant) {
         // It has shown that it is one of us; what follows is bounded by the number of nodes.
         self.strangers.leave(id);
+        self.window.met(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let (node, known) = (met.node.clone(), met.known);
         if let Some((_, address)) = conn.dial {
@@ -594,14 +648,16 @@ impl<T: Transport> Mesh<T> {
         for subject in self.wanted.joined(&node) {
             self.notices.well(&subject);
         }
-        self.tell_at.get_or_insert(now + TELL_WITHIN);
+        self.tell_soon(now);
         self.known_changed(now);
     }
 
     fn on_peers(&mut self, id: ConnId, peers: Peers, now: Instant) {
+        self.counted(id, &peers, now);
+        let Some(list) = peers.peers else { return };
         let Some(met) = self.conns.get(&id).and_then(|conn| conn.met.as_ref()) else { return };
         let remote = met.remote;
-        let said = peers.peers.into_iter().filter_map(|entry| {
+        let said = list.into_iter().filter_map(|entry| {
             let node = Node {
                 name: entry.node.parse().ok()?,
                 incarnation: Incarnation(entry.incarnation),
@@ -610,11 +666,15 @@ impl<T: Transport> Mesh<T> {
         });
         let teller = met.node.name.clone();
         self.wanted.hearsay.told(&teller, said, now);
-        self.merge(now);
+        let peers = self.roster.up().count();
+        let within = if peers <= census::SMALL { HEAR_WITHIN } else { census::quiet(peers) / 5 };
+        self.hear_at.get_or_insert(now + within);
     }
 
     fn on_ended(&mut self, id: ConnId, ending: &Ending, now: Instant) {
         self.strangers.leave(id);
+        let slow = Problem::is_slow;
+        self.window.over(id, matches!(ending, Ending::Failed(problem) if slow(problem)), now);
         let Some(conn) = self.conns.remove(&id) else { return };
         let lasted = conn.up.map(|up| now.saturating_duration_since(up));
         let was_up = matches!(ending, Ending::Down { .. });
@@ -639,7 +699,7 @@ impl<T: Transport> Mesh<T> {
             self.context.hub.answer_mesh(token, MeshAnswer::True);
         }
         if was_up {
-            self.tell_at.get_or_insert(now + TELL_WITHIN);
+            self.tell_soon(now);
             self.merge(now);
         } else {
             self.known_changed(now);
@@ -776,6 +836,7 @@ impl<T: Transport> Mesh<T> {
         for id in rest {
             if let Some(conn) = self.conns.remove(&id) {
                 conn.task.abort();
+                self.window.over(id, false, now);
                 if let Some((target, address)) = conn.dial {
                     self.wanted.over(target, id, address, Outcome::Superfluous, now);
                 }

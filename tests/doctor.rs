@@ -2,6 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test waits for real processes, in real time")]
 
+#[path = "doctor/trust.rs"]
+mod trust;
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -52,7 +55,7 @@ impl Place {
     fn up(&self, name: &str, more: &[&str]) -> Node {
         let mut command = self.bare(env!("CARGO_BIN_EXE_pillion"));
         command.args(["up", "--name", name, "--listen", "127.0.0.1:0"]).args(more);
-        self.node(command, "default", name)
+        self.node(command, "default", name.split('@').next().expect("a base"))
     }
 
     fn node(&self, mut command: Command, mesh: &str, name: &str) -> Node {

@@ -29,6 +29,7 @@ mod role;
 mod round_trip;
 mod sample;
 mod send;
+mod slices;
 mod slow;
 mod subscriber;
 mod topics;
@@ -36,6 +37,7 @@ mod way;
 
 use std::cell::Cell;
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -89,6 +91,10 @@ pub(super) struct BenchArgs {
     /// How many subscriptions of others there are in `pubsub`, one cell for each number, the smallest first
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10_000, 100_000])]
     others: Vec<u32>,
+    /// Lets `crowd` find its nodes by this API server too. EndpointSlices called `pillion-bench-...` are made there, in the
+    /// namespace of the context, with kubectl, and deleted again
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// How many nodes `mesh` starts
     #[arg(long, value_name = "N", default_value_t = 16)]
     nodes: usize,
@@ -129,7 +135,7 @@ enum Part {
     Start,
     /// Until three nodes that start together see each other
     Join,
-    /// The same with up to a hundred nodes, and what each of them costs
+    /// The same with up to a hundred nodes, and what each of them costs; takes over 10 minutes, half of that with --rounds 1
     Crowd,
     /// From kill -9 or SIGSTOP to nodedown
     Failure,

@@ -266,7 +266,8 @@ impl Reader<'_> {
     // --- keys that mean more than their text ---
 
     fn name(&mut self) -> (WantedBase, String) {
-        let host = self.machine.host();
+        let pod = self.machine.pod();
+        let host = pod.as_ref().map_or_else(|| self.machine.host(), |pod| pod.host.clone());
         let default_host = host.clone();
         let parse = move |text: &str| {
             let (base, host) = text.split_once('@').unwrap_or((text, &default_host));
@@ -282,8 +283,13 @@ impl Reader<'_> {
             let base = WantedBase { text: name.base().to_owned(), explicit: true };
             return (base, name.host().to_owned());
         }
-        let base = self.machine.base();
-        let why = "the working directory; -2, -3 and so on when that is taken";
+        let (base, why) = match pod {
+            Some(pod) => (pod.app, "the app in this pod; -2, -3 and so on when that is taken"),
+            None => {
+                let why = "the working directory; -2, -3 and so on when that is taken";
+                (self.machine.base(), why)
+            }
+        };
         self.show_default(Key::Name, toml_text(&format!("{base}@{host}")), why);
         (WantedBase { text: base, explicit: false }, host)
     }

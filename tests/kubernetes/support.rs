@@ -224,8 +224,9 @@ impl<'a> Workload<'a> {
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "args": [
-                "up", "--name", format!("{}@$(POD_NAME).$(POD_NAMESPACE)", self.name), "--strategy", self.strategy,
-                "--cookie-file", "/cookie/cookie", "--dir", "/run/pillion/local", "--log-format", "json",
+                // Named by its pod: `<name>@<pod>.<namespace>`.
+                "up", "--strategy", self.strategy, "--cookie-file", "/cookie/cookie",
+                "--dir", "/run/pillion/local", "--log-format", "json",
             ],
             "env": env,
             "volumeMounts": mounts,

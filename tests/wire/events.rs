@@ -9,7 +9,8 @@ use pillion::router::{Limits, Router};
 use pillion::wire::event::split_frame;
 use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
 use pillion::wire::shown::{
-    AttemptShown, Diagnosis, Explained, PeerShown, SourceShown, StrategyShown, item,
+    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, PeerShown, SourceShown,
+    StrategyShown, item,
 };
 
 use super::golden::{self, Record, line};
@@ -198,6 +199,19 @@ fn reasons(told: &mut Told) {
         well_ms: Some(5_000),
         count: 1,
         sees: vec!["192.0.2.9:4470".to_owned()],
+        ignored: vec![IgnoredShown {
+            why: "malformed".to_owned(),
+            count: 2,
+            from: "192.0.2.66".to_owned(),
+            ago_ms: 700,
+        }],
+    };
+    let certificate = CertificateShown {
+        role: "node".to_owned(),
+        subject: "CN=hal".to_owned(),
+        file: Some("/etc/pillion/tls.crt".to_owned()),
+        not_before_ms: 1_795_000_000_000,
+        not_after_ms: 1_797_592_000_000,
     };
     let diagnosis = Diagnosis {
         node: "stock@hal".to_owned(),
@@ -209,6 +223,8 @@ fn reasons(told: &mut Told) {
         trust: "cookie".to_owned(),
         ids: vec!["0102030405060708".to_owned()],
         cookie_file: Some("/home/gus/.config/pillion/cookie".to_owned()),
+        certificates: vec![certificate],
+        trust_problem: Some("cannot read `/etc/pillion/tls.key`: permission denied".to_owned()),
         dir: "/tmp/pillion-501".to_owned(),
         socket: "/tmp/pillion-501/default/stock.sock".to_owned(),
         state_file: Some("/tmp/pillion-501/default/stock.peers".to_owned()),
