@@ -120,3 +120,30 @@ fn helm_finds_nothing_to_complain_of() {
         assert!(said.contains("0 chart(s) failed"), "{said}");
     }
 }
+
+#[test]
+fn charts_image_and_program_have_one_version() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    for (path, lines) in [
+        (
+            "helm/pillion/Chart.yaml",
+            vec![format!("appVersion: {version}"), format!("    version: {version}")],
+        ),
+        (
+            "helm/pillion-lib/Chart.yaml",
+            vec![format!("version: {version}"), format!("appVersion: {version}")],
+        ),
+        (
+            "helm/pillion-lib/templates/_names.tpl",
+            vec![format!("\"pillion.version\" -}}}}{version}{{{{- end }}}}")],
+        ),
+        ("helm/pillion-lib/example/Chart.yaml", vec![format!("    version: {version}")]),
+        ("Dockerfile", vec![format!("org.opencontainers.image.version=\"{version}\"")]),
+    ] {
+        let text = read(path);
+        for line in lines {
+            assert!(text.contains(&line), "{path} does not say {line}");
+        }
+    }
+}
