@@ -18,6 +18,7 @@ mod attempts;
 mod census;
 mod explain;
 mod hearsay;
+mod leaving;
 mod listen;
 mod notices;
 mod remembered;
@@ -30,7 +31,7 @@ mod telling;
 mod wanted;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,8 +40,8 @@ use pillion_strategies::Report;
 use pillion_strategies::interfaces::Own;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
 
 use self::attempts::{Attempt, Attempts, Subject};
 use self::census::Since;
@@ -84,8 +85,8 @@ const HEAR_WITHIN: Duration = Duration::from_millis(2);
 const KNOWN_WITHIN: Duration = Duration::from_millis(50);
 /// How often the mesh looks whether the keys were read again: who had another cookie may have ours now.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long the goodbyes may take.
-const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// How long a strategy may take for its first look before the node counts as ready without it.
+const LOOKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the mesh needs to know of this node.
 #[derive(Clone, Debug)]
@@ -231,6 +232,12 @@ struct Mesh<T: Transport> {
     hear_at: Option<Instant>,
     /// When to tell the hub who is known.
     known_at: Option<Instant>,
+    /// When the strategies have had long enough for their first look; none once all have looked, or it is over.
+    looked_by: Option<Instant>,
+    /// This node is about to leave: it neither dials nor takes anybody in.
+    draining: bool,
+    /// Connected nodes that are about to leave: when they are gone they are gone, whether they say goodbye or not.
+    leaving: BTreeSet<Node>,
     hasher: foldhash::fast::FixedState,
 }
 
@@ -299,6 +306,9 @@ impl<T: Transport> Mesh<T> {
             expire_at: None,
             hear_at: None,
             known_at: None,
+            looked_by: Some(now + LOOKED_WITHIN),
+            draining: false,
+            leaving: BTreeSet::new(),
             hasher: foldhash::fast::FixedState::default(),
         };
         listen::start(
@@ -315,6 +325,7 @@ impl<T: Transport> Mesh<T> {
         mesh.start_watchers(hub);
         // What is remembered is tried before any strategy has said a word.
         mesh.merge(now);
+        mesh.look_whether_looked(now);
         (mesh, Inputs { events, others, inbound })
     }
 
@@ -357,12 +368,16 @@ impl<T: Transport> Mesh<T> {
             self.wanted.expire(now);
             self.merge(now);
         }
+        if self.looked_by.is_some_and(|at| at <= now) {
+            self.look_whether_looked(now);
+        }
         if self.hear_at.is_some_and(|at| at <= now) {
             self.hear_at = None;
             self.merge(now);
         }
         let held = self.roster.held();
         let room = DIALS_MAX.saturating_sub(self.dials()).min(self.window.room(now));
+        let room = if self.draining { 0 } else { room };
         for round in self.wanted.due(&held, now, room) {
             self.dial_round(round);
         }
@@ -405,11 +420,12 @@ impl<T: Transport> Mesh<T> {
         let now = Instant::now();
         // With every place taken it is the end of a dial that wakes us, or that one leaves the window.
         let room_at = if self.window.room(now) > 0 { Some(now) } else { self.window.room_at(now) };
-        let dial = room_at.filter(|_| self.dials() < DIALS_MAX).and_then(|room| {
+        let dials = self.dials() < DIALS_MAX && !self.draining;
+        let dial = room_at.filter(|_| dials).and_then(|room| {
             let due = self.wanted.next_due(&self.roster.held(), now);
             due.map(|due| due.max(room))
         });
-        let told = self.tell_at.into_iter().chain(self.hear_at).min();
+        let told = self.tell_at.into_iter().chain(self.hear_at).chain(self.looked_by).min();
         let others = [self.expire_at, told, self.known_at, self.requests.next()];
         others.into_iter().flatten().chain(dial).fold(self.look_at, Instant::min)
     }
@@ -516,6 +532,7 @@ impl<T: Transport> Mesh<T> {
                 self.wanted.report(name, report, now);
                 self.merge(now);
                 self.label();
+                self.look_whether_looked(now);
             }
             Input::Request(request) => self.on_request(request, now),
             Input::Resolved(resolved) => {
@@ -533,6 +550,13 @@ impl<T: Transport> Mesh<T> {
 
     fn on_request(&mut self, request: MeshRequest, now: Instant) {
         match request {
+            MeshRequest::Connect { token, .. } if self.draining => {
+                let failed = MeshAnswer::Failed {
+                    code: "draining",
+                    message: "this node is about to leave: it dials nobody any more".to_owned(),
+                };
+                self.context.hub.answer_mesh(token, failed);
+            }
             MeshRequest::Connect { token, to } => {
                 let told = self.told();
                 match self.requests.connect(token, &to, &told, &mut self.wanted, now) {
@@ -564,6 +588,7 @@ impl<T: Transport> Mesh<T> {
                 self.part(&Node { name: node, incarnation }, now);
                 self.merge(now);
             }
+            MeshRequest::Drains { node } => self.on_drains(node, now),
             MeshRequest::Peers { token } => {
                 let shown = MeshAnswer::Shown(item(&self.peers(now)));
                 self.context.hub.answer_mesh(token, shown);
@@ -608,6 +633,10 @@ impl<T: Transport> Mesh<T> {
         self.strangers.leave(id);
         self.window.met(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        if self.draining {
+            let message = "this node is about to leave: join another one".to_owned();
+            return self.close(id, "leaving", Some(message), false);
+        }
         let (node, known) = (met.node.clone(), met.known);
         if let Some((_, address)) = conn.dial {
             self.wanted.learn(address, node.clone(), now);
@@ -737,8 +766,9 @@ impl<T: Transport> Mesh<T> {
             _ => info!(node = %node.name, incarnation = %node.incarnation, %reason, "left"),
         }
         self.wanted.hearsay.gone(&node.name, now);
+        let drained = self.leaving.remove(node);
         match goodbye.map(|goodbye| goodbye.reason.as_str()) {
-            Some("shutdown") => {
+            reason if drained || reason == Some("shutdown") => {
                 self.wanted.hearsay.goodbye(node, now);
                 self.wanted.remembered.left(&node.name);
             }
@@ -753,7 +783,16 @@ impl<T: Transport> Mesh<T> {
                 self.wanted.hearsay.lost(&self.context.me.name, node.clone(), addresses, now);
             }
         }
-        self.wanted.left(node, lasted, goodbye.is_some(), now);
+        self.wanted.left(node, lasted, drained || goodbye.is_some(), now);
+    }
+
+    /// Tells the hub once every strategy has reported, or has had long enough.
+    fn look_whether_looked(&mut self, now: Instant) {
+        let Some(by) = self.looked_by else { return };
+        if by <= now || self.wanted.sources.have_looked() {
+            self.looked_by = None;
+            self.context.hub.set_looked();
+        }
     }
 
     /// Keeps away from a node, also on connections that are under way.
@@ -842,45 +881,6 @@ impl<T: Transport> Mesh<T> {
                 }
             }
         }
-    }
-
-    /// Stop listening and dialling; say goodbye; wait for the goodbyes to be out; drop the rest.
-    async fn leave(mut self, mut inputs: Inputs<T::Stream>) {
-        for service in self.services.drain(..) {
-            service.abort();
-        }
-        for (token, answer) in self.requests.give_up() {
-            self.context.hub.answer_mesh(token, answer);
-        }
-        let strangers: Vec<ConnId> =
-            self.conns.iter().filter(|(_, c)| c.met.is_none()).map(|(id, _)| *id).collect();
-        for id in strangers {
-            if let Some(conn) = self.conns.remove(&id) {
-                conn.task.abort();
-            }
-        }
-        for (id, conn) in &self.conns {
-            // Its task says `leaving` where the connection was not up yet.
-            let code = if conn.up.is_some() { "shutdown" } else { "leaving" };
-            self.close(*id, code, Some("this node stops".to_owned()), true);
-        }
-        let deadline = Instant::now() + LEAVE_WITHIN;
-        let goodbyes = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(_) = inputs.events.recv() => {}
-                    joined = self.tasks.join_next() => match joined {
-                        Some(joined) => loud(joined),
-                        None => break,
-                    }
-                }
-            }
-        };
-        if timeout_at(deadline, goodbyes).await.is_err() {
-            debug!("some peers did not take our goodbye in time");
-        }
-        self.tasks.shutdown().await;
     }
 }
 

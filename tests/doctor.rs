@@ -425,8 +425,11 @@ fn a_node_is_ready_once_enough_peers_were_there() {
         place.run(&arguments).json()["nodes"][0]["ready"].clone()
     };
     assert_eq!(ready(&a), false);
+    place.run(&["doctor", "--socket", a.socket()]).has(&["not ready: "]);
     let b = place.up("b", &["--strategy", "local"]);
     a.says("joined");
+    // It may still be looking for others itself.
+    place.run(&["ready", "--wait", "60s", "--socket", b.socket()]).has(&["is ready"]);
     assert_eq!((ready(&a), ready(&b)), (true.into(), true.into()));
     drop(b);
     a.says("left");

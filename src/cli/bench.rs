@@ -26,6 +26,7 @@ mod relay;
 mod report;
 mod responder;
 mod role;
+mod rolling;
 mod round_trip;
 mod sample;
 mod send;
@@ -141,6 +142,8 @@ enum Part {
     Failure,
     /// Memory and processor of daemons that do nothing
     Idle,
+    /// Calls that are lost while ten nodes are restarted one after the other, and from exec to ready
+    Rolling,
 }
 
 /// Measures, prints, and judges when asked to.
@@ -206,7 +209,7 @@ impl BenchArgs {
             * (sizes * (wants(Part::Send) + wants(Part::Roundtrip)) + 2 * wants(Part::Call));
         if !self.floor {
             cells += wants(Part::Start) + 2 * wants(Part::Idle) + 3 * rounds * wants(Part::Join);
-            cells += 3 * wants(Part::Failure) + 4 * wants(Part::Many);
+            cells += 3 * wants(Part::Failure) + 4 * wants(Part::Many) + wants(Part::Rolling);
             cells += 3 * (2 * rounds.min(3) + 2) * wants(Part::Crowd);
         }
         cells
@@ -244,6 +247,7 @@ impl<'a> Bench<'a> {
             bench.join();
             bench.crowds();
             bench.failure();
+            bench.rolling();
             bench.many();
         }
         bench.messages()?;

@@ -107,6 +107,7 @@ impl Reader<'_> {
         let socket_mode = self.or_default(Key::SocketMode, value::parse_mode, SOCKET_MODE, |m| {
             toml_text(&format!("{m:04o}"))
         });
+        let operator_socket = self.operator_socket(socket_mode);
         let strategies = self.strategies();
         let min_peers = self.or_default(
             Key::MinPeers,
@@ -162,6 +163,7 @@ impl Reader<'_> {
             dir,
             socket,
             socket_mode,
+            operator_socket,
             strategies,
             min_peers,
             remember: remember.unwrap_or_default(),
@@ -313,6 +315,28 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    /// Beside the app socket where that is open to others; elsewhere where it is to be out of the apps' sight, such as on
+    /// another volume of a pod.
+    fn operator_socket(&mut self, socket_mode: u32) -> Option<PathBuf> {
+        let path = self.path(Key::OperatorSocket);
+        let Some(path) = path else {
+            let why = if socket_mode & 0o777 == SOCKET_MODE {
+                "none: the app socket is for operators"
+            } else {
+                "NAME.operator.sock beside the app socket"
+            };
+            self.show_default(Key::OperatorSocket, "\"\"", why);
+            return None;
+        };
+        if let Err(words) = LocalDir::check_socket_path(&path)
+            && let Some(item) =
+                self.typed.items.get(&Key::OperatorSocket).and_then(|items| items.first()).cloned()
+        {
+            self.problem(&item, Key::OperatorSocket, words);
+        }
+        Some(path)
     }
 
     fn sync_nodes(&mut self, host: &str) -> SyncNodes {

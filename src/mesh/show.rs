@@ -370,7 +370,8 @@ impl<T: Transport> Mesh<T> {
             known,
             skews_ms: skews.collect(),
             min_peers: self.facts.min_peers,
-            ready: self.context.hub.is_ready(),
+            ready: self.context.hub.readiness().ready().is_ok(),
+            unready: self.context.hub.readiness().ready().err().map(|unready| unready.to_string()),
         }
     }
 }

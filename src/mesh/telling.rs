@@ -67,12 +67,14 @@ impl<T: Transport> Mesh<T> {
         self.tell(&ups, &ups, now);
     }
 
-    /// This node and whom it is connected to, hidden ones apart.
+    /// This node and whom it is connected to, apart from those that are hidden or about to leave.
     fn census(&self, ups: &[ConnId]) -> Census {
         let mut census = Census::default();
-        census.add(&self.context.me);
+        if !self.draining {
+            census.add(&self.context.me);
+        }
         let mets = ups.iter().filter_map(|id| self.conns.get(id)?.met.as_deref());
-        for met in mets.filter(|met| !met.hidden) {
+        for met in mets.filter(|met| !met.hidden && !self.leaving.contains(&met.node)) {
             census.add(&met.node);
         }
         census
@@ -140,6 +142,7 @@ impl<T: Transport> Mesh<T> {
             .iter()
             .filter_map(|id| self.conns.get(id)?.met.as_deref())
             .filter(|met| !met.hidden && met.node != listener.node)
+            .filter(|met| !self.leaving.contains(&met.node))
             .collect();
         let after = others.partition_point(|met| met.node < listener.node);
         others.rotate_left(after);
@@ -170,6 +173,11 @@ impl<T: Transport> Mesh<T> {
         }
         let words = problem.to_string();
         self.note_failure(conn, problem, &words, now);
+        if let (Problem::Refused(refusal), Some(met)) = (problem, &conn.met)
+            && refusal.code == "leaving"
+        {
+            self.wanted.hearsay.goodbye(&met.node, now);
+        }
         let who = conn
             .met
             .as_ref()

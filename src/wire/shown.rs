@@ -199,8 +199,11 @@ pub struct Diagnosis {
     pub skews_ms: BTreeMap<String, i64>,
     /// How many peers make it ready, and whether it is.
     pub min_peers: u64,
-    /// It is, or has been.
+    /// It is ready for work.
     pub ready: bool,
+    /// Why it is not, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unready: Option<String>,
 }
 
 /// It as one item of CBOR.

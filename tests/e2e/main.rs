@@ -28,6 +28,7 @@ mod http_manual;
 #[cfg(target_os = "linux")]
 #[path = "../../strategies/tests/lan/mod.rs"]
 mod lan;
+mod leaving;
 mod links;
 mod mailboxes;
 mod mesh;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pillion::dialect::json::{json_to_cbor, line_to_frame};
+use pillion::router::Limits;
 use pillion::router::hosting::{Exit, HostRequest};
 use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
-use pillion::router::{Limits, Router};
 use pillion::wire::event::split_frame;
 use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
 use pillion::wire::shown::{
@@ -63,8 +63,8 @@ fn sessions(told: &mut Told) {
     told.all(&["welcome", "ok, of hello and of all that has nothing to tell"], &heard);
     told.add("ok, of self", &paper.answer(app, r#"{"op":"self","id":2}"#));
     told.add("ok, with a text for an id", &paper.answer(app, r#"{"op":"self","id":"who am I"}"#));
-    Router::on_draining([app].into_iter(), &mut paper.out);
-    told.all(&["draining"], &paper.heard(app));
+
+    leaving(told);
 
     let send = r#"{"op":"send","to":"nobody","body":1}"#;
     told.all(&["failed"], &paper.say(app, send));
@@ -79,7 +79,7 @@ fn sessions(told: &mut Told) {
     }
     paper.router.on_session_closed(paper.now, app, &mut paper.out);
     let again = paper.open(true);
-    let resume = r#"{"op":"hello","id":1,"resume":{"session":1,"secret":"00000000000000000000000000000001","seen":7}}"#;
+    let resume = r#"{"op":"hello","id":1,"resume":{"session":1,"secret":"00000000000000000000000000000001","seen":6}}"#;
     assert!(paper.say(again, resume).is_empty());
     let heard = paper.heard(app);
     told.all(&["welcome, after a resume", "ok, of a resume", "gap, of a resume"], &heard);
@@ -239,10 +239,21 @@ fn reasons(told: &mut Told) {
         skews_ms: [("store@io".to_owned(), -14)].into(),
         min_peers: 0,
         ready: true,
+        unready: None,
     };
     assert!(paper.say(app, r#"{"op":"doctor","id":48}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
     told.all(&["ok, of doctor"], &paper.heard(app));
+}
+
+fn leaving(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    assert!(paper.say(other, r#"{"op":"drain"}"#).len() == 1);
+    told.all(&["draining"], &paper.heard(app));
+    told.add("ok, of drain", &paper.answer(other, r#"{"op":"drain","id":50}"#));
+    let register = r#"{"op":"register","id":22,"name":"stock","scope":"global"}"#;
+    told.add("error, draining", &paper.answer(app, register));
 }
 
 fn messages(told: &mut Told) {
@@ -417,11 +428,20 @@ fn topics(told: &mut Told) {
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
-    let me = SelfSeen { addresses: vec!["192.0.2.1:4470".to_owned()], ..SelfSeen::default() };
+    let me = SelfSeen {
+        addresses: vec!["192.0.2.1:4470".to_owned()],
+        min_peers: 1,
+        ..SelfSeen::default()
+    };
     paper.router.on_self(me, &mut paper.out);
+    paper.router.on_bound();
+    paper.router.on_looked();
+    let ready = r#"{"op":"ready","id":49}"#;
+    told.add("ok, of ready where it is not", &paper.answer(app, ready));
     paper.say(app, r#"{"op":"monitor_nodes","on":true}"#);
     paper.meet("store@io");
     told.all(&["nodeup"], &paper.heard(app));
+    told.add("ok, of ready", &paper.answer(app, ready));
     paper.router.on_known(vec![KnownNode {
         name: Some("till@europa".parse().expect("a name")),
         incarnation: None,

@@ -319,6 +319,10 @@ fn of_the_router() -> Vec<Record> {
         let frame = frames.iter().find(|frame| frame[4] == kind as u8);
         records.push(record(title, frame.expect("the end is told")));
     }
+    let operator = a.open(true);
+    a.say(operator, r#"{"op":"drain"}"#);
+    let frames = carry(&mut a, &mut b);
+    records.push(record("state, of a node that drains", frames.last().expect("it is told")));
     records
 }
 

@@ -179,6 +179,18 @@ impl Daemon {
         self.process.signal(signal);
     }
 
+    /// Waits for the end that a signal brings.
+    ///
+    /// # Errors
+    /// When it does not end well, or not in time.
+    pub(super) fn ended(mut self, within: Duration) -> Result<(), Trouble> {
+        let status = self.process.ended(within)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Trouble::Unexpected(format!("a daemon ended with {status}")))
+    }
+
     /// Connects as soon as the socket takes connections.
     ///
     /// # Errors
@@ -236,6 +248,60 @@ impl Control {
             control.up.insert(entry["node"].as_str().unwrap_or_default().to_owned());
         }
         Ok(control)
+    }
+
+    /// Waits until a daemon that was just started is ready for work, and says when it was.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub(super) fn ready(stream: UnixStream, within: Duration) -> Result<Instant, Trouble> {
+        let lines = BufReader::new(stream);
+        let mut control =
+            Self { lines, line: String::new(), node: String::new(), up: BTreeSet::new(), id: 0 };
+        let wait = u64::try_from(within.as_millis() / 2).unwrap_or(0);
+        let answer = control.ask(&json!({"op": "ready", "wait_ms": wait}))?;
+        if answer["ready"] == true {
+            return Ok(Instant::now());
+        }
+        Err(Trouble::Unexpected(format!("a daemon is not ready: {}", answer["message"])))
+    }
+
+    /// Drains it, and waits until no app and no call is left.
+    ///
+    /// # Errors
+    /// When something is left after that time.
+    pub(super) fn drained(&mut self, within: Duration) -> Result<(), Trouble> {
+        let wait = u64::try_from(within.as_millis() / 2).unwrap_or(0);
+        let left = self.ask(&json!({"op": "drain", "wait_ms": wait}))?;
+        if left["sessions"] == 0 && left["calls"] == 0 {
+            return Ok(());
+        }
+        Err(Trouble::Unexpected(format!("a drained daemon has left {left}")))
+    }
+
+    /// Waits until so many nodes serve a module.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub(super) fn served(
+        &mut self,
+        module: &str,
+        nodes: usize,
+        within: Duration,
+    ) -> Result<(), Trouble> {
+        let deadline = Instant::now() + within;
+        loop {
+            let answer = self.ask(&json!({"op": "modules"}))?;
+            let modules = answer["modules"].as_array().into_iter().flatten();
+            let served = modules.filter(|entry| entry["module"] == module);
+            if served.filter_map(|entry| entry["served"].as_array()).any(|s| s.len() >= nodes) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Trouble::Late("a module on every node", within));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The daemon's name, `base@host`.

@@ -279,11 +279,11 @@ pub(super) fn peers(diagnosis: &Json, findings: &mut Vec<Finding>) {
         peer["node"].as_str().map_or_else(address, str::to_owned)
     };
     let Some(first) = in_vain.first() else {
-        let (min_peers, ready) = (count("min_peers"), diagnosis["ready"] == true);
-        return findings.push(if ready {
+        return findings.push(if diagnosis["ready"] == true {
             Finding::ok("peers", found)
         } else {
-            let found = format!("{found}; not ready: it waits for {min_peers} (--min-peers)");
+            let why = diagnosis["unready"].as_str().unwrap_or("it does not say why");
+            let found = format!("{found}; not ready: {why}");
             Finding::warning("peers", found, "`pillion peers` shows who is known, `pillion explain NODE` why one is not connected")
         });
     };
