@@ -132,6 +132,45 @@ pub(crate) struct Injector {
     pub features: watch::Receiver<Option<patch::Features>>,
 }
 
+#[cfg(test)]
+impl Injector {
+    /// One that nobody runs, for an API server that does not exist, with this template and an authority of its own.
+    pub(crate) fn alone(template: Template) -> Self {
+        let at = SocketAddr::from(([127, 0, 0, 1], 0));
+        let text = |text: &str| text.to_owned();
+        let settings = Settings {
+            namespace: text("pillion"),
+            template: PathBuf::new(),
+            listen: at,
+            health: at,
+            mesh: text("default"),
+            ca_secret: text("pillion-ca"),
+            tls_secret: text("pillion-webhook-tls"),
+            lease: text("pillion-injector"),
+            webhook: text("pillion"),
+            service: text("pillion-injector"),
+            hosts: Vec::new(),
+            times: Times::default(),
+            tls_lifetime: Duration::from_secs(3600),
+            grace: Duration::ZERO,
+        };
+        let config = Config::new("http://127.0.0.1:1".parse().expect("a URL"));
+        let client = Client::try_from(config).expect("a client");
+        let authority = Authority::new("test").expect("an authority");
+        Self {
+            settings: Arc::new(settings),
+            client: client.clone(),
+            authority: watch::channel(Some(Arc::new(authority))).1,
+            leading: watch::channel(true).1,
+            health: Arc::new(Health::new()),
+            room: server::room(),
+            events: events::channel(client).0,
+            template: Arc::new(template),
+            features: watch::channel(Some(patch::Features { native: true, sleep: true })).1,
+        }
+    }
+}
+
 /// Runs the injector until it is asked to stop and has finished what was under way.
 ///
 /// # Errors

@@ -177,10 +177,9 @@ impl Annotations {
     fn settle(&mut self, warnings: &mut Vec<String>) {
         fn lifts(
             request: &mut Option<Quantity>,
-            limit: &Option<Quantity>,
+            limit: Option<&Quantity>,
         ) -> Option<(String, String)> {
-            let above =
-                request.as_ref().zip(limit.as_ref()).filter(|(request, limit)| request > limit);
+            let above = request.as_ref().zip(limit).filter(|(request, limit)| request > limit);
             let said = above
                 .map(|(request, limit)| (request.as_str().to_owned(), limit.as_str().to_owned()));
             if said.is_some() {
@@ -189,8 +188,8 @@ impl Annotations {
             said
         }
         for (name, said) in [
-            ("cpu", lifts(&mut self.cpu_request, &self.cpu_limit)),
-            ("memory", lifts(&mut self.memory_request, &self.memory_limit)),
+            ("cpu", lifts(&mut self.cpu_request, self.cpu_limit.as_ref())),
+            ("memory", lifts(&mut self.memory_request, self.memory_limit.as_ref())),
         ] {
             if let Some((request, limit)) = said {
                 let words = format!(

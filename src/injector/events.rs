@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{ANSWER, chain};
 use crate::shutdown::Shutdown;
+use crate::tls::cookie::hex;
 
 /// Most events that wait to be told.
 const WAITING_MAX: usize = 256;
@@ -89,7 +90,7 @@ fn event(warning: &Warning, now: Timestamp) -> Event {
     let name = about.name.clone().unwrap_or_default();
     let said = [about.uid.as_deref().unwrap_or_default(), reason, note].join("\n");
     let hash = digest(&SHA256, said.as_bytes());
-    let hash: String = hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&hash.as_ref()[..8]);
     let mut end = note.len().min(NOTE_BYTES_MAX);
     while !note.is_char_boundary(end) {
         end -= 1;

@@ -135,7 +135,7 @@ impl Health {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
-    /// What is counted, as OpenMetrics text.
+    /// What is counted, as `OpenMetrics` text.
     pub(crate) fn metrics(&self) -> String {
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::annotations::{APP, Annotations, INJECT, INJECTED, MESH, PREFIX, STATUS, short};
 use super::sidecar;
 use super::template::Template;
+use crate::tls::cookie::hex;
 
 /// Init containers of meshes of networks: before they have run, or beside them, nothing is reached.
 const NETWORK: [&str; 7] = [
@@ -193,7 +194,9 @@ pub(crate) fn decide(pod: &Value, sidecar: &Sidecar<'_>) -> Result<Outcome, Stri
         annotations.insert(DEFAULT_CONTAINER, called(first).to_owned());
     }
     patch.texts("annotations", pod.metadata.get("annotations"), &annotations);
-    warnings.iter_mut().for_each(|warning| *warning = short(warning));
+    for warning in &mut warnings {
+        *warning = short(warning);
+    }
     Ok(Outcome { result: Decision::Injected, patch: patch.operations, warnings })
 }
 
@@ -202,7 +205,7 @@ fn hash(container: &Value, template: &Template) -> String {
     let said = json!([container, template.volumes, template.app.env, template.app.volume_mounts])
         .to_string();
     let hash = digest(&SHA256, said.as_bytes());
-    hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.as_ref()[..8])
 }
 
 // ===== the pod =====
@@ -514,7 +517,9 @@ impl Patching {
         }
         if there.is_some_and(Value::is_array) {
             let path = [path, &["-"]].concat();
-            new.into_iter().for_each(|value| self.add(&path, value));
+            for value in new {
+                self.add(&path, value);
+            }
         } else {
             self.add(path, Value::Array(new));
         }
@@ -543,4 +548,4 @@ impl Patching {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -310,3 +310,6 @@ async fn requests(
     }
     asked.into_inner()
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,6 +122,20 @@ fn pem(bundle: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(bundle).filter_map(Result::ok).collect()
 }
 
+/// An object of the API server's, as far as it is known.
+#[derive(Clone)]
+enum Seen<T> {
+    NotYet,
+    Absent,
+    There(T),
+}
+
+impl<T> From<Option<T>> for Seen<T> {
+    fn from(found: Option<T>) -> Self {
+        found.map_or(Self::Absent, Self::There)
+    }
+}
+
 /// What the keeper knows.
 struct Keeper {
     injector: Injector,
@@ -131,8 +145,8 @@ struct Keeper {
     /// What the certificate has to be good for.
     names: Vec<String>,
     /// As it was last seen; nothing until then.
-    secret: Option<Option<Secret>>,
-    webhook: Option<Option<MutatingWebhookConfiguration>>,
+    secret: Seen<Secret>,
+    webhook: Seen<MutatingWebhookConfiguration>,
     leaf: Option<Leaf>,
     /// Somebody else wrote the configuration first: what they wrote is looked at again soon.
     outrun: bool,
@@ -157,8 +171,8 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
         secrets,
         webhooks,
         names,
-        secret: None,
-        webhook: None,
+        secret: Seen::NotYet,
+        webhook: Seen::NotYet,
         leaf: None,
         outrun: false,
         exact: true,
@@ -170,7 +184,7 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
             () = shutdown.asked() => return,
             Ok(()) = authority.changed() => keeper.exact = true,
             Some(found) = secret_is.next() => match found {
-                Ok(secret) => keeper.secret = Some(secret),
+                Ok(secret) => keeper.secret = secret.into(),
                 Err(error) => {
                     let name = &settings.tls_secret;
                     keeper.injector.health.unwell("certificate", format!("the Secret {name} cannot be read: {}", chain(&error)));
@@ -178,7 +192,7 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
                 }
             },
             Some(found) = webhook_is.next() => match found {
-                Ok(webhook) => keeper.webhook = Some(webhook),
+                Ok(webhook) => keeper.webhook = webhook.into(),
                 Err(error) => {
                     let name = &settings.webhook;
                     let said = format!("the MutatingWebhookConfiguration {name} cannot be read: {}", chain(&error));
@@ -220,7 +234,11 @@ impl Keeper {
     async fn settle_certificate(&mut self, now: Duration) -> Result<bool, String> {
         let settings = Arc::clone(&self.injector.settings);
         let name = &settings.tls_secret;
-        let Some(secret) = self.secret.clone() else { return Ok(false) };
+        let secret = match self.secret.clone() {
+            Seen::NotYet => return Ok(false),
+            Seen::Absent => None,
+            Seen::There(secret) => Some(secret),
+        };
         let texts = (store::text(secret.as_ref(), CERTIFICATE), store::text(secret.as_ref(), KEY));
         let read = match texts {
             (Some(chain), Some(key)) => Leaf::read(chain, key),
@@ -270,13 +288,13 @@ impl Keeper {
     async fn settle_webhook(&mut self, now: Duration) -> Result<bool, String> {
         let name = &self.injector.settings.webhook;
         let found = match &self.webhook {
-            None => return Ok(false),
-            Some(None) => {
+            Seen::NotYet => return Ok(false),
+            Seen::Absent => {
                 return Err(format!(
                     "there is no MutatingWebhookConfiguration {name}: is the chart installed?"
                 ));
             }
-            Some(Some(found)) => found,
+            Seen::There(found) => found,
         };
         let hooks = found.webhooks.as_deref().unwrap_or_default();
         if hooks.is_empty() {
@@ -381,7 +399,7 @@ mod tests {
             "another name"
         );
         assert!(leaf.believed(ours.anchors(), &good, now + 2 * HOUR).is_err(), "expired");
-        assert!(leaf.believed(ours.anchors(), &good, now - HOUR).is_err(), "not yet");
+        assert!(leaf.believed(ours.anchors(), &good, now.saturating_sub(HOUR)).is_err(), "not yet");
         assert!(leaf.believed(&[], &good, now).is_err(), "nobody");
     }
 
@@ -389,8 +407,8 @@ mod tests {
     fn a_certificate_is_due_two_thirds_through_its_life() {
         let authority = Authority::new("a").expect("one");
         let leaf = leaf(&authority, &["a.b.svc"], 90 * 24 * HOUR);
-        let life = leaf.until - leaf.from;
-        assert_eq!(leaf.due() - leaf.from, life * 2 / 3);
+        let life = leaf.until.saturating_sub(leaf.from);
+        assert_eq!(leaf.due().saturating_sub(leaf.from), life * 2 / 3);
         assert!(leaf.from < since_1970(), "clocks differ");
     }
 

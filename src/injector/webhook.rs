@@ -4,13 +4,14 @@
 //! the pod, since pods are mostly made by machines.
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -41,7 +42,7 @@ pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -
         Err(error) => return unreadable(&injector, &error),
     };
     match review(&injector, &request) {
-        Ok(response) => axum_json(&response.into_review()),
+        Ok(response) => answer(response),
         Err(why) => unreadable(&injector, &why),
     }
 }
@@ -52,11 +53,19 @@ fn unreadable(injector: &Injector, why: &str) -> Response {
     (StatusCode::BAD_REQUEST, said.chars().take(500).collect::<String>()).into_response()
 }
 
-fn axum_json(review: &AdmissionReview<DynamicObject>) -> Response {
-    match serde_json::to_vec(review) {
-        Ok(json) => {
-            ([(axum::http::header::CONTENT_TYPE, "application/json")], json).into_response()
+/// The answer, with the patch as base64, as the API says it; `kube` would write a list of numbers, four times as long.
+fn answer(mut response: AdmissionResponse) -> Response {
+    use base64::Engine as _;
+    let patch = response.patch.take();
+    let json = serde_json::to_value(response.into_review()).and_then(|mut review| {
+        if let Some(patch) = patch {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(patch);
+            review["response"]["patch"] = Value::String(encoded);
         }
+        serde_json::to_vec(&review)
+    });
+    match json {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -145,7 +154,7 @@ pub(crate) async fn ask_features(
                 return;
             }
             Ok(Err(error)) => {
-                tracing::warn!("the API server does not say its version: {}", chain(&error))
+                tracing::warn!("the API server does not say its version: {}", chain(&error));
             }
             Err(_) => tracing::warn!("the API server does not say its version in time"),
         }

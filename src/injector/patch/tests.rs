@@ -12,7 +12,7 @@ const ANCHORS: &str = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE--
 const NEWEST: Features = Features { native: true, sleep: true };
 
 /// What the chart renders, in short.
-fn template() -> Template {
+pub(in crate::injector) fn template() -> Template {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let template = json!({
         "container": {
@@ -312,7 +312,7 @@ fn what_will_not_go_as_expected_is_told_with_the_sidecar_in_place() {
             json!({}),
             spec(&|s: &mut Value| {
                 s["containers"][0]["volumeMounts"] =
-                    json!([{"name": "x", "mountPath": "/run/pillion"}])
+                    json!([{"name": "x", "mountPath": "/run/pillion"}]);
             }),
             NEWEST,
             "something of its own at /run/pillion",
