@@ -166,7 +166,7 @@ async fn an_authority_is_replaced_while_two_nodes_stay_connected_all_the_time() 
     a.joined(&[&b, &c]).await;
     // One that is started again with the anchor of its pod's beginning has learnt the new one.
     let token = world.token("web-1", "pillion.dev").await;
-    let again = b.again(&world, &before, &token).await;
+    let again = b.again(&world, &before, &token);
     again.joined(&[&a, &c]).await;
 }
 

@@ -544,7 +544,7 @@ impl Node {
     }
 
     /// Killed and started again in its place, with the anchor that its pod was made with.
-    pub async fn again(mut self, world: &World, first: &str, token: &str) -> Self {
+    pub fn again(mut self, world: &World, first: &str, token: &str) -> Self {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let (base, _) = self.name.split_once('@').expect("a name");

@@ -215,8 +215,7 @@ fn who_ends_stays_until_it_is_gone_and_who_has_ended_or_has_no_address_is_nobody
 #[test]
 fn another_mesh_gets_a_service_that_goes_when_nobody_is_in_it() {
     let mut world = World::new(2);
-    let labels = |mesh: &str| Some(BTreeMap::from([(MESH.to_owned(), mesh.to_owned())]));
-    world.pods[1].metadata.labels = labels("staging");
+    world.pods[1].metadata.labels = Some(BTreeMap::from([(MESH.to_owned(), "staging".to_owned())]));
     world.settle();
     assert_eq!(world.services.len(), 2);
     let made = serde_json::to_value(&world.services[1]).expect("JSON");
