@@ -51,6 +51,8 @@ pub enum Key {
     Profile,
     /// How long a shutdown waits for the apps.
     Grace,
+    /// Where probes and metrics are served.
+    Health,
     /// Largest body.
     BodyMax,
     /// Most entries of one mailbox.
@@ -95,7 +97,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -118,6 +120,7 @@ impl Key {
         Self::TlsKey,
         Self::Profile,
         Self::Grace,
+        Self::Health,
         Self::BodyMax,
         Self::MailboxEntries,
         Self::MailboxBytes,
@@ -160,6 +163,7 @@ impl Key {
             Self::TlsKey => "tls-key",
             Self::Profile => "profile",
             Self::Grace => "grace",
+            Self::Health => "health",
             Self::BodyMax => "body-max",
             Self::MailboxEntries => "mailbox-entries",
             Self::MailboxBytes => "mailbox-bytes",
@@ -221,6 +225,7 @@ impl Key {
             | Self::TlsKey
             | Self::Profile
             | Self::Grace
+            | Self::Health
             | Self::SendTimeout
             | Self::Remote
             | Self::SyncNodesTimeout

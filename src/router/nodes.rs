@@ -635,7 +635,7 @@ fn put_texts<'a>(items: &mut Vec<u8>, key: &str, texts: impl ExactSizeIterator<I
 }
 
 fn put_lost(items: &mut Vec<u8>, counters: Counters) {
-    let Counters { shed, congested, too_large, no_member } = counters;
+    let Counters { shed, congested, too_large, no_member, .. } = counters;
     let lost = [
         ("overflow", shed),
         ("congested", congested),

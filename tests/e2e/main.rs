@@ -21,6 +21,7 @@ mod executed;
 mod factories;
 #[cfg(target_os = "linux")]
 mod finding;
+mod health;
 mod hosting;
 mod http;
 mod http_client;
