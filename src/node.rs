@@ -438,7 +438,8 @@ fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeE
 }
 
 /// A task that is still to get its node.
-type Health = Box<dyn FnOnce(Arc<Hub>, shutdown::Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
+type Health =
+    Box<dyn FnOnce(Arc<Hub>, shutdown::Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// Binds the port for probes and metrics, where one was asked for.
 #[cfg(feature = "admin")]

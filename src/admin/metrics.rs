@@ -135,7 +135,11 @@ impl Sample {
             .encode_info(&who)?;
         let Observed { tally, readiness, .. } = &self.observed;
         let ready = usize::from(readiness.ready().is_ok());
-        families.gauge("pillion_ready", "Whether it is ready for work, as `/readyz` says.", ready)?;
+        families.gauge(
+            "pillion_ready",
+            "Whether it is ready for work, as `/readyz` says.",
+            ready,
+        )?;
         let draining = usize::from(tally.draining);
         families.gauge("pillion_draining", "Whether it is about to leave.", draining)
     }
@@ -148,7 +152,11 @@ impl Sample {
             "state",
             [("connected", tally.connected), ("known", tally.known)],
         )?;
-        families.counter("pillion_dials", "Addresses of other nodes that were dialled.", notes.dials)?;
+        families.counter(
+            "pillion_dials",
+            "Addresses of other nodes that were dialled.",
+            notes.dials,
+        )?;
         let help = "Connections to other nodes, by who dialled and by what came of it: `joined`, or why not. `stranger` is a TLS handshake that failed.";
         let mut family = families.0.encode_descriptor(
             "pillion_peer_connections",
@@ -240,7 +248,11 @@ impl Sample {
             [("in", self.observed.app_bytes_in), ("out", self.observed.app_bytes_out)],
         )?;
         families.gauge("pillion_processes", "Processes of this node.", tally.processes)?;
-        families.counter("pillion_processes_died", "Processes that have died.", tally.counters.died)?;
+        families.counter(
+            "pillion_processes_died",
+            "Processes that have died.",
+            tally.counters.died,
+        )?;
         families.gauge("pillion_names", "Local names.", tally.names)?;
         families.gauge("pillion_global_names", "Global names, of any node.", tally.global_names)?;
         families.gauge("pillion_groups", "Groups, with members on any node.", tally.groups)?;
@@ -309,7 +321,11 @@ impl Sample {
 
     fn calls(&self, families: &mut Families<'_>) -> Result {
         let Observed { tally, .. } = &self.observed;
-        families.gauge("pillion_calls_open", "Calls of apps here that have not ended.", tally.calls)?;
+        families.gauge(
+            "pillion_calls_open",
+            "Calls of apps here that have not ended.",
+            tally.calls,
+        )?;
         families.gauge(
             "pillion_calls_served_open",
             "Calls to processes here that have not ended.",
@@ -348,7 +364,11 @@ impl Sample {
             "Bytes of memory that it has in use.",
             float(self.process.resident),
         )?;
-        families.gauge_f64("process_open_fds", "Files that it has open.", float(self.process.files))?;
+        families.gauge_f64(
+            "process_open_fds",
+            "Files that it has open.",
+            float(self.process.files),
+        )?;
         families.gauge_f64("process_max_fds", "Most of those.", float(self.process.files_max))?;
         let began = seconds(Duration::from_millis(self.node.incarnation.0 >> 20));
         families.gauge_f64("process_start_time_seconds", "When it started.", Some(began))

@@ -47,7 +47,9 @@ fn families(text: &str) -> Vec<(String, String, String, BTreeSet<String>)> {
             let (name, kind) = rest.split_once(' ').expect("a name and a kind");
             let help = std::mem::take(&mut help);
             families.push((name.to_owned(), kind.to_owned(), help, BTreeSet::new()));
-        } else if let (Some((_, labels)), Some(family)) = (line.split_once('{'), families.last_mut()) {
+        } else if let (Some((_, labels)), Some(family)) =
+            (line.split_once('{'), families.last_mut())
+        {
             let labels = labels.split_once('}').expect("labels end").0;
             let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0));
             family.3.extend(names.filter(|name| *name != "le").map(str::to_owned));
@@ -63,7 +65,8 @@ fn root(path: &str) -> std::path::PathBuf {
 #[tokio::test(start_paused = true)]
 async fn the_page_of_metrics_lists_every_metric_as_it_is() {
     let text = super::text::classic(&metrics::encode(sample().await));
-    let mut table = String::from("| metric | kind | labels | what it is |\n| --- | --- | --- | --- |\n");
+    let mut table =
+        String::from("| metric | kind | labels | what it is |\n| --- | --- | --- | --- |\n");
     for (name, kind, help, labels) in families(&text) {
         let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
         let _ = writeln!(table, "| `{name}` | {kind} | {} | {help} |", labels.join(", "));
@@ -116,7 +119,8 @@ async fn every_alert_and_every_panel_asks_for_metrics_that_exist() {
             there.insert(name);
         }
     }
-    let dashboard = fs::read_to_string(root("helm/pillion/files/dashboard.json")).expect("it is there");
+    let dashboard =
+        fs::read_to_string(root("helm/pillion/files/dashboard.json")).expect("it is there");
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
     let mut asked = BTreeSet::new();
     for panel in dashboard["panels"].as_array().expect("panels") {

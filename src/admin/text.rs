@@ -74,7 +74,8 @@ a_bytes 5
         for accept in ["", "*/*", "text/plain;version=0.0.4"] {
             assert_eq!(negotiated(accept, NEW.to_owned()), (CLASSIC, old.to_owned()), "{accept}");
         }
-        let asks = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5";
+        let asks =
+            "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5";
         assert_eq!(negotiated(asks, NEW.to_owned()), (OPENMETRICS, NEW.to_owned()));
     }
 }

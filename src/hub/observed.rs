@@ -66,13 +66,7 @@ pub struct Notes {
 
 impl Notes {
     /// A strategy has reported: how many it sees, and whether its source answers; none for one that has not started.
-    pub fn reported(
-        &mut self,
-        strategy: &str,
-        sightings: usize,
-        well: Option<bool>,
-        now: Instant,
-    ) {
+    pub fn reported(&mut self, strategy: &str, sightings: usize, well: Option<bool>, now: Instant) {
         let note = match self.strategies.get_mut(strategy) {
             Some(note) => note,
             None => self.strategies.entry(strategy.to_owned()).or_default(),

@@ -233,6 +233,35 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::router::Limits;
+    use crate::router::deliver::Origin;
+    use crate::wire::command::Delivery;
+    use crate::wire::id::{Incarnation, Node};
+
+    #[test]
+    fn mailboxes_are_looked_into_in_slices() {
+        let me = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1) };
+        let (mut router, mut out) = (Router::new(me, Limits::default()), Outbox::default());
+        router.on_session_open(1, false, "secret", &mut out);
+        let last = (0..2 * SLICE).map(|_| router.create(1, Delivery::Pull)).last();
+        for serial in last.into_iter().chain([last.expect("some") - 1]) {
+            out.begin();
+            router.deliver(None, serial, Origin::Node, Tag::Message, b"h", b"body", &mut out);
+        }
+        let (mut survey, mut slices) = (Survey::default(), 0);
+        loop {
+            slices += 1;
+            router.look_into_mailboxes(&mut survey);
+            if survey.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(slices, 3, "the session's own process is one too many for two");
+        assert_eq!((survey.events, survey.events_most), (2, 1));
+        let tally = router.tally(&out);
+        assert_eq!((tally.processes, tally.mailbox_bytes), (2 * SLICE + 1, 2 * survey.bytes_most));
+        assert_eq!(tally.counters.arrived, [2, 0, 0, 0]);
+    }
 
     #[test]
     fn a_duration_counts_in_the_first_range_that_holds_it() {

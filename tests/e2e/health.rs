@@ -1,5 +1,7 @@
 //! Probes and metrics over HTTP, as kubelets and collectors ask for them, and as people of ill will do.
 
+#![allow(clippy::float_cmp, reason = "they are whole numbers, which the format writes as they are")]
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -38,7 +40,8 @@ fn say(address: &str, request: &str) -> (u16, String, String) {
 }
 
 fn get(address: &str, path: &str, accept: &str) -> (u16, String, String) {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n");
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n");
     say(address, &format!("{head}\r\n"))
 }
 
@@ -99,8 +102,13 @@ fn a_node_that_cannot_serve_probes_says_so_and_does_not_start() {
     assert_eq!(status.code(), Some(64), "{said}");
     assert!(said.contains("--health"), "{said}");
     let every = place.start("every", &["--health", "[::]:0"]);
-    let (_, port) = address(&every).rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
-    assert_eq!(probe(&format!("127.0.0.1:{port}"), "/livez").0, 200, "every interface is both families");
+    let (_, port) =
+        address(&every).rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
+    assert_eq!(
+        probe(&format!("127.0.0.1:{port}"), "/livez").0,
+        200,
+        "every interface is both families"
+    );
 }
 
 #[test]
@@ -179,13 +187,15 @@ fn metrics_tell_of_other_nodes() {
     assert!(samples["pillion_strategy_last_success_timestamp_seconds{strategy=\"local\"}"] > 1e9);
     let joined = |samples: &BTreeMap<String, f64>| -> f64 {
         let of = |way: &str| {
-            let name = format!("pillion_peer_connections_total{{direction=\"{way}\",result=\"joined\"}}");
+            let name =
+                format!("pillion_peer_connections_total{{direction=\"{way}\",result=\"joined\"}}");
             samples.get(&name).copied().unwrap_or(0.0)
         };
         of("in") + of("out")
     };
     assert_eq!((joined(&samples), joined(&scrape(&there))), (1.0, 1.0));
-    let frames = |samples: &BTreeMap<String, f64>| samples["pillion_peer_frames_total{direction=\"in\"}"];
+    let frames =
+        |samples: &BTreeMap<String, f64>| samples["pillion_peer_frames_total{direction=\"in\"}"];
     let before = frames(&samples);
     let mut other = b.json();
     other.ok(json!({"op": "register", "name": "inbox"}));
@@ -244,7 +254,10 @@ fn clients_that_are_slow_or_many_or_wrong_keep_no_probe_out() {
     }
     drop(stuck);
     let close = "Host: x\r\nConnection: close\r\n";
-    assert_eq!(say(&at, &format!("POST /readyz HTTP/1.1\r\n{close}Content-Length: 0\r\n\r\n")).0, 405);
+    assert_eq!(
+        say(&at, &format!("POST /readyz HTTP/1.1\r\n{close}Content-Length: 0\r\n\r\n")).0,
+        405
+    );
     assert_eq!(say(&at, &format!("GET /v1/nodes HTTP/1.1\r\n{close}\r\n")).0, 404);
     assert_eq!(say(&at, &format!("GET /debug/doctor HTTP/1.1\r\n{close}\r\n")).0, 404);
     let mut long = connect(&at);
