@@ -44,7 +44,13 @@ pub async fn run(listener: TcpListener, routes: Router, mut shutdown: Shutdown) 
         let accepted = tokio::select! {
             biased;
             () = shutdown.asked() => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    // A bug ends the node loudly, as everywhere.
+                    std::panic::resume_unwind(error.into_panic());
+                }
                 places.retain(|place| !place.is_finished());
                 continue;
             }

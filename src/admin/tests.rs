@@ -134,7 +134,7 @@ async fn every_alert_and_every_panel_asks_for_metrics_that_exist() {
     assert!(asked.len() > 20, "the dashboard shows little: {asked:?}");
     let rules = fs::read_to_string(root("helm/pillion/files/rules.yaml")).expect("it is there");
     let queries = rules.lines().filter(|line| line.trim_start().starts_with("expr:"));
-    let alarmed: BTreeSet<String> = queries.flat_map(|query| named(query)).collect();
+    let alarmed: BTreeSet<String> = queries.flat_map(named).collect();
     assert!(alarmed.len() > 5, "the rules look at little: {alarmed:?}");
     asked.extend(alarmed);
     let missing: Vec<&String> = asked.difference(&there).collect();

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "a test has no public interface")]
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -22,6 +23,32 @@ fn promtool(arguments: &[&str]) {
 #[test]
 fn prometheus_takes_the_rules_of_the_chart() {
     promtool(&["check", "rules", "helm/pillion/files/rules.yaml"]);
+}
+
+#[test]
+fn prometheus_takes_every_query_of_the_dashboard() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("helm/pillion/files/dashboard.json");
+    let dashboard = std::fs::read_to_string(path).expect("it is there");
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    // Each query as a rule, for that is what the tool reads.
+    let mut rules = String::from("groups:\n  - name: dashboard\n    rules:\n");
+    let mut count = 0;
+    for target in targets {
+        count += 1;
+        let query = target["expr"].as_str().expect("a query");
+        let query = query.replace("$__rate_interval", "5m");
+        let query = query.replace("$namespace", ".*").replace("$pod", ".*");
+        assert!(!query.contains('$'), "{query}");
+        let query = query.replace('\'', "''");
+        let _ = writeln!(rules, "      - record: query:{count}\n        expr: '{query}'");
+    }
+    assert!(count > 30, "{count}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("rules.yaml");
+    std::fs::write(&file, rules).expect("it is written");
+    promtool(&["check", "rules", file.to_str().expect("a path")]);
 }
 
 #[test]
