@@ -10,6 +10,8 @@ mod completion;
 mod config;
 mod connection;
 mod cookie;
+#[cfg(feature = "admin")]
+mod dashboard;
 mod doctor;
 mod events;
 mod exit;
@@ -154,6 +156,9 @@ enum Command {
     Explain(Later<peers::ExplainArgs>),
     /// Looks at everything that a mesh needs, and says what to do
     Doctor(Later<doctor::DoctorArgs>),
+    /// Shows the node in a browser, live
+    #[cfg(feature = "admin")]
+    Dashboard(Later<dashboard::DashboardArgs>),
     /// Sends a message to a process, by name or pid
     Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
@@ -274,6 +279,8 @@ impl Command {
             Self::Peers => wait(peers::peers(globals)),
             Self::Explain(args) => wait(peers::explain(globals, &args.0)),
             Self::Doctor(args) => wait(doctor::doctor(globals, &args.0)),
+            #[cfg(feature = "admin")]
+            Self::Dashboard(args) => wait(dashboard::dashboard(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
             Self::Kv(args) => wait(kv::kv(globals, &args.0)),

@@ -93,6 +93,8 @@ pub struct Config {
     pub profile: Profile,
     /// How long a shutdown waits for sessions.
     pub grace: Duration,
+    /// Where probes and metrics are served; nowhere unless it was asked for.
+    pub health: Option<Listen>,
     /// Largest body of a message.
     pub body_bytes_max: usize,
     /// Most entries of one mailbox.

@@ -551,6 +551,7 @@ impl<T: Transport> Mesh<T> {
             Input::Report(index) => {
                 let Some((name, report)) = self.reports.get_mut(index) else { return };
                 let report = report.borrow_and_update().clone();
+                self.context.hub.note(|notes| sources::note(notes, name, &report, now));
                 self.wanted.report(name, report, now);
                 self.merge(now);
                 self.label();
@@ -680,8 +681,8 @@ impl<T: Transport> Mesh<T> {
         let Some(met) = &conn.met else { return };
         conn.up = Some(now);
         info!(node = %met.node.name, incarnation = %met.node.incarnation, address = %met.remote, "joined");
-        let node = met.node.clone();
-        let (address, dialled) = (conn.remote, conn.dial.is_some());
+        let (node, address, dialled) = (met.node.clone(), conn.remote, conn.dial.is_some());
+        self.context.hub.note(|notes| notes.joining(dialled, "joined"));
         self.wanted.remembered.joined(&node.name, &met.places.addresses, now);
         let words = if dialled { "joined" } else { "dialled this node, and joined" };
         let joined = Attempt {
@@ -781,6 +782,7 @@ impl<T: Transport> Mesh<T> {
             last: now,
         };
         self.attempts.note(Subject::Node(node.name.clone()), left);
+        self.context.hub.note(|notes| notes.gone(goodbye.is_some()));
         match goodbye {
             Some(goodbye) if goodbye.reason == "name_taken" => {
                 error!(by = %node.name, "{}", peer::words(&goodbye.message));

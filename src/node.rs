@@ -8,6 +8,7 @@ mod synced;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+#[cfg(feature = "admin")]
+use crate::admin;
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
     self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, SyncNodes,
@@ -89,6 +92,16 @@ pub enum NodeError {
         "cannot listen on {address} for other nodes: {source}. Choose another --listen, or leave it out to take the first free port from 4470"
     )]
     Listen {
+        /// As it was written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The port for probes and metrics cannot be bound, or this build has none.
+    #[error(
+        "cannot serve probes and metrics on {address}: {source}. Choose another --health, or leave it out"
+    )]
+    Health {
         /// As it was written.
         address: String,
         /// What the system said.
@@ -207,6 +220,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     let operators = operator_socket(&path, &config)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
+    let health = health(&config).await?;
     let (gossip_keys, keys) = watch::channel(Vec::new());
     let strategies = strategies(&config, &dir.registry(&config.mesh)?, keys)?;
 
@@ -224,6 +238,9 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
     }
     hub.set_bound();
+    if let Some(health) = health {
+        tasks.spawn(health(Arc::clone(&hub), apps_shutdown));
+    }
 
     let past = past::Book::of(&config, &dir, &claim.base);
     let trust = trust(&config, &past)?;
@@ -424,6 +441,32 @@ fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeE
         None => path.with_extension(OPERATOR_EXTENSION),
     };
     Ok(Some(Socket::bind(&path, MODE)?))
+}
+
+/// A task that is still to get its node.
+type Health =
+    Box<dyn FnOnce(Arc<Hub>, shutdown::Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// Binds the port for probes and metrics, where one was asked for.
+#[cfg(feature = "admin")]
+async fn health(config: &Config) -> Result<Option<Health>, NodeError> {
+    let Some(listen) = &config.health else { return Ok(None) };
+    let failed = |source| NodeError::Health { address: listen.to_string(), source };
+    let listener = admin::bind(listen).await.map_err(failed)?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("probes and metrics on http://{address}");
+    }
+    let mesh = config.mesh.as_str().to_owned();
+    Ok(Some(Box::new(move |hub, shutdown| Box::pin(admin::run(listener, hub, mesh, shutdown)))))
+}
+
+/// Refuses what this build cannot do.
+#[cfg(not(feature = "admin"))]
+#[allow(clippy::unused_async, reason = "as the other one")]
+async fn health(config: &Config) -> Result<Option<Health>, NodeError> {
+    let Some(listen) = &config.health else { return Ok(None) };
+    let source = io::Error::other("this pillion was built without the feature `admin`");
+    Err(NodeError::Health { address: listen.to_string(), source })
 }
 
 fn strategies(

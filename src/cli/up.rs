@@ -138,6 +138,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "DURATION")]
     pub grace: Option<String>,
 
+    /// Where probes and metrics are served over HTTP, such as [::]:4471; whoever reaches it may read them [default: off]
+    #[arg(long, value_name = "ADDR")]
+    pub health: Option<String>,
+
     /// Largest body of a message, up to 63MiB [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub body_max: Option<String>,
@@ -220,6 +224,7 @@ impl UpArgs {
                 Key::IssuerToken => one(&self.issuer_token),
                 Key::Profile => one(&self.profile),
                 Key::Grace => one(&self.grace),
+                Key::Health => one(&self.health),
                 Key::BodyMax => one(&self.body_max),
                 Key::MailboxEntries => one(&self.mailbox_entries),
                 Key::MailboxBytes => one(&self.mailbox_bytes),
@@ -266,7 +271,8 @@ impl From<NodeError> for Failure {
             NodeError::LocalDir(_)
             | NodeError::Socket(_)
             | NodeError::Inherited { .. }
-            | NodeError::Listen { .. } => Exit::CannotCreate,
+            | NodeError::Listen { .. }
+            | NodeError::Health { .. } => Exit::CannotCreate,
             NodeError::Tls(_) => Exit::Data,
             NodeError::Io { .. } => Exit::Internal,
         };

@@ -57,6 +57,8 @@ pub enum Key {
     Profile,
     /// How long a shutdown waits for the apps.
     Grace,
+    /// Where probes and metrics are served.
+    Health,
     /// Largest body.
     BodyMax,
     /// Most entries of one mailbox.
@@ -101,7 +103,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -127,6 +129,7 @@ impl Key {
         Self::IssuerToken,
         Self::Profile,
         Self::Grace,
+        Self::Health,
         Self::BodyMax,
         Self::MailboxEntries,
         Self::MailboxBytes,
@@ -172,6 +175,7 @@ impl Key {
             Self::IssuerToken => "issuer-token",
             Self::Profile => "profile",
             Self::Grace => "grace",
+            Self::Health => "health",
             Self::BodyMax => "body-max",
             Self::MailboxEntries => "mailbox-entries",
             Self::MailboxBytes => "mailbox-bytes",
@@ -236,6 +240,7 @@ impl Key {
             | Self::IssuerToken
             | Self::Profile
             | Self::Grace
+            | Self::Health
             | Self::SendTimeout
             | Self::Remote
             | Self::SyncNodesTimeout

@@ -28,6 +28,8 @@ const SOCKET_MODE: u32 = 0o600;
 const GRACE: Duration = Duration::from_secs(10);
 /// A shutdown that takes a day is one that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Beside the mesh's own port, which takes 4470 and then those from 4472.
+const HEALTH_PORT: u16 = 4471;
 /// 1 MiB holds any message; more is a stream of parts, which the receiver can hold.
 const BODY_BYTES: usize = 1 << 20;
 /// A frame is at most 64 MiB, its head included.
@@ -140,6 +142,7 @@ impl Reader<'_> {
             GRACE,
             |grace| toml_text(&value::show_duration(*grace)),
         );
+        let health = self.health();
         let send_timeout = self.or_default(
             Key::SendTimeout,
             |text| value::parse_duration(text, SEND_TIMEOUT_MIN, SEND_TIMEOUT_MAX),
@@ -178,6 +181,7 @@ impl Reader<'_> {
             trust,
             profile,
             grace,
+            health,
             body_bytes_max: bounds.body,
             mailbox_entries_max: bounds.entries,
             mailbox_bytes_max: bounds.mailbox,
@@ -319,6 +323,21 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    /// Probes and metrics are asked for by whoever runs the node, and open a port: off unless somebody says so.
+    fn health(&mut self) -> Option<Listen> {
+        let health = self.one(Key::Health, |text| match text {
+            "off" => Ok(None),
+            text => Listen::parse(text).map(|listen| {
+                let port = listen.port.or(Some(HEALTH_PORT));
+                Some(Listen { port, ..listen })
+            }),
+        });
+        health.unwrap_or_else(|| {
+            self.show_default(Key::Health, toml_text("off"), "");
+            None
+        })
     }
 
     /// Beside the app socket where that is open to others; elsewhere where it is to be out of the apps' sight, such as on
