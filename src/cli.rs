@@ -10,6 +10,8 @@ mod completion;
 mod config;
 mod connection;
 mod cookie;
+#[cfg(feature = "admin")]
+mod dashboard;
 mod doctor;
 mod events;
 mod exit;
@@ -18,6 +20,7 @@ mod host;
 mod injector;
 mod kv;
 mod later;
+mod life;
 mod messages;
 mod nodes;
 mod output;
@@ -143,12 +146,19 @@ enum Command {
     Connect(Later<nodes::ConnectArgs>),
     /// Disconnects from a node, and stays away from it
     Disconnect(Later<nodes::DisconnectArgs>),
+    /// Says whether the node is ready for work, and why not
+    Ready(Later<life::ReadyArgs>),
+    /// Lets the node leave: apps hear of it, and other nodes give it nothing new
+    Drain(Later<life::DrainArgs>),
     /// Lists everybody known, wanted and connected, and who reports them
     Peers,
     /// Says why a node is connected or not, and what to do
     Explain(Later<peers::ExplainArgs>),
     /// Looks at everything that a mesh needs, and says what to do
     Doctor(Later<doctor::DoctorArgs>),
+    /// Shows the node in a browser, live
+    #[cfg(feature = "admin")]
+    Dashboard(Later<dashboard::DashboardArgs>),
     /// Sends a message to a process, by name or pid
     Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
@@ -264,9 +274,13 @@ impl Command {
             Self::WaitFor(args) => wait(nodes::wait_for(globals, &args.0)),
             Self::Connect(args) => wait(nodes::connect(globals, &args.0)),
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
+            Self::Ready(args) => wait(life::ready(globals, &args.0)),
+            Self::Drain(args) => wait(life::drain(globals, &args.0)),
             Self::Peers => wait(peers::peers(globals)),
             Self::Explain(args) => wait(peers::explain(globals, &args.0)),
             Self::Doctor(args) => wait(doctor::doctor(globals, &args.0)),
+            #[cfg(feature = "admin")]
+            Self::Dashboard(args) => wait(dashboard::dashboard(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
             Self::Kv(args) => wait(kv::kv(globals, &args.0)),

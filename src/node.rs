@@ -8,6 +8,7 @@ mod synced;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+#[cfg(feature = "admin")]
+use crate::admin;
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
     self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, SyncNodes,
@@ -40,6 +43,8 @@ use crate::wire::host::Hosting;
 use crate::wire::id::{Incarnation, Node, NodeName};
 use crate::wire::message::PROTOCOL_MAX;
 
+/// What the operators' socket is called beside `NAME.sock`.
+const OPERATOR_EXTENSION: &str = "operator.sock";
 /// How often files of cookies and certificates are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How often polling strategies look.
@@ -87,6 +92,16 @@ pub enum NodeError {
         "cannot listen on {address} for other nodes: {source}. Choose another --listen, or leave it out to take the first free port from 4470"
     )]
     Listen {
+        /// As it was written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The port for probes and metrics cannot be bound, or this build has none.
+    #[error(
+        "cannot serve probes and metrics on {address}: {source}. Choose another --health, or leave it out"
+    )]
+    Health {
         /// As it was written.
         address: String,
         /// What the system said.
@@ -202,9 +217,10 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         None => dir.socket(&config.mesh, &claim.base)?,
     };
     // The operator's first: who waits for the app socket to appear finds both.
-    let operators = operator_socket(&path, config.socket_mode)?;
+    let operators = operator_socket(&path, &config)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
+    let health = health(&config).await?;
     let (gossip_keys, keys) = watch::channel(Vec::new());
     let strategies = strategies(&config, &dir.registry(&config.mesh)?, keys)?;
 
@@ -220,6 +236,10 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     }
     for socket in std::iter::once(socket).chain(operators) {
         tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
+    }
+    hub.set_bound();
+    if let Some(health) = health {
+        tasks.spawn(health(Arc::clone(&hub), apps_shutdown));
     }
 
     let past = past::Book::of(&config, &dir, &claim.base);
@@ -348,16 +368,19 @@ impl Running {
 
     /// Leaves in order, within the grace and a few seconds.
     pub async fn stop(mut self) {
-        // 1. The apps hear of it first, and may finish what they are at.
+        // 1. The apps hear of it first, and may finish what they are at; then the other nodes, which give this one nothing
+        //    new that others can do.
         self.hub.drain();
         // 2. What is hosted ends meanwhile, the last one first, each within its own time. Other nodes hear of each end.
         let sessions = tokio::time::timeout(self.grace, self.hub.without_sessions());
         let _ = tokio::join!(self.hub.end_hosting(), sessions);
         self.hosting.ask();
-        // 3. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
+        // 3. What other nodes sent before they knew is answered, so that they ask somebody else.
+        self.hub.hear_out().await;
+        // 4. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
         //    announcing.
         self.mesh.ask();
-        // 4. What is left of the sessions is closed. The socket's file goes with its task.
+        // 5. What is left of the sessions is closed. The socket's file goes with its task.
         self.apps.ask();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
@@ -408,14 +431,42 @@ fn inherited(error: SocketError, config: &Config) -> NodeError {
     }
 }
 
-/// Where the apps are not operators, the operator has a socket of his own, named after the app socket: several
-/// nodes share a directory.
-fn operator_socket(path: &Path, mode: u32) -> Result<Option<Socket>, NodeError> {
+/// Where the apps are not operators, the operator has a socket of his own, named after the app socket unless it is to be
+/// elsewhere: several nodes share a directory.
+fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeError> {
     const MODE: u32 = 0o600;
-    if mode & 0o777 == MODE {
-        return Ok(None);
+    let path = match &config.operator_socket {
+        Some(path) => path.clone(),
+        None if config.socket_mode & 0o777 == MODE => return Ok(None),
+        None => path.with_extension(OPERATOR_EXTENSION),
+    };
+    Ok(Some(Socket::bind(&path, MODE)?))
+}
+
+/// A task that is still to get its node.
+type Health =
+    Box<dyn FnOnce(Arc<Hub>, shutdown::Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// Binds the port for probes and metrics, where one was asked for.
+#[cfg(feature = "admin")]
+async fn health(config: &Config) -> Result<Option<Health>, NodeError> {
+    let Some(listen) = &config.health else { return Ok(None) };
+    let failed = |source| NodeError::Health { address: listen.to_string(), source };
+    let listener = admin::bind(listen).await.map_err(failed)?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("probes and metrics on http://{address}");
     }
-    Ok(Some(Socket::bind(&path.with_extension("operator.sock"), MODE)?))
+    let mesh = config.mesh.as_str().to_owned();
+    Ok(Some(Box::new(move |hub, shutdown| Box::pin(admin::run(listener, hub, mesh, shutdown)))))
+}
+
+/// Refuses what this build cannot do.
+#[cfg(not(feature = "admin"))]
+#[allow(clippy::unused_async, reason = "as the other one")]
+async fn health(config: &Config) -> Result<Option<Health>, NodeError> {
+    let Some(listen) = &config.health else { return Ok(None) };
+    let source = io::Error::other("this pillion was built without the feature `admin`");
+    Err(NodeError::Health { address: listen.to_string(), source })
 }
 
 fn strategies(
@@ -758,5 +809,26 @@ mod tests {
         assert!(pause(10) >= STRATEGY_WAITS.cap / 2, "{:?}", pause(10));
         let after = pause(11).saturating_sub(Duration::from_secs(3600));
         assert!(after <= STRATEGY_WAITS.first, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_live_for_as_long_as_its_main_task_answers() {
+        let me = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1) };
+        let hub = Hub::new(me, Limits::default());
+        let start = Instant::now();
+        assert!(!hub.is_live().await);
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        let (trigger, shutdown) = shutdown::channel();
+        let runs = tokio::spawn({
+            let hub = Arc::clone(&hub);
+            async move { hub.run_deadlines(shutdown).await }
+        });
+        for _ in 0..3 {
+            assert!(hub.is_live().await);
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(5), "at once");
+        trigger.ask();
+        runs.await.expect("no panic");
+        assert!(!hub.is_live().await);
     }
 }

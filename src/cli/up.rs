@@ -58,6 +58,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "MODE")]
     pub socket_mode: Option<String>,
 
+    /// The operators' socket, always 0600 [default: NAME.operator.sock beside NAME.sock where that is wider than 0600]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub operator_socket: Option<String>,
+
     /// The local directory, for sockets and for finding nodes on this machine [default: /tmp/pillion-UID]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: Option<String>,
@@ -134,6 +138,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "DURATION")]
     pub grace: Option<String>,
 
+    /// Where probes and metrics are served over HTTP, such as [::]:4471; whoever reaches it may read them [default: off]
+    #[arg(long, value_name = "ADDR")]
+    pub health: Option<String>,
+
     /// Largest body of a message, up to 63MiB [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub body_max: Option<String>,
@@ -196,6 +204,7 @@ impl UpArgs {
                 Key::Advertise => self.advertise.clone(),
                 Key::Socket => one(&self.socket.0),
                 Key::SocketMode => one(&self.socket_mode),
+                Key::OperatorSocket => one(&self.operator_socket),
                 Key::Dir => one(&self.dir),
                 Key::Join => self.join.clone(),
                 Key::Strategy => self.strategy.clone(),
@@ -215,6 +224,7 @@ impl UpArgs {
                 Key::IssuerToken => one(&self.issuer_token),
                 Key::Profile => one(&self.profile),
                 Key::Grace => one(&self.grace),
+                Key::Health => one(&self.health),
                 Key::BodyMax => one(&self.body_max),
                 Key::MailboxEntries => one(&self.mailbox_entries),
                 Key::MailboxBytes => one(&self.mailbox_bytes),
@@ -261,7 +271,8 @@ impl From<NodeError> for Failure {
             NodeError::LocalDir(_)
             | NodeError::Socket(_)
             | NodeError::Inherited { .. }
-            | NodeError::Listen { .. } => Exit::CannotCreate,
+            | NodeError::Listen { .. }
+            | NodeError::Health { .. } => Exit::CannotCreate,
             NodeError::Tls(_) => Exit::Data,
             NodeError::Io { .. } => Exit::Internal,
         };

@@ -17,6 +17,8 @@ pub enum Key {
     Socket,
     /// Who may open the app socket.
     SocketMode,
+    /// The operators' socket.
+    OperatorSocket,
     /// The directory of sockets and of the local registry.
     Dir,
     /// Addresses of nodes to join.
@@ -55,6 +57,8 @@ pub enum Key {
     Profile,
     /// How long a shutdown waits for the apps.
     Grace,
+    /// Where probes and metrics are served.
+    Health,
     /// Largest body.
     BodyMax,
     /// Most entries of one mailbox.
@@ -99,13 +103,14 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
         Self::Advertise,
         Self::Socket,
         Self::SocketMode,
+        Self::OperatorSocket,
         Self::Dir,
         Self::Join,
         Self::Strategy,
@@ -124,6 +129,7 @@ impl Key {
         Self::IssuerToken,
         Self::Profile,
         Self::Grace,
+        Self::Health,
         Self::BodyMax,
         Self::MailboxEntries,
         Self::MailboxBytes,
@@ -149,6 +155,7 @@ impl Key {
             Self::Advertise => "advertise",
             Self::Socket => "socket",
             Self::SocketMode => "socket-mode",
+            Self::OperatorSocket => "operator-socket",
             Self::Dir => "dir",
             Self::Join => "join",
             Self::Strategy => "strategy",
@@ -168,6 +175,7 @@ impl Key {
             Self::IssuerToken => "issuer-token",
             Self::Profile => "profile",
             Self::Grace => "grace",
+            Self::Health => "health",
             Self::BodyMax => "body-max",
             Self::MailboxEntries => "mailbox-entries",
             Self::MailboxBytes => "mailbox-bytes",
@@ -217,6 +225,7 @@ impl Key {
             | Self::Listen
             | Self::Socket
             | Self::SocketMode
+            | Self::OperatorSocket
             | Self::Dir
             | Self::Remember
             | Self::Prune
@@ -231,6 +240,7 @@ impl Key {
             | Self::IssuerToken
             | Self::Profile
             | Self::Grace
+            | Self::Health
             | Self::SendTimeout
             | Self::Remote
             | Self::SyncNodesTimeout
@@ -245,6 +255,7 @@ impl Key {
         matches!(
             self,
             Self::Socket
+                | Self::OperatorSocket
                 | Self::Dir
                 | Self::StateDir
                 | Self::CookieFile

@@ -28,6 +28,8 @@ const SOCKET_MODE: u32 = 0o600;
 const GRACE: Duration = Duration::from_secs(10);
 /// A shutdown that takes a day is one that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Beside the mesh's own port, which takes 4470 and then those from 4472.
+const HEALTH_PORT: u16 = 4471;
 /// 1 MiB holds any message; more is a stream of parts, which the receiver can hold.
 const BODY_BYTES: usize = 1 << 20;
 /// A frame is at most 64 MiB, its head included.
@@ -111,6 +113,7 @@ impl Reader<'_> {
         let socket_mode = self.or_default(Key::SocketMode, value::parse_mode, SOCKET_MODE, |m| {
             toml_text(&format!("{m:04o}"))
         });
+        let operator_socket = self.operator_socket(socket_mode);
         let strategies = self.strategies();
         let min_peers = self.or_default(
             Key::MinPeers,
@@ -139,6 +142,7 @@ impl Reader<'_> {
             GRACE,
             |grace| toml_text(&value::show_duration(*grace)),
         );
+        let health = self.health();
         let send_timeout = self.or_default(
             Key::SendTimeout,
             |text| value::parse_duration(text, SEND_TIMEOUT_MIN, SEND_TIMEOUT_MAX),
@@ -166,6 +170,7 @@ impl Reader<'_> {
             dir,
             socket,
             socket_mode,
+            operator_socket,
             strategies,
             min_peers,
             remember: remember.unwrap_or_default(),
@@ -176,6 +181,7 @@ impl Reader<'_> {
             trust,
             profile,
             grace,
+            health,
             body_bytes_max: bounds.body,
             mailbox_entries_max: bounds.entries,
             mailbox_bytes_max: bounds.mailbox,
@@ -270,7 +276,8 @@ impl Reader<'_> {
     // --- keys that mean more than their text ---
 
     fn name(&mut self) -> (WantedBase, String) {
-        let host = self.machine.host();
+        let pod = self.machine.pod();
+        let host = pod.as_ref().map_or_else(|| self.machine.host(), |pod| pod.host.clone());
         let default_host = host.clone();
         let parse = move |text: &str| {
             let (base, host) = text.split_once('@').unwrap_or((text, &default_host));
@@ -286,8 +293,13 @@ impl Reader<'_> {
             let base = WantedBase { text: name.base().to_owned(), explicit: true };
             return (base, name.host().to_owned());
         }
-        let base = self.machine.base();
-        let why = "the working directory; -2, -3 and so on when that is taken";
+        let (base, why) = match pod {
+            Some(pod) => (pod.app, "the app in this pod; -2, -3 and so on when that is taken"),
+            None => {
+                let why = "the working directory; -2, -3 and so on when that is taken";
+                (self.machine.base(), why)
+            }
+        };
         self.show_default(Key::Name, toml_text(&format!("{base}@{host}")), why);
         (WantedBase { text: base, explicit: false }, host)
     }
@@ -311,6 +323,43 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    /// Probes and metrics are asked for by whoever runs the node, and open a port: off unless somebody says so.
+    fn health(&mut self) -> Option<Listen> {
+        let health = self.one(Key::Health, |text| match text {
+            "off" => Ok(None),
+            text => Listen::parse(text).map(|listen| {
+                let port = listen.port.or(Some(HEALTH_PORT));
+                Some(Listen { port, ..listen })
+            }),
+        });
+        health.unwrap_or_else(|| {
+            self.show_default(Key::Health, toml_text("off"), "");
+            None
+        })
+    }
+
+    /// Beside the app socket where that is open to others; elsewhere where it is to be out of the apps' sight, such as on
+    /// another volume of a pod.
+    fn operator_socket(&mut self, socket_mode: u32) -> Option<PathBuf> {
+        let path = self.path(Key::OperatorSocket);
+        let Some(path) = path else {
+            let why = if socket_mode & 0o777 == SOCKET_MODE {
+                "none: the app socket is for operators"
+            } else {
+                "NAME.operator.sock beside the app socket"
+            };
+            self.show_default(Key::OperatorSocket, "\"\"", why);
+            return None;
+        };
+        if let Err(words) = LocalDir::check_socket_path(&path)
+            && let Some(item) =
+                self.typed.items.get(&Key::OperatorSocket).and_then(|items| items.first()).cloned()
+        {
+            self.problem(&item, Key::OperatorSocket, words);
+        }
+        Some(path)
     }
 
     fn sync_nodes(&mut self, host: &str) -> SyncNodes {

@@ -283,9 +283,11 @@ impl Issuing {
         let granted = self.grant(&holder, &asked.mesh, &key, &authority).await;
         match &granted {
             Ok(_) => {
-                tracing::info!(pod = %holder.shown(), mesh = %asked.mesh, "a certificate was issued")
+                tracing::info!(pod = %holder.shown(), mesh = %asked.mesh, "a certificate was issued");
             }
-            Err(refusal) => tracing::warn!(pod = %holder.shown(), "no certificate: {refusal}"),
+            Err(refusal) => {
+                tracing::warn!(pod = %holder.shown(), "no certificate: {refusal}");
+            }
         }
         granted
     }

@@ -21,6 +21,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -41,6 +42,8 @@ const WRITES: usize = 4;
 const PAGE: u32 = 250;
 /// How long a watch lasts before it is asked for anew, in seconds.
 const WATCH: u32 = 290;
+/// After how long nodes are asked for again that this injector may not see, or that could not be had.
+const ZONES_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// The pauses before what failed is written again.
 const WAITS: Waits = Waits { first: Duration::from_millis(250), cap: Duration::from_secs(30) };
 
@@ -104,7 +107,8 @@ fn follow<K>(
 where
     K: Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(api, config.page_size(PAGE).timeout(WATCH))
+    // What fails is asked for again, later and later; what was known holds meanwhile.
+    watcher(api, config.page_size(PAGE).timeout(WATCH)).default_backoff()
 }
 
 /// Keeps the slices until something fails, and says what.
@@ -118,7 +122,8 @@ async fn hold(client: &Client, place: &Place) -> String {
     let ours = format!("{}={}", plan::MANAGED_BY_SLICES, plan::MANAGER);
     let mut pods =
         pin!(follow(Api::<PodSeen>::all(client.clone()), all().labels(super::issuing::MESH)));
-    let mut nodes = pin!(follow(Api::<NodeZone>::all(client.clone()), all()));
+    let zones = || Box::pin(follow(Api::<NodeZone>::all(client.clone()), all()));
+    let (mut nodes, mut zones_again) = (zones(), None::<Instant>);
     let services: Api<MeshService> = Api::namespaced(client.clone(), &place.namespace);
     let mut services = pin!(follow(services, all()));
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &place.namespace);
@@ -129,25 +134,44 @@ async fn hold(client: &Client, place: &Place) -> String {
         let result = tokio::select! {
             biased;
             Some(event) = pods.next() => of(event, "pods").and_then(|e| state.pods.on(e)),
-            Some(event) = slices.next() => of(event, "endpointslices").and_then(|e| state.slices.on(e)),
-            Some(event) = services.next() => of(event, "services").and_then(|e| state.services.on(e)),
-            Some(event) = nodes.next() => match of(event, "nodes") {
+            Some(event) = slices.next() => {
+                of(event, "endpointslices").and_then(|e| state.slices.on(e))
+            }
+            Some(event) = services.next() => {
+                of(event, "services").and_then(|e| state.services.on(e))
+            }
+            Some(event) = nodes.next(), if zones_again.is_none() => match of(event, "nodes") {
                 Ok(event) => state.zones.on(event),
-                // A zone is a hint: without the permission, or while they cannot be had, there are none.
-                Err(why) => { state.without_zones(why); Ok(true) }
+                // A zone is a hint: without the permission, or while they cannot be had, what is known of them is used.
+                Err(why) => {
+                    (nodes, zones_again) = (zones(), Some(Instant::now() + ZONES_AGAIN));
+                    state.without_zones(why);
+                    Ok(true)
+                }
             },
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+            () = at(zones_again) => {
+                zones_again = None;
+                Ok(false)
+            }
+            () = at(due) => {
                 state.due = None;
                 state.reconcile(client).await;
                 Ok(false)
             }
-            else => return "a watch ended".to_owned(),
         };
         match result {
             Ok(true) => state.changed(COALESCE),
             Ok(false) => {}
-            Err(why) => return why,
+            Err(why) => state.tell(format!("{why}; it is tried again")),
         }
+    }
+}
+
+/// Completes at this time; never when there is none. Cancel safe.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -290,7 +314,7 @@ async fn apply(
 ) -> Result<Done, kube::Error> {
     let create = PostParams::default();
     let gone = |result: Result<_, kube::Error>| match result {
-        Ok(_) => Ok(Done::Gone),
+        Ok(()) => Ok(Done::Gone),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Done::Gone),
         Err(error) => Err(error),
     };

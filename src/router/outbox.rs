@@ -197,6 +197,8 @@ pub struct Outbox {
     pub peers_clear: Vec<PeerId>,
     /// Peers that may be read again: what they published has been delivered.
     pub peers_on: Vec<PeerId>,
+    /// Every peer has heard that the node leaves, as far as peers hear.
+    pub settled: bool,
     /// Peers whose nodeup has been told.
     pub peers_up: Vec<PeerId>,
     /// What apps asked of the mesh.
@@ -211,6 +213,8 @@ pub struct Outbox {
     pub shelf: Shelf,
     /// What mailboxes and lanes have together.
     pub shared: Sum,
+    /// Frames for peers that were ever put here.
+    pub peer_frames: u64,
     queued: usize,
     /// Of them, bytes in the lanes of sessions.
     lanes: usize,
@@ -504,6 +508,7 @@ impl Outbox {
             self.touched += 1;
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
+        self.peer_frames += 1;
         let before = lane.len();
         if size > FRAGMENT_BYTES || lane.bulks.iter().any(|bulk| bulk.serial == serial) {
             let mut frame = Vec::with_capacity(size);
@@ -533,6 +538,7 @@ impl Outbox {
             self.touched += 1;
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
+        self.peer_frames += 1;
         if lane.is_empty() {
             self.dirty_peers.push(peer);
         }
@@ -557,6 +563,7 @@ impl Outbox {
         if lane.fifo.capacity() == 0 {
             lane.fifo = self.shelf.take();
         }
+        self.peer_frames += 1;
         write(&mut lane.fifo);
         self.queued += lane.fifo.len() - start;
         if before == 0 {
@@ -572,6 +579,7 @@ impl Outbox {
             self.touched += 1;
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
+        self.peer_frames += 1;
         if lane.is_empty() {
             self.dirty_peers.push(peer);
         }

@@ -15,10 +15,16 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
 mod calls;
+#[cfg(feature = "admin")]
+mod dashboard;
+#[cfg(all(target_os = "linux", feature = "dns"))]
+mod dns;
 mod executed;
 mod factories;
 #[cfg(target_os = "linux")]
 mod finding;
+#[cfg(feature = "admin")]
+mod health;
 mod hosting;
 mod http;
 mod http_client;
@@ -28,9 +34,14 @@ mod issued;
 #[cfg(target_os = "linux")]
 #[path = "../../strategies/tests/lan/mod.rs"]
 mod lan;
+mod leaving;
 mod links;
 mod mailboxes;
 mod mesh;
+#[cfg(all(target_os = "linux", feature = "dns"))]
+#[allow(dead_code, reason = "the strategy's own tests need more of it")]
+#[path = "../../strategies/tests/dns/server.rs"]
+mod name_server;
 mod order;
 mod presence;
 mod seed_a;

@@ -166,7 +166,7 @@ async fn an_authority_is_replaced_while_two_nodes_stay_connected_all_the_time() 
     a.joined(&[&b, &c]).await;
     // One that is started again with the anchor of its pod's beginning has learnt the new one.
     let token = world.token("web-1", "pillion.dev").await;
-    let again = b.again(&world, &before, &token).await;
+    let again = b.again(&world, &before, &token);
     again.joined(&[&a, &c]).await;
 }
 
@@ -261,7 +261,9 @@ async fn the_endpoints_of_250_pods_are_written_as_their_status_changes_and_a_nod
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_that_the_chart_does_not_know_gets_a_service_for_as_long_as_pods_are_in_it() {
     let Some(world) = world().await else { return };
-    let _injector = world.injector(&[]).await;
+    // One that may not look at nodes knows no zones, and that is all.
+    world.forbid_nodes().await;
+    let injector = world.injector(&[]).await;
     let staging = format!("{}-staging", world.mesh);
     world.pod_in("web-0", &staging).await;
     world.status("web-0", "Running", &["10.9.1.1"], true).await;
@@ -271,6 +273,7 @@ async fn a_mesh_that_the_chart_does_not_know_gets_a_service_for_as_long_as_pods_
         ListParams::default().labels(&format!("kubernetes.io/service-name=pillion-{staging}"));
     eventually("its slice", async || !slices.list(&labels).await.expect("slices").items.is_empty())
         .await;
+    assert_eq!(injector.log().matches("nodes cannot be watched").count(), 1, "{}", injector.log());
     let service = services.get(&format!("pillion-{staging}")).await.expect("the Service");
     let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.release);
     let lease = leases.get("pillion-injector").await.expect("the Lease");

@@ -45,7 +45,8 @@ pub(super) struct Container {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct ContainerPort {
     pub(super) name: Option<String>,
-    pub(super) container_port: i32,
+    #[serde(rename = "containerPort")]
+    pub(super) number: i32,
     pub(super) protocol: Option<String>,
 }
 

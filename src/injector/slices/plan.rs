@@ -221,7 +221,7 @@ fn fill(
     let mut order: Vec<usize> = (0..filled.len()).collect();
     order.sort_by_key(|at| {
         let filled = &filled[*at];
-        (!(filled.changes() && !filled.endpoints.is_empty()), usize::MAX - filled.endpoints.len())
+        (!filled.changes() || filled.endpoints.is_empty(), usize::MAX - filled.endpoints.len())
     });
     let mut rest = wanted.into_values();
     for at in order {
@@ -358,10 +358,7 @@ fn port(pod: &PodSeen) -> u16 {
         .chain(all())
         .flat_map(|container| &container.ports)
         .filter(|port| port.name.as_deref() == Some(PORT_NAME) && tcp(port.protocol.as_deref()));
-    named
-        .filter_map(|port| u16::try_from(port.container_port).ok())
-        .find(|port| *port != 0)
-        .unwrap_or(PORT)
+    named.filter_map(|port| u16::try_from(port.number).ok()).find(|port| *port != 0).unwrap_or(PORT)
 }
 
 fn endpoints(pod: &PodSeen, zones: &BTreeMap<&str, &str>) -> Vec<(Family, Who, Endpoint)> {

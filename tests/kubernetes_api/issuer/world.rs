@@ -13,6 +13,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     Namespace, Node as Machine, Pod, Secret, Service, ServiceAccount,
 };
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use pillion::config::IssuerUrl;
@@ -87,7 +88,77 @@ impl World {
         let spec = json!({"clusterIP": "None", "publishNotReadyAddresses": true, "ports": [{"name": "mesh", "port": 4470}]});
         let name = format!("pillion-{}", world.mesh);
         create(&services, json!({"metadata": {"name": name}, "spec": spec})).await;
+        world.allow().await;
         Ok(world)
+    }
+
+    /// What the injector may do, and the kubeconfig by which it does that.
+    async fn allow(&self) {
+        let (client, release) = (|| self.client.clone(), self.release.as_str());
+        let accounts: Api<ServiceAccount> = Api::namespaced(client(), release);
+        create(&accounts, json!({"metadata": {"name": "injector"}})).await;
+        let looks = json!(["get", "list", "watch"]);
+        let rule = |group: &str, resource: &str, verbs: &Value| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+        let named = |group: &str, resource: &str, names: Value, verbs: Value| json!({"apiGroups": [group], "resources": [resource], "resourceNames": names, "verbs": verbs});
+        let secrets = json!(["pillion-ca", "pillion-webhook-tls"]);
+        let roles: Api<Role> = Api::namespaced(client(), release);
+        let rules = json!([
+            named("", "secrets", secrets, json!(["get", "list", "watch", "update"])),
+            named(
+                "coordination.k8s.io",
+                "leases",
+                json!(["pillion-injector"]),
+                json!(["get", "update"])
+            ),
+            rule("", "services", &json!(["get", "list", "watch", "create", "delete"])),
+            rule(
+                "discovery.k8s.io",
+                "endpointslices",
+                &json!(["list", "watch", "create", "update", "delete"])
+            ),
+        ]);
+        create(&roles, json!({"metadata": {"name": "injector"}, "rules": rules})).await;
+        let everywhere: Api<ClusterRole> = Api::all(client());
+        let mut rules = vec![rule("authentication.k8s.io", "tokenreviews", &json!(["create"]))];
+        rules.extend(["pods", "nodes", "namespaces"].map(|resource| rule("", resource, &looks)));
+        rules.push(rule("admissionregistration.k8s.io", "mutatingwebhookconfigurations", &looks));
+        create(&everywhere, json!({"metadata": {"name": release}, "rules": rules})).await;
+        let subjects =
+            json!([{"kind": "ServiceAccount", "name": "injector", "namespace": release}]);
+        let of = |kind: &str, name: &str, role: &str| {
+            json!({"metadata": {"name": name}, "subjects": subjects,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}})
+        };
+        let bindings: Api<RoleBinding> = Api::namespaced(client(), release);
+        create(&bindings, of("Role", "injector", "injector")).await;
+        let bindings: Api<ClusterRoleBinding> = Api::all(client());
+        create(&bindings, of("ClusterRole", release, release)).await;
+        let request: TokenRequest = read(json!({"metadata": {}, "spec": {"audiences": []}}));
+        let params = PostParams::default();
+        let answer = accounts.create_token_request("injector", &params, &request).await;
+        let token = answer.expect("a token").status.expect("a status").token;
+        let server = kube::Config::infer().await.expect("a config").cluster_url.to_string();
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": release}}],
+        });
+        fs::write(self.dir.path().join("injector.yaml"), config.to_string()).expect("written");
+    }
+
+    /// Takes from the injector what it may do with nodes.
+    pub async fn forbid_nodes(&self) {
+        let roles: Api<ClusterRole> = Api::all(self.client.clone());
+        let mut role = roles.get(&self.release).await.expect("the role");
+        for rule in role.rules.iter_mut().flatten() {
+            rule.resources.iter_mut().flatten().for_each(|resource| {
+                if resource == "nodes" {
+                    "nothing".clone_into(resource);
+                }
+            });
+        }
+        roles.replace(&self.release, &PostParams::default(), &role).await.expect("replaced");
     }
 
     fn number(&self) -> u32 {
@@ -207,7 +278,7 @@ impl World {
             .args(["--listen", &at.to_string(), "--health", &health.to_string()])
             .args(["--host", "127.0.0.1", "--grace", "0s"])
             .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECONFIG", self.dir.path().join("injector.yaml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log"));
@@ -307,8 +378,12 @@ impl Drop for World {
         let (client, names) = (self.client.clone(), [self.release.clone(), self.apps.clone()]);
         let gone = async move {
             let namespaces: Api<Namespace> = Api::all(client.clone());
-            let machines: Api<Machine> = Api::all(client);
+            let machines: Api<Machine> = Api::all(client.clone());
+            let roles: Api<ClusterRole> = Api::all(client.clone());
+            let bindings: Api<ClusterRoleBinding> = Api::all(client);
             for name in names {
+                let _ = bindings.delete(&name, &DeleteParams::default()).await;
+                let _ = roles.delete(&name, &DeleteParams::default()).await;
                 let _ = namespaces.delete(&name, &DeleteParams::default()).await;
                 let _ = machines.delete(&name, &DeleteParams::default()).await;
             }
@@ -469,7 +544,7 @@ impl Node {
     }
 
     /// Killed and started again in its place, with the anchor that its pod was made with.
-    pub async fn again(mut self, world: &World, first: &str, token: &str) -> Self {
+    pub fn again(mut self, world: &World, first: &str, token: &str) -> Self {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let (base, _) = self.name.split_once('@').expect("a name");

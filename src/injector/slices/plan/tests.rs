@@ -127,7 +127,7 @@ fn both_families_and_each_port_have_slices_of_their_own() {
     let ips = |ips: &[&str]| ips.iter().map(|ip| read(json!({"ip": ip}))).collect();
     world.pods[0].status.pod_ips = ips(&["10.0.0.1", "fd00::1", "10.0.0.99"]);
     world.pods[1].status.pod_ips = ips(&["fd00::2"]);
-    world.pods[2].spec.init_containers[0].ports[0].container_port = 5000;
+    world.pods[2].spec.init_containers[0].ports[0].number = 5000;
     world.settle();
     let mut names = world.names();
     names.sort_unstable();
@@ -215,8 +215,7 @@ fn who_ends_stays_until_it_is_gone_and_who_has_ended_or_has_no_address_is_nobody
 #[test]
 fn another_mesh_gets_a_service_that_goes_when_nobody_is_in_it() {
     let mut world = World::new(2);
-    let labels = |mesh: &str| Some(BTreeMap::from([(MESH.to_owned(), mesh.to_owned())]));
-    world.pods[1].metadata.labels = labels("staging");
+    world.pods[1].metadata.labels = Some(BTreeMap::from([(MESH.to_owned(), "staging".to_owned())]));
     world.settle();
     assert_eq!(world.services.len(), 2);
     let made = serde_json::to_value(&world.services[1]).expect("JSON");
