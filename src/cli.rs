@@ -18,6 +18,7 @@ mod host;
 mod injector;
 mod kv;
 mod later;
+mod life;
 mod messages;
 mod nodes;
 mod output;
@@ -143,6 +144,10 @@ enum Command {
     Connect(Later<nodes::ConnectArgs>),
     /// Disconnects from a node, and stays away from it
     Disconnect(Later<nodes::DisconnectArgs>),
+    /// Says whether the node is ready for work, and why not
+    Ready(Later<life::ReadyArgs>),
+    /// Lets the node leave: apps hear of it, and other nodes give it nothing new
+    Drain(Later<life::DrainArgs>),
     /// Lists everybody known, wanted and connected, and who reports them
     Peers,
     /// Says why a node is connected or not, and what to do
@@ -264,6 +269,8 @@ impl Command {
             Self::WaitFor(args) => wait(nodes::wait_for(globals, &args.0)),
             Self::Connect(args) => wait(nodes::connect(globals, &args.0)),
             Self::Disconnect(args) => wait(nodes::disconnect(globals, &args.0)),
+            Self::Ready(args) => wait(life::ready(globals, &args.0)),
+            Self::Drain(args) => wait(life::drain(globals, &args.0)),
             Self::Peers => wait(peers::peers(globals)),
             Self::Explain(args) => wait(peers::explain(globals, &args.0)),
             Self::Doctor(args) => wait(doctor::doctor(globals, &args.0)),

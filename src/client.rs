@@ -29,7 +29,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-pub use find::{FindError, find};
+pub use find::{FindError, find, find_operator};
 pub use frame::{Answer, Event};
 pub use op::Op;
 
@@ -323,6 +323,14 @@ impl Client {
         let mut state = self.shared.state();
         state.events.front().filter(|event| event.is_part(of))?;
         let event = state.take_event();
+        self.shared.taken.notify_one();
+        event
+    }
+
+    /// The next event if it is here already.
+    #[must_use]
+    pub fn take_event(&self) -> Option<Event> {
+        let event = self.shared.state().take_event();
         self.shared.taken.notify_one();
         event
     }

@@ -71,6 +71,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The app socket's mode. 0600 makes its apps operators; wider ones have none.
     pub socket_mode: u32,
+    /// The operators' socket, where it is not to be beside the app socket.
+    pub operator_socket: Option<PathBuf>,
     /// URLs of the strategies, `list://` of the addresses to join last.
     pub strategies: Vec<String>,
     /// The node is ready once so many others were up at the same time.

@@ -1,6 +1,6 @@
 //! The router behind one lock.
 //!
-//! Tasks bring batches in and take buffers out; the lock is held for at most [`SLICE`] entries at a time, never
+//! Tasks bring batches in and take buffers out; the lock is held for at most [`SLICE`](crate::router::SLICE) entries at a time, never
 //! across an await, and nothing is written to a socket under it. What a batch made ready is announced by
 //! [`Notify`]s before the lock is let go.
 
@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 pub use crate::router::hosting::{Exit, HostRequest, Start};
+pub use crate::router::life::{Readiness, Unready};
 use crate::router::nodes::SelfSeen;
 pub use crate::router::nodes::{KnownNode, MeshAnswer, MeshRequest, MeshToken};
 pub use crate::router::peers::PeerHello;
 use crate::router::peers::PeerId;
 use crate::router::sessions::SessionId;
 pub use crate::router::shared::{Frames, Piece, Shared};
-use crate::router::{Again, Limits, Map, Outbox, Router, SLICE};
+use crate::router::{Again, Limits, Map, Outbox, Router};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Id, Refused};
 use crate::wire::host::{DEFAULT_SUPERVISOR, Hosting, SupervisorSpec};
@@ -30,6 +31,9 @@ const PEER_FRAME_BYTES_MAX: usize = crate::wire::message::FRAGMENT_BYTES + 4096;
 
 /// How often buffers that nobody uses are given back, while there are any.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the node may take to show that it is alive.
+const LIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The router behind one lock.
 #[derive(Debug)]
@@ -46,6 +50,11 @@ pub struct Hub {
     unhosted: Notify,
     /// The last session has gone.
     deserted: Notify,
+    /// Every peer has heard that the node leaves.
+    settled: Notify,
+    /// How often the deadlines were looked at, and that they were.
+    ticks: AtomicU64,
+    ticked: Notify,
     /// Long commands that are being read take fewer bytes than before.
     room: Notify,
     /// Most bytes of long commands that are being read, in all sessions together.
@@ -209,6 +218,9 @@ impl Hub {
             hosting: Notify::new(),
             unhosted: Notify::new(),
             deserted: Notify::new(),
+            settled: Notify::new(),
+            ticks: AtomicU64::new(0),
+            ticked: Notify::new(),
             room: Notify::new(),
             reading_bytes_max: limits.queue_bytes / 2,
             send_timeout: limits.send_timeout,
@@ -285,6 +297,9 @@ impl Hub {
         if std::mem::take(&mut out.unhosted) {
             self.unhosted.notify_one();
         }
+        if std::mem::take(&mut out.settled) {
+            self.settled.notify_one();
+        }
         if state.tidied.is_none() && !out.shelf.is_empty() {
             state.tidied = Some(now + TIDY_EVERY);
         }
@@ -310,7 +325,11 @@ impl Hub {
             tokio::select! {
                 biased;
                 () = shutdown.asked() => return,
-                () = self.sooner.notified() => continue,
+                () = self.sooner.notified() => {
+                    self.ticks.fetch_add(1, Ordering::Relaxed);
+                    self.ticked.notify_waiters();
+                    continue;
+                }
                 () = due => {}
             }
             self.with(|state, now| {
@@ -332,13 +351,13 @@ impl Hub {
         state.router.queued(&state.out)
     }
 
-    /// How many sessions there are, those waiting to be resumed included.
+    /// How many apps are connected, hosted programs among them. Sessions that wait to be resumed do not count.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.lock().sessions.len()
     }
 
-    /// Completes when there is no session. Cancel safe.
+    /// Completes when no app is connected. Cancel safe.
     pub async fn without_sessions(&self) {
         while self.sessions() > 0 {
             self.deserted.notified().await;
@@ -360,20 +379,56 @@ impl Hub {
         self.with(|state, _| state.router.on_labels(node, labels));
     }
 
-    /// Whether so many others are up, or were, as the configuration wants. It stays true.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.lock().router.is_ready()
+    /// Apps can connect: one step towards readiness.
+    pub fn set_bound(&self) {
+        self.with(|state, _| state.router.on_bound());
     }
 
-    /// Tells every app that the node is about to leave.
+    /// Every strategy has looked for other nodes once, or has had long enough: one step towards readiness.
+    pub fn set_looked(&self) {
+        self.with(|state, _| state.router.on_looked());
+    }
+
+    /// Whether the certificate of this node is there, where others issue it: while it is not, the node is not ready.
+    pub fn set_issued(&self, there: bool) {
+        self.with(|state, _| state.router.on_issued(there));
+    }
+
+    /// Whether the node has started, and whether it is ready for work, as of now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        self.lock().router.readiness()
+    }
+
+    /// Whether the node's main task runs: it is asked for a sign, which it gives at once unless something holds it up for
+    /// five seconds. False while [`Hub::run_deadlines`] does not run. Cancel safe; costs nothing when nobody asks.
+    pub async fn is_live(&self) -> bool {
+        let before = self.ticks.load(Ordering::Relaxed);
+        let ticked = async {
+            loop {
+                let ticked = self.ticked.notified();
+                if self.ticks.load(Ordering::Relaxed) != before {
+                    return;
+                }
+                self.sooner.notify_one();
+                ticked.await;
+            }
+        };
+        tokio::time::timeout(LIVE_WITHIN, ticked).await.is_ok()
+    }
+
+    /// Begins to leave: the apps hear `draining` first, then the peers, who give this node nothing from then on that others
+    /// can do. Draining twice is draining once.
     pub fn drain(&self) {
-        let mut next = 0;
-        while let Some(after) = self.with(|state, _| {
-            let sessions = state.sessions.range(next..).map(|(id, _)| *id).take(SLICE);
-            Router::on_draining(sessions, &mut state.out)
-        }) {
-            next = after + 1;
+        self.with(|state, now| state.router.on_drain(now, &mut state.out));
+    }
+
+    /// Completes when what peers sent before they had heard that the node leaves has been carried out, and what was
+    /// answered is on its way. A peer that says nothing is waited for two seconds. Cancel safe.
+    pub async fn hear_out(&self) {
+        self.with(|state, now| state.router.on_settle(now, &mut state.out));
+        while !self.lock().router.is_settled() {
+            self.settled.notified().await;
         }
     }
 
@@ -658,6 +713,11 @@ impl Drop for SessionHandle {
                 return;
             }
             state.router.on_session_closed(now, id, &mut state.out);
+            // It may be resumed, by another connection with a signal of its own.
+            state.sessions.remove(&id);
+            if state.sessions.is_empty() {
+                self.hub.deserted.notify_one();
+            }
         });
     }
 }

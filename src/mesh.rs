@@ -15,8 +15,10 @@
 //! strategy no longer sees its node.
 
 mod attempts;
+mod census;
 mod explain;
 mod hearsay;
+mod leaving;
 mod listen;
 mod notices;
 mod remembered;
@@ -27,8 +29,9 @@ mod sources;
 mod strangers;
 mod telling;
 mod wanted;
+mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,10 +40,11 @@ use pillion_strategies::Report;
 use pillion_strategies::interfaces::Own;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
 
 use self::attempts::{Attempt, Attempts, Subject};
+use self::census::Since;
 use self::listen::Inbound;
 use self::notices::Notices;
 pub use self::remembered::{Past, REMEMBERED_MAX, Remember};
@@ -48,7 +52,9 @@ use self::requests::{Requests, Resolved};
 use self::roster::{Accept, Roster, Ruling};
 pub use self::show::Facts;
 use self::strangers::Strangers;
+use self::telling::Telling;
 use self::wanted::{Held, Outcome, Round, TargetId, Wanted};
+use self::window::Window;
 use crate::hub::{Hub, KnownNode, MeshAnswer, MeshRequest};
 pub use crate::peer::Profile;
 use crate::peer::interfaces::{Distance, Interfaces, distance};
@@ -62,20 +68,25 @@ use crate::wire::shown::item;
 
 /// Most events of connections that wait for the mesh; a connection that has more waits itself.
 const EVENTS_MAX: usize = 1024;
+/// Most events that are handled before the mesh acts on them.
+const EVENTS_TOGETHER: usize = 64;
 /// Most orders that wait for a connection. Half of them is kept for those that every connection gets at most once.
 const ORDERS_MAX: usize = 32;
 /// How much later an address is dialled than those that are nearer: a near one that answers has answered by then.
 const STAGGER: Duration = Duration::from_millis(50);
-/// Most dials under way.
+/// Most dials under way; how many of them may shake hands is [`Window`]'s.
 const DIALS_MAX: usize = 128;
-/// Changes of who is connected are told to the peers together when they come that close together.
+/// Changes of who is connected are told to the peers together when they come that close together; in a large mesh, where
+/// each costs more and there are more of them, later ([`census::quiet`]).
 const TELL_WITHIN: Duration = Duration::from_millis(10);
+/// What several peers tell is taken in together when it comes that close together; in a large mesh later too.
+const HEAR_WITHIN: Duration = Duration::from_millis(2);
 /// Changes of who is known are told to the hub together when they come that close together.
 const KNOWN_WITHIN: Duration = Duration::from_millis(50);
 /// How often the mesh looks whether the keys were read again: who had another cookie may have ours now.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long the goodbyes may take.
-const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// How long a strategy may take for its first look before the node counts as ready without it.
+const LOOKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the mesh needs to know of this node.
 #[derive(Clone, Debug)]
@@ -116,6 +127,7 @@ pub async fn run<T: Transport>(
     mut shutdown: Shutdown,
 ) {
     let mut issuance = tls.issuance();
+    hub.set_issued(tls.joins());
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
     loop {
         mesh.act();
@@ -126,13 +138,23 @@ pub async fn run<T: Transport>(
             biased;
             () = shutdown.asked() => break,
             Some(joined) = mesh.tasks.join_next() => loud(joined),
-            Some(event) = inputs.events.recv() => mesh.on_event(event),
+            Some(event) = inputs.events.recv() => {
+                mesh.on_event(event);
+                // To act is to look at everybody: in a crowd once for many events.
+                for _ in 0..EVENTS_TOGETHER {
+                    let Ok(event) = inputs.events.try_recv() else { break };
+                    mesh.on_event(event);
+                }
+            }
             Some(input) = inputs.others.recv() => mesh.on_input(input),
             // Who dials meanwhile waits in the kernel for our certificate.
             Some(inbound) = next_inbound(&mut inputs.inbound, room), if mesh.context.tls.joins() => {
                 mesh.on_inbound(inbound);
             }
-            () = news(&mut issuance) => mesh.look_at = Instant::now(),
+            () = news(&mut issuance) => {
+                hub.set_issued(mesh.context.tls.joins());
+                mesh.look_at = Instant::now();
+            }
             () = sleep_until(next) => {}
         }
     }
@@ -191,8 +213,7 @@ struct Conn {
     dial: Option<(TargetId, SocketAddr)>,
     met: Option<Box<Met>>,
     up: Option<Instant>,
-    /// Of the last hearsay sent on it.
-    told: Option<u64>,
+    telling: Telling,
 }
 
 struct Mesh<T: Transport> {
@@ -204,6 +225,7 @@ struct Mesh<T: Transport> {
     requests: Requests,
     notices: Notices,
     attempts: Attempts,
+    window: Window,
     /// What this node was told to say of itself.
     labels: BTreeMap<String, String>,
     facts: Facts,
@@ -216,14 +238,26 @@ struct Mesh<T: Transport> {
     services: Vec<AbortHandle>,
     inputs: mpsc::Sender<Input>,
     known: Vec<KnownNode>,
+    /// Whom this node counted when it told that last.
+    census: Option<Since>,
     /// What a node that may join announces one of.
     ids: Vec<[u8; 8]>,
     /// When to look whether the keys were read again.
     look_at: Instant,
     /// When to tell the peers whom we are connected to.
     tell_at: Option<Instant>,
+    /// When something that was said lapses. Whatever changes that is followed by a merge, which notes it.
+    expire_at: Option<Instant>,
+    /// When to take in what peers have told.
+    hear_at: Option<Instant>,
     /// When to tell the hub who is known.
     known_at: Option<Instant>,
+    /// When the strategies have had long enough for their first look; none once all have looked, or it is over.
+    looked_by: Option<Instant>,
+    /// This node is about to leave: it neither dials nor takes anybody in.
+    draining: bool,
+    /// Connected nodes that are about to leave: when they are gone they are gone, whether they say goodbye or not.
+    leaving: BTreeSet<Node>,
     hasher: foldhash::fast::FixedState,
 }
 
@@ -271,6 +305,7 @@ impl<T: Transport> Mesh<T> {
                 now,
             ),
             attempts: Attempts::default(),
+            window: Window::default(),
             labels: options.labels,
             facts: options.facts,
             started: now,
@@ -284,10 +319,16 @@ impl<T: Transport> Mesh<T> {
             services: Vec::new(),
             inputs: inputs_in,
             known: Vec::new(),
+            census: None,
             ids: Vec::new(),
             look_at: Instant::now(),
             tell_at: None,
+            expire_at: None,
+            hear_at: None,
             known_at: None,
+            looked_by: Some(now + LOOKED_WITHIN),
+            draining: false,
+            leaving: BTreeSet::new(),
             hasher: foldhash::fast::FixedState::default(),
         };
         listen::start(
@@ -304,6 +345,7 @@ impl<T: Transport> Mesh<T> {
         mesh.start_watchers(hub);
         // What is remembered is tried before any strategy has said a word.
         mesh.merge(now);
+        mesh.look_whether_looked(now);
         (mesh, Inputs { events, others, inbound })
     }
 
@@ -342,19 +384,27 @@ impl<T: Transport> Mesh<T> {
                 self.merge(now);
             }
         }
-        if self.wanted.next_expiry().is_some_and(|at| at <= now) {
+        if self.expire_at.is_some_and(|at| at <= now) {
             self.wanted.expire(now);
             self.merge(now);
         }
+        if self.looked_by.is_some_and(|at| at <= now) {
+            self.look_whether_looked(now);
+        }
+        if self.hear_at.is_some_and(|at| at <= now) {
+            self.hear_at = None;
+            self.merge(now);
+        }
         let held = self.roster.held();
-        let room =
-            if self.context.tls.joins() { DIALS_MAX - self.dials().min(DIALS_MAX) } else { 0 };
+        let room = DIALS_MAX.saturating_sub(self.dials()).min(self.window.room(now));
+        let dials = self.context.tls.joins() && !self.draining;
+        let room = if dials { room } else { 0 };
         for round in self.wanted.due(&held, now, room) {
             self.dial_round(round);
         }
         if self.tell_at.is_some_and(|at| at <= now) {
             self.tell_at = None;
-            self.tell_peers();
+            self.tell_peers(now);
         }
         if self.known_at.is_some_and(|at| at <= now) {
             self.known_at = None;
@@ -389,11 +439,16 @@ impl<T: Transport> Mesh<T> {
 
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        // With every slot taken it is the end of a dial that wakes us, without a certificate its coming.
-        let dial = (self.dials() < DIALS_MAX && self.context.tls.joins())
-            .then(|| self.wanted.next_due(&self.roster.held(), now))
-            .flatten();
-        let others = [self.wanted.next_expiry(), self.tell_at, self.known_at, self.requests.next()];
+        // With every place taken it is the end of a dial that wakes us, or that one leaves the window; without a
+        // certificate its coming.
+        let room_at = if self.window.room(now) > 0 { Some(now) } else { self.window.room_at(now) };
+        let dials = self.dials() < DIALS_MAX && !self.draining && self.context.tls.joins();
+        let dial = room_at.filter(|_| dials).and_then(|room| {
+            let due = self.wanted.next_due(&self.roster.held(), now);
+            due.map(|due| due.max(room))
+        });
+        let told = self.tell_at.into_iter().chain(self.hear_at).chain(self.looked_by).min();
+        let others = [self.expire_at, told, self.known_at, self.requests.next()];
         others.into_iter().flatten().chain(dial).fold(self.look_at, Instant::min)
     }
 
@@ -403,6 +458,7 @@ impl<T: Transport> Mesh<T> {
             self.wanted.merge(&self.ids, now);
         }
         self.wanted.remembered.save();
+        self.expire_at = self.wanted.next_expiry();
         self.known_changed(now);
     }
 
@@ -436,10 +492,19 @@ impl<T: Transport> Mesh<T> {
         let (context, transport) = (Arc::clone(&self.context), Arc::clone(&self.transport));
         let task = self.tasks.spawn(peer::dial(context, transport, conn, address, after, heard));
         self.wanted.begun(target, conn);
+        self.window.begin(conn, Instant::now() + after);
         let dial = Some((target, address));
         self.conns.insert(
             conn,
-            Conn { orders, task, remote: address, dial, met: None, up: None, told: None },
+            Conn {
+                orders,
+                task,
+                remote: address,
+                dial,
+                met: None,
+                up: None,
+                telling: Telling::default(),
+            },
         );
     }
 
@@ -455,7 +520,15 @@ impl<T: Transport> Mesh<T> {
         let task = self.tasks.spawn(peer::accept(context, conn, inbound.stream, ends, heard));
         self.conns.insert(
             conn,
-            Conn { orders, task, remote, dial: None, met: None, up: None, told: None },
+            Conn {
+                orders,
+                task,
+                remote,
+                dial: None,
+                met: None,
+                up: None,
+                telling: Telling::default(),
+            },
         );
     }
 
@@ -481,6 +554,7 @@ impl<T: Transport> Mesh<T> {
                 self.wanted.report(name, report, now);
                 self.merge(now);
                 self.label();
+                self.look_whether_looked(now);
             }
             Input::Request(request) => self.on_request(request, now),
             Input::Resolved(resolved) => {
@@ -498,6 +572,13 @@ impl<T: Transport> Mesh<T> {
 
     fn on_request(&mut self, request: MeshRequest, now: Instant) {
         match request {
+            MeshRequest::Connect { token, .. } if self.draining => {
+                let failed = MeshAnswer::Failed {
+                    code: "draining",
+                    message: "this node is about to leave: it dials nobody any more".to_owned(),
+                };
+                self.context.hub.answer_mesh(token, failed);
+            }
             MeshRequest::Connect { token, to } => {
                 let told = self.told();
                 match self.requests.connect(token, &to, &told, &mut self.wanted, now) {
@@ -529,6 +610,7 @@ impl<T: Transport> Mesh<T> {
                 self.part(&Node { name: node, incarnation }, now);
                 self.merge(now);
             }
+            MeshRequest::Drains { node } => self.on_drains(node, now),
             MeshRequest::Peers { token } => {
                 let shown = MeshAnswer::Shown(item(&self.peers(now)));
                 self.context.hub.answer_mesh(token, shown);
@@ -547,6 +629,7 @@ impl<T: Transport> Mesh<T> {
     fn on_event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
+            Event::Reached(conn) => self.window.reached(conn),
             Event::Spoke(conn) => self.strangers.spoke(conn),
             Event::Hello(conn, met) => self.on_hello(conn, met, now),
             Event::Accepted(conn, number, holds) => {
@@ -570,7 +653,12 @@ impl<T: Transport> Mesh<T> {
     fn on_hello(&mut self, id: ConnId, met: Box<Met>, now: Instant) {
         // It has shown that it is one of us; what follows is bounded by the number of nodes.
         self.strangers.leave(id);
+        self.window.met(id);
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        if self.draining {
+            let message = "this node is about to leave: join another one".to_owned();
+            return self.close(id, "leaving", Some(message), false);
+        }
         let (node, known) = (met.node.clone(), met.known);
         if let Some((_, address)) = conn.dial {
             self.wanted.learn(address, node.clone(), now);
@@ -611,14 +699,16 @@ impl<T: Transport> Mesh<T> {
         for subject in self.wanted.joined(&node) {
             self.notices.well(&subject);
         }
-        self.tell_at.get_or_insert(now + TELL_WITHIN);
+        self.tell_soon(now);
         self.known_changed(now);
     }
 
     fn on_peers(&mut self, id: ConnId, peers: Peers, now: Instant) {
+        self.counted(id, &peers, now);
+        let Some(list) = peers.peers else { return };
         let Some(met) = self.conns.get(&id).and_then(|conn| conn.met.as_ref()) else { return };
         let remote = met.remote;
-        let said = peers.peers.into_iter().filter_map(|entry| {
+        let said = list.into_iter().filter_map(|entry| {
             let node = Node {
                 name: entry.node.parse().ok()?,
                 incarnation: Incarnation(entry.incarnation),
@@ -627,11 +717,15 @@ impl<T: Transport> Mesh<T> {
         });
         let teller = met.node.name.clone();
         self.wanted.hearsay.told(&teller, said, now);
-        self.merge(now);
+        let peers = self.roster.up().count();
+        let within = if peers <= census::SMALL { HEAR_WITHIN } else { census::quiet(peers) / 5 };
+        self.hear_at.get_or_insert(now + within);
     }
 
     fn on_ended(&mut self, id: ConnId, ending: &Ending, now: Instant) {
         self.strangers.leave(id);
+        let slow = Problem::is_slow;
+        self.window.over(id, matches!(ending, Ending::Failed(problem) if slow(problem)), now);
         let Some(conn) = self.conns.remove(&id) else { return };
         let lasted = conn.up.map(|up| now.saturating_duration_since(up));
         let was_up = matches!(ending, Ending::Down { .. });
@@ -656,7 +750,7 @@ impl<T: Transport> Mesh<T> {
             self.context.hub.answer_mesh(token, MeshAnswer::True);
         }
         if was_up {
-            self.tell_at.get_or_insert(now + TELL_WITHIN);
+            self.tell_soon(now);
             self.merge(now);
         } else {
             self.known_changed(now);
@@ -694,8 +788,9 @@ impl<T: Transport> Mesh<T> {
             _ => info!(node = %node.name, incarnation = %node.incarnation, %reason, "left"),
         }
         self.wanted.hearsay.gone(&node.name, now);
+        let drained = self.leaving.remove(node);
         match goodbye.map(|goodbye| goodbye.reason.as_str()) {
-            Some("shutdown") => {
+            reason if drained || reason == Some("shutdown") => {
                 self.wanted.hearsay.goodbye(node, now);
                 self.wanted.remembered.left(&node.name);
             }
@@ -710,7 +805,16 @@ impl<T: Transport> Mesh<T> {
                 self.wanted.hearsay.lost(&self.context.me.name, node.clone(), addresses, now);
             }
         }
-        self.wanted.left(node, lasted, goodbye.is_some(), now);
+        self.wanted.left(node, lasted, drained || goodbye.is_some(), now);
+    }
+
+    /// Tells the hub once every strategy has reported, or has had long enough.
+    fn look_whether_looked(&mut self, now: Instant) {
+        let Some(by) = self.looked_by else { return };
+        if by <= now || self.wanted.sources.have_looked() {
+            self.looked_by = None;
+            self.context.hub.set_looked();
+        }
     }
 
     /// Keeps away from a node, also on connections that are under way.
@@ -793,50 +897,12 @@ impl<T: Transport> Mesh<T> {
         for id in rest {
             if let Some(conn) = self.conns.remove(&id) {
                 conn.task.abort();
+                self.window.over(id, false, now);
                 if let Some((target, address)) = conn.dial {
                     self.wanted.over(target, id, address, Outcome::Superfluous, now);
                 }
             }
         }
-    }
-
-    /// Stop listening and dialling; say goodbye; wait for the goodbyes to be out; drop the rest.
-    async fn leave(mut self, mut inputs: Inputs<T::Stream>) {
-        for service in self.services.drain(..) {
-            service.abort();
-        }
-        for (token, answer) in self.requests.give_up() {
-            self.context.hub.answer_mesh(token, answer);
-        }
-        let strangers: Vec<ConnId> =
-            self.conns.iter().filter(|(_, c)| c.met.is_none()).map(|(id, _)| *id).collect();
-        for id in strangers {
-            if let Some(conn) = self.conns.remove(&id) {
-                conn.task.abort();
-            }
-        }
-        for (id, conn) in &self.conns {
-            // Its task says `leaving` where the connection was not up yet.
-            let code = if conn.up.is_some() { "shutdown" } else { "leaving" };
-            self.close(*id, code, Some("this node stops".to_owned()), true);
-        }
-        let deadline = Instant::now() + LEAVE_WITHIN;
-        let goodbyes = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(_) = inputs.events.recv() => {}
-                    joined = self.tasks.join_next() => match joined {
-                        Some(joined) => loud(joined),
-                        None => break,
-                    }
-                }
-            }
-        };
-        if timeout_at(deadline, goodbyes).await.is_err() {
-            debug!("some peers did not take our goodbye in time");
-        }
-        self.tasks.shutdown().await;
     }
 }
 

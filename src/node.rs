@@ -40,6 +40,8 @@ use crate::wire::host::Hosting;
 use crate::wire::id::{Incarnation, Node, NodeName};
 use crate::wire::message::PROTOCOL_MAX;
 
+/// What the operators' socket is called beside `NAME.sock`.
+const OPERATOR_EXTENSION: &str = "operator.sock";
 /// How often files of cookies and certificates are looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// How often polling strategies look.
@@ -202,7 +204,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         None => dir.socket(&config.mesh, &claim.base)?,
     };
     // The operator's first: who waits for the app socket to appear finds both.
-    let operators = operator_socket(&path, config.socket_mode)?;
+    let operators = operator_socket(&path, &config)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
     let (gossip_keys, keys) = watch::channel(Vec::new());
@@ -221,6 +223,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     for socket in std::iter::once(socket).chain(operators) {
         tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
     }
+    hub.set_bound();
 
     let past = past::Book::of(&config, &dir, &claim.base);
     let trust = trust(&config, &past)?;
@@ -348,16 +351,19 @@ impl Running {
 
     /// Leaves in order, within the grace and a few seconds.
     pub async fn stop(mut self) {
-        // 1. The apps hear of it first, and may finish what they are at.
+        // 1. The apps hear of it first, and may finish what they are at; then the other nodes, which give this one nothing
+        //    new that others can do.
         self.hub.drain();
         // 2. What is hosted ends meanwhile, the last one first, each within its own time. Other nodes hear of each end.
         let sessions = tokio::time::timeout(self.grace, self.hub.without_sessions());
         let _ = tokio::join!(self.hub.end_hosting(), sessions);
         self.hosting.ask();
-        // 3. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
+        // 3. What other nodes sent before they knew is answered, so that they ask somebody else.
+        self.hub.hear_out().await;
+        // 4. The other nodes hear a goodbye, so that nobody waits for the failure detector; strategies stop
         //    announcing.
         self.mesh.ask();
-        // 4. What is left of the sessions is closed. The socket's file goes with its task.
+        // 5. What is left of the sessions is closed. The socket's file goes with its task.
         self.apps.ask();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
@@ -408,14 +414,16 @@ fn inherited(error: SocketError, config: &Config) -> NodeError {
     }
 }
 
-/// Where the apps are not operators, the operator has a socket of his own, named after the app socket: several
-/// nodes share a directory.
-fn operator_socket(path: &Path, mode: u32) -> Result<Option<Socket>, NodeError> {
+/// Where the apps are not operators, the operator has a socket of his own, named after the app socket unless it is to be
+/// elsewhere: several nodes share a directory.
+fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeError> {
     const MODE: u32 = 0o600;
-    if mode & 0o777 == MODE {
-        return Ok(None);
-    }
-    Ok(Some(Socket::bind(&path.with_extension("operator.sock"), MODE)?))
+    let path = match &config.operator_socket {
+        Some(path) => path.clone(),
+        None if config.socket_mode & 0o777 == MODE => return Ok(None),
+        None => path.with_extension(OPERATOR_EXTENSION),
+    };
+    Ok(Some(Socket::bind(&path, MODE)?))
 }
 
 fn strategies(
@@ -758,5 +766,26 @@ mod tests {
         assert!(pause(10) >= STRATEGY_WAITS.cap / 2, "{:?}", pause(10));
         let after = pause(11).saturating_sub(Duration::from_secs(3600));
         assert!(after <= STRATEGY_WAITS.first, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_live_for_as_long_as_its_main_task_answers() {
+        let me = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1) };
+        let hub = Hub::new(me, Limits::default());
+        let start = Instant::now();
+        assert!(!hub.is_live().await);
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        let (trigger, shutdown) = shutdown::channel();
+        let runs = tokio::spawn({
+            let hub = Arc::clone(&hub);
+            async move { hub.run_deadlines(shutdown).await }
+        });
+        for _ in 0..3 {
+            assert!(hub.is_live().await);
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(5), "at once");
+        trigger.ask();
+        runs.await.expect("no panic");
+        assert!(!hub.is_live().await);
     }
 }

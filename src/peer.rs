@@ -120,6 +120,8 @@ pub(crate) struct Met {
 /// What a connection tells the mesh.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// It was dialled and somebody answered.
+    Reached(ConnId),
     /// It was accepted and has sent the first words of TLS.
     Spoke(ConnId),
     /// A good hello was read.
@@ -205,6 +207,7 @@ pub(crate) async fn dial<T: Transport>(
         Ok(local) => local,
         Err(error) => return failed(&context, conn, broken(&context, &error)).await,
     };
+    context.tell(Event::Reached(conn)).await;
     let deadline = Instant::now() + HELLO_WITHIN;
     let handshake = context.tls.connector().connect(Tls::server_name(), ahead::Ahead::new(stream));
     let mut stream = match timeout_at(deadline, handshake).await {

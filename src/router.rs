@@ -28,10 +28,12 @@ mod groups;
 pub mod hosting;
 mod info;
 mod kv;
+pub mod life;
 mod links;
 mod listings;
 pub mod mailbox;
 mod monitors;
+mod moving;
 mod names;
 pub mod nodes;
 pub mod outbox;
@@ -177,10 +179,8 @@ pub struct Router {
     labels: BTreeMap<String, String>,
     hidden: bool,
     addresses: Vec<String>,
-    /// So many others are to be up before this node is ready.
-    min_peers: usize,
-    /// So many were up once.
-    ready: bool,
+    /// How far the node has come.
+    life: life::Life,
     /// Processes that watch nodes, the number that was given when they began, and which nodes.
     node_watchers: BTreeMap<u64, (u64, NodeType)>,
     /// Whose monitor a reference is, for as long as it is set or its `down` waits in the mailbox.
@@ -188,6 +188,9 @@ pub struct Router {
     /// What this node announces of itself.
     announced: announced::Announced,
     globals: BTreeMap<Box<str>, globals::Claims>,
+    /// Names that nobody has for the moment because a node drains, and the same by their numbers.
+    moving: BTreeMap<Box<str>, moving::Moving>,
+    moving_names: BTreeMap<u64, Box<str>>,
     groups: BTreeMap<Box<str>, groups::Group>,
     /// Who watches many groups at once, by reference.
     scopes: BTreeMap<u64, scopes::Scope>,
@@ -325,12 +328,13 @@ impl Router {
             labels: BTreeMap::new(),
             hidden: false,
             addresses: Vec::new(),
-            min_peers: 0,
-            ready: false,
+            life: life::Life::default(),
             node_watchers: BTreeMap::new(),
             refs: Map::default(),
             announced: announced::Announced::default(),
             globals: BTreeMap::new(),
+            moving: BTreeMap::new(),
+            moving_names: BTreeMap::new(),
             groups: BTreeMap::new(),
             scopes: BTreeMap::new(),
             modules: BTreeMap::new(),
@@ -472,6 +476,8 @@ impl Router {
             Command::Peers => self.show_peers(asker, out),
             Command::Explain { node } => self.explain(asker, node, out),
             Command::Doctor => self.doctor(asker, out),
+            Command::Ready { wait_ms } => self.tell_ready(asker, wait_ms, out),
+            Command::Drain { wait_ms } => self.drain(asker, wait_ms, out),
             Command::MonitorNodes { pid, on, node_type } => {
                 self.monitor_nodes(asker, pid, on, node_type, out)
             }
@@ -653,6 +659,8 @@ impl Router {
                 Deadline::Hosted(serial) => self.hosted_lingers(now, serial, out),
                 Deadline::Grace { session, epoch } => self.grace_ends(now, session, epoch, out),
                 Deadline::Failed(session) => self.tell_failed(now, session, out),
+                Deadline::Life(number) => self.life_wait_ends(number, out),
+                Deadline::Moving(number) => self.name_moves_no_more(number),
             }
         }
         self.run_work(now, out);

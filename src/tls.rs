@@ -17,6 +17,7 @@ mod explain;
 mod files;
 mod identity;
 mod issued;
+mod validity;
 mod verify;
 
 use std::fmt;
@@ -38,9 +39,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::ASN1Time;
 
 pub use cookie::{Cookie, CookieError};
-pub use explain::explain;
+pub use explain::{explain, is_about_time};
 pub use identity::{IdentityError, MESH_BYTES_MAX, PeerIdentity, is_host, is_mesh};
 pub use issued::{ANCHORS_MAX, Issuance, IssuedError, Life, Request, anchors, pem};
+pub use validity::Validity;
 use verify::MeshVerifier;
 
 /// What both ends say they speak (ALPN).
@@ -252,6 +254,9 @@ struct Current {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     ids: Vec<[u8; 8]>,
+    certificates: Vec<Validity>,
+    /// Why the files are not taken as they are now.
+    problem: Option<String>,
 }
 
 /// What a configuration was made from: equal sources need no reload.
@@ -269,6 +274,8 @@ struct Credentials {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     ids: Vec<[u8; 8]>,
+    /// Those that end one day.
+    certificates: Vec<Validity>,
 }
 
 impl Tls {
@@ -296,7 +303,8 @@ impl Tls {
                 let verifier = Arc::new(MeshVerifier::new(nothing.roots, &provider, mesh)?);
                 let (server, client) = configs(verifier, nothing.chain, nothing.key, &provider)?;
                 let source = Source::Issued(anchors.clone());
-                Current { source, server, client, ids: nothing.ids }
+                let (ids, certificates) = (nothing.ids, nothing.certificates);
+                Current { source, server, client, ids, certificates, problem: None }
             }
         };
         let issuance = match trust {
@@ -317,6 +325,13 @@ impl Tls {
     /// # Errors
     /// [`TlsError`], each time until the files are mended; what was loaded before stays in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
+        let reloaded = self.read_again();
+        let problem = reloaded.as_ref().err().map(ToString::to_string);
+        self.with(|current| current.problem = problem);
+        reloaded
+    }
+
+    fn read_again(&self) -> Result<bool, TlsError> {
         let Shared { trust, identity, provider, .. } = &*self.shared;
         let fresh = match trust {
             // What is issued comes through `issued`.
@@ -387,13 +402,14 @@ impl Tls {
     ) -> Result<Life, TlsError> {
         let Shared { identity, provider, issuance, .. } = &*self.shared;
         let answer = issued::read(request, certificate, anchors, identity, now)?;
-        let Credentials { roots, chain, key, ids } = answer.credentials;
+        let Credentials { roots, chain, key, ids, certificates } = answer.credentials;
         let verifier = Arc::new(MeshVerifier::new(roots, provider, &identity.mesh)?);
         check_own(&verifier, &chain).map_err(IssuedError::from)?;
         let (server, client) =
             configs(verifier, chain, key, provider).map_err(IssuedError::from)?;
         let source = Source::Issued(answer.anchors);
-        self.with(|current| *current = Current { source, server, client, ids });
+        let fresh = Current { source, server, client, ids, certificates, problem: None };
+        self.with(|current| *current = fresh);
         if let Some(issuance) = issuance {
             issuance.send_modify(|issuance| {
                 (issuance.until, issuance.trouble) = (Some(answer.life.until), None);
@@ -446,6 +462,19 @@ impl Tls {
         self.with(|current| current.ids.clone())
     }
 
+    /// The certificates in use that end one day: our own, what stands between it and its authority, and all authorities.
+    /// None with a cookie.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<Validity> {
+        self.with(|current| current.certificates.clone())
+    }
+
+    /// Why the last [`Tls::reload`] took nothing, in words; nothing when there was nothing wrong.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.with(|current| current.problem.clone())
+    }
+
     /// What the nodes of the mesh seal with where there is no connection: one per cookie, in the file's order. None with
     /// certificates, issued or not, whose holders share no secret.
     #[must_use]
@@ -489,10 +518,12 @@ fn from_cookies(
     identity: &PeerIdentity,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Current, TlsError> {
-    let Credentials { roots, chain, key, ids } = authority::credentials(&cookies, identity)?;
+    let Credentials { roots, chain, key, ids, certificates } =
+        authority::credentials(&cookies, identity)?;
     let verifier = Arc::new(MeshVerifier::new(roots, provider, &identity.mesh)?);
     let (server, client) = configs(verifier, chain, key, provider)?;
-    Ok(Current { source: Source::Cookies(cookies), server, client, ids })
+    let source = Source::Cookies(cookies);
+    Ok(Current { source, server, client, ids, certificates, problem: None })
 }
 
 fn from_files(
@@ -500,12 +531,14 @@ fn from_files(
     identity: &PeerIdentity,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Current, TlsError> {
-    let Credentials { roots, chain, key, ids } = files.credentials(identity, ASN1Time::now())?;
+    let Credentials { roots, chain, key, ids, certificates } =
+        files.credentials(identity, ASN1Time::now())?;
     let verifier = Arc::new(MeshVerifier::new(roots, provider, &identity.mesh)?);
     check_own(&verifier, &chain).map_err(|error| files.own_refused(error))?;
     let (server, client) =
         configs(verifier, chain, key, provider).map_err(|error| files.own_refused(error))?;
-    Ok(Current { source: Source::Files(files.fingerprint()), server, client, ids })
+    let source = Source::Files(files.fingerprint());
+    Ok(Current { source, server, client, ids, certificates, problem: None })
 }
 
 /// Looks at our own certificate as a peer with our authorities will.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! --strategy consul://pillion                      # the agent on this machine, instances that pass their checks
-//! --strategy 'consul://pillion?url=https://consul.example.org:8501&ca=/etc/consul/ca.pem&token_file=/run/secrets/consul'
+//! --strategy 'consul://pillion?url=https://consul.example.org:8501&ca=/etc/consul/ca.pem&token-file=/run/secrets/consul'
 //! --strategy 'consul://pillion?using=catalog&dc=eu&tag=blue,mesh&port=4470'
 //!
 //! # what registers the service, in a file of the agent
@@ -22,7 +22,7 @@
 //! | `tag` | any | only instances with this tag; several with commas: with all of them |
 //! | `port` | the service's, or 4470 where it has none | the mesh port |
 //! | `token` | none | the ACL token |
-//! | `token_file` | none | a file with the token, read again for every question |
+//! | `token-file` | none | a file with the token, read again for every question |
 //! | `wait` | 1m | how long Consul may hold a question that has no new answer, at most 10m |
 //!
 //! - A question waits at Consul until the answer changes (a *blocking query*), so news come at once and nothing is asked
@@ -55,6 +55,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::api::{Answer, Fetch, Question};
 use self::http::Client;
+use crate::hosts;
 use crate::list::PORT;
 use crate::options::{Url, unknown, wrong};
 use crate::retry::{Retry, spread};
@@ -91,7 +92,7 @@ pub struct Consul {
 
 impl Consul {
     pub(crate) fn from_url(url: &Url, surroundings: &Surroundings) -> Result<Self, StrategyError> {
-        url.only(&["url", "ca", "using", "dc", "tag", "port", "token", "token_file", "wait"])?;
+        url.only(&["url", "ca", "using", "dc", "tag", "port", "token", "token-file", "wait"])?;
         let service = url.place.clone();
         let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
         if service.is_empty() || !service.chars().all(plain) {
@@ -113,8 +114,8 @@ impl Consul {
         if wait > WAIT_MAX {
             return Err(wrong("`wait` of consul is more than 10m, which Consul does not do"));
         }
-        if url.option("token").is_some() && url.option("token_file").is_some() {
-            return Err(wrong("consul has both `token` and `token_file`: leave one out"));
+        if url.option("token").is_some() && url.option("token-file").is_some() {
+            return Err(wrong("consul has both `token` and `token-file`: leave one out"));
         }
         let tags = url.option("tag").unwrap_or_default().split(',').map(str::trim);
         let tags: Vec<String> = tags.filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
@@ -128,7 +129,7 @@ impl Consul {
             url.option("url").unwrap_or("http://127.0.0.1:8500"),
             url.option("ca").map(PathBuf::from),
             url.option("token").map(str::to_owned),
-            url.option("token_file").map(PathBuf::from),
+            url.option("token-file").map(PathBuf::from),
         )?);
         let fetch: Fetch = Arc::new(move |question| {
             let (client, path) = (Arc::clone(&client), query.path(question));
@@ -242,8 +243,8 @@ async fn resolved(host: &str) -> Result<Vec<IpAddr>, String> {
             "the address `{shown}` of an instance cannot be resolved: {why}. Register an IP address"
         )
     };
-    match timeout(LOOKUP, tokio::net::lookup_host((host, 0))).await {
-        Ok(Ok(addresses)) => Ok(addresses.map(|address| address.ip()).collect()),
+    match timeout(LOOKUP, hosts::lookup(host, 0)).await {
+        Ok(Ok(addresses)) => Ok(addresses.iter().map(SocketAddr::ip).collect()),
         Ok(Err(error)) => Err(bad(error.to_string())),
         Err(_) => Err(bad("the resolver does not answer".into())),
     }

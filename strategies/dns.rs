@@ -15,8 +15,8 @@
 //! | `type` | by the name | `a`, `aaaa`, `srv`, several with commas, or `all`; a name that begins with `_` is asked for `srv`, another one for `a,aaaa` |
 //! | `interval` | the interval of all pollers | the shortest time between two questions for one name |
 //! | `hold` | 2m, or 10m for a name whose answers rotate | how long an address stays after an answer first came without it; at least three answers without it in any case |
-//! | `server` | those of `resolv_conf` | the name servers to ask, `IP` or `IP:PORT`, separated by commas; search domains do not count then |
-//! | `resolv_conf` | `/etc/resolv.conf` | where name servers, search domains, `ndots`, `timeout` and `attempts` are read; read anew before every question, so that it may appear or change later |
+//! | `server` | those of `resolv-conf` | the name servers to ask, `IP` or `IP:PORT`, separated by commas; search domains do not count then |
+//! | `resolv-conf` | `/etc/resolv.conf` | where name servers, search domains, `ndots`, `timeout` and `attempts` are read; read anew before every question, so that it may appear or change later |
 //!
 //! - The port is 4470 where none is written. SRV records have their own.
 //! - Every address is reported as a sighting of its own: behind one name there may be one node or many, and a node that
@@ -42,6 +42,7 @@
 
 mod ask;
 mod seen;
+pub(crate) mod servers;
 mod system;
 #[cfg(all(test, feature = "conformance"))]
 mod tests;
@@ -86,7 +87,7 @@ pub struct Dns {
 
 impl Dns {
     pub(crate) fn from_url(url: &Url, surroundings: &Surroundings) -> Result<Self, StrategyError> {
-        url.only(&["type", "interval", "hold", "server", "resolv_conf"])?;
+        url.only(&["type", "interval", "hold", "server", "resolv-conf"])?;
         let kinds = url.option("type").map(kinds).transpose()?;
         let mut queries: Vec<Query> = Vec::new();
         for text in url.place.split(',').map(str::trim).filter(|text| !text.is_empty()) {
@@ -103,10 +104,10 @@ impl Dns {
         if queries.len() > NAMES_MAX {
             return Err(wrong(format!("dns has more than {NAMES_MAX} names: name a few of them")));
         }
-        let system = match (url.option("server"), url.option("resolv_conf")) {
+        let system = match (url.option("server"), url.option("resolv-conf")) {
             (Some(_), Some(_)) => {
                 return Err(wrong(
-                    "dns has both `server` and `resolv_conf`, and either says whom to ask: leave one out",
+                    "dns has both `server` and `resolv-conf`, and either says whom to ask: leave one out",
                 ));
             }
             (Some(servers), None) => System::of_servers(servers)?,

@@ -29,7 +29,8 @@
 //! - Many nodes of one machine share the port. No privilege is needed, only that no firewall drops the port.
 //!
 //! **What is believed.** ChaCha20-Poly1305 under a key of the sender's own, which is derived from the mesh's key; what was
-//! changed, sealed with another key, or heard before is counted and ignored, and so is what was sealed more than a minute
+//! changed, sealed with another key, or heard before is ignored and counted (`pillion doctor` shows how often, and from
+//! where last), and so is what was sealed more than a minute
 //! before or after our own time: then the health says whose clock is apart and by how much. A packet has at most 1400 bytes.
 //! Whoever has the secret can announce any node; the TLS hello proves who it is. More than 1000 strange packets within a second
 //! are not read until the next, which the health tells.
@@ -61,7 +62,7 @@ use crate::keys::{Key, Keys};
 use crate::options::{Url, wrong};
 use crate::pace::{self, Clocks, until_next};
 use crate::retry::{Retry, spread};
-use crate::{Announcement, Reporter, Running, Strategy, StrategyError, Surroundings};
+use crate::{Announcement, Reporter, Running, Strategy, StrategyError, Surroundings, Why};
 
 /// libcluster's port.
 const PORT: u16 = 45_892;
@@ -226,6 +227,7 @@ impl<E: Ether> Over<E> {
         let mut run = Run {
             gossip: self,
             own,
+            reporter,
             view: View::new(reporter, own, self.salt, memory, Instant::now()),
             secrets: Secrets::new(self),
             strange: Strange::default(),
@@ -321,17 +323,12 @@ impl Secrets {
     }
 }
 
-/// Packets that are nobody's of this mesh.
+/// How many packets are nobody's of this mesh.
 #[derive(Default)]
 struct Strange {
-    malformed: u64,
-    foreign: u64,
-    replayed: u64,
-    skewed: u64,
     second: Option<Instant>,
     within: u32,
     flood: Option<Instant>,
-    told: u64,
 }
 
 impl Strange {
@@ -349,28 +346,13 @@ impl Strange {
         }
         until
     }
-
-    fn log(&mut self) {
-        let Self { malformed, foreign, replayed, skewed, .. } = *self;
-        let all = malformed + foreign + replayed + skewed;
-        if all != self.told {
-            self.told = all;
-            tracing::debug!(
-                strategy = "gossip",
-                malformed,
-                foreign,
-                replayed,
-                skewed,
-                "packets that were ignored"
-            );
-        }
-    }
 }
 
 /// One run of the strategy. Dropping it keeps who was heard for the next one.
 struct Run<'a, E: Ether> {
     gossip: &'a Over<E>,
     own: &'a Announcement,
+    reporter: &'a Reporter,
     view: View<'a>,
     secrets: Secrets,
     strange: Strange,
@@ -466,7 +448,6 @@ impl<E: Ether> Run<'_, E> {
                         return End::Changed;
                     }
                     clocks = now;
-                    self.strange.log();
                     if self.strange.flood.is_some_and(|at| at.elapsed() > FLOOD_TOLD) {
                         self.strange.flood = None;
                         since = Instant::now();
@@ -571,22 +552,18 @@ impl<E: Ether> Run<'_, E> {
         now: Instant,
     ) -> Option<Heard> {
         let heard = match voice.seal.as_ref()?.open(packet) {
-            Ok(opened) => self.view.hear(opened, from, now, unix_ms()),
-            Err(Refused::Malformed) => {
-                self.strange.malformed += 1;
-                return None;
-            }
-            Err(Refused::Foreign) => {
-                self.strange.foreign += 1;
-                return None;
-            }
+            Ok(opened) => Ok(self.view.hear(opened, from, now, unix_ms())),
+            Err(Refused::Malformed) => Err(Why::Malformed),
+            Err(Refused::Foreign) => Err(Why::Foreign),
         };
-        match heard {
-            Heard::Replayed => self.strange.replayed += 1,
-            Heard::Skewed => self.strange.skewed += 1,
-            _ => {}
-        }
-        Some(heard)
+        let why = match heard {
+            Err(why) => why,
+            Ok(Heard::Replayed) => Why::Replayed,
+            Ok(Heard::Skewed) => Why::Skewed,
+            Ok(heard) => return Some(heard),
+        };
+        self.reporter.ignored(why, from.ip().to_canonical());
+        heard.ok()
     }
 
     /// Takes the keys that there are now; whether they are others.

@@ -20,10 +20,10 @@
 //! | `from` | `endpointslices` | or `pods`: needs `selector`, and another permission |
 //! | `port` | the port called `mesh`, else 4470 | the name of a port (of the Service, or of a container), or a number |
 //! | `serving` | `any` | `only`: who has not been ready yet is left out |
-//! | `node` | nothing: nodes say their names themselves | what stands behind the `@` of the others' names: `pod` (`web-0.shop`), `hostname` (`web-0`) or `ip` |
-//! | `base` | this node's own | what stands before it |
+//! | `node` | nothing: nodes say their names themselves | what stands behind the `@` of the others' names: `pod` (`web-0.shop`, as nodes in pods are called that nobody named), `hostname` (`web-0`) or `ip` |
+//! | `base` | this node's own, for a pod of another app its label `app.kubernetes.io/name` (`from=pods`), or what made it (`till` of `till-6d4cf56db6-x7x2k`) | what stands before it |
 //! | `labels` | for pods `role=app.kubernetes.io/component,zone=topology.kubernetes.io/zone`, for slices none | which label of a node comes from which label of its pod. With slices it makes the metadata of pods be watched too |
-//! | `dns` | none | a name, as of a headless Service, that is looked up while the API server refuses or is away; `name:port` |
+//! | `dns` | none | a name, as of a headless Service, that is looked up while the API server refuses or is away; `name:port`. The name servers of `/etc/resolv.conf` are asked, with its search domains, as by [`dns`](crate::dns) |
 //! | `interval` | that of all strategies | how often that name is looked up then |
 //! | `kubeconfig` | in a pod its service account, elsewhere `KUBECONFIG` or `~/.kube/config` | a file |
 //! | `context` | the current one | a context of the kubeconfig |
@@ -88,13 +88,14 @@ use tracing::instrument::WithSubscriber;
 pub use self::review::{Access, Review, review};
 
 use self::cluster::Connect;
-use self::fallback::{Fallback, Resolve};
+use self::fallback::Fallback;
 use self::follow::{Follow, News};
 use self::objects::{Pod, Slice};
 use self::own::Own;
 use self::seen::{Entry, Key};
 use self::view::view;
 use self::wish::{From, Wish};
+use crate::list::Resolve;
 use crate::options::Url;
 use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings};
 
@@ -119,7 +120,7 @@ impl Kubernetes {
         let wish = Wish::from_url(url)?;
         let interval = url.duration("interval")?.unwrap_or(surroundings.interval);
         let connect = cluster::connect(wish.kubeconfig.clone(), wish.context.clone());
-        Ok(Self { wish, interval, own: Own::here(), connect, resolve: fallback::system() })
+        Ok(Self { wish, interval, own: Own::here(), connect, resolve: fallback::servers() })
     }
 
     async fn watch(

@@ -28,6 +28,7 @@ pub mod dns;
 pub mod exec;
 #[cfg(feature = "gossip")]
 pub mod gossip;
+pub mod hosts;
 #[cfg_attr(
     not(any(feature = "mdns", feature = "gossip")),
     allow(dead_code, reason = "who multicasts chooses interfaces")
@@ -47,6 +48,7 @@ mod options;
     allow(dead_code, reason = "who multicasts compares clocks")
 )]
 mod pace;
+pub mod pods;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod problems;
@@ -64,6 +66,7 @@ mod runs;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,6 +74,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use keys::{Key, Keys};
 pub use nearest::nearest;
@@ -138,6 +142,57 @@ pub struct Report {
     pub health: Health,
     /// What the source knows of this node itself: the zone it runs in, the labels of its pod.
     pub own_labels: BTreeMap<String, String>,
+    /// What was heard and not believed. That it changes is no news: whoever wants to know looks.
+    pub ignored: Ignored,
+}
+
+/// What strategies that listen to a network hear and do not believe: how often, of each kind, and of whom last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ignored(BTreeMap<Why, Heard>);
+
+/// Why something that was heard is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Why {
+    /// It makes no sense, or was changed on its way.
+    Malformed,
+    /// It is sealed with a secret that we do not have.
+    Foreign,
+    /// It was heard before.
+    Replayed,
+    /// It was sealed at quite another time than ours.
+    Skewed,
+}
+
+/// How often something was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How often.
+    pub count: u64,
+    /// From where it came last, for people: an address, or what it calls itself. At most 80 characters, printable.
+    pub from: String,
+    /// When that was.
+    pub last: Instant,
+}
+
+impl Why {
+    /// It in one word, for programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Foreign => "foreign",
+            Self::Replayed => "replayed",
+            Self::Skewed => "skewed",
+        }
+    }
+}
+
+impl Ignored {
+    /// What was heard at all, in an order that does not change.
+    pub fn iter(&self) -> impl Iterator<Item = (Why, &Heard)> {
+        self.0.iter().map(|(why, heard)| (*why, heard))
+    }
 }
 
 /// Where a strategy puts its reports. Only the last one counts; a report equal to the last wakes nobody.
@@ -176,6 +231,19 @@ impl Reporter {
             let news = last.own_labels != labels;
             last.own_labels = labels;
             news
+        });
+    }
+
+    /// Counts something that was heard and is not believed. Nobody is woken for it.
+    pub fn ignored(&self, why: Why, from: impl fmt::Display) {
+        const FROM_CHARS_MAX: usize = 80;
+        let from = from.to_string();
+        let from = from.chars().filter(|c| !c.is_control()).take(FROM_CHARS_MAX).collect();
+        self.sender.send_if_modified(|last| {
+            let count = last.ignored.0.get(&why).map_or(0, |heard| heard.count);
+            let heard = Heard { count: count.saturating_add(1), from, last: Instant::now() };
+            last.ignored.0.insert(why, heard);
+            false
         });
     }
 

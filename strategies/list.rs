@@ -15,6 +15,8 @@
 //! | `file` | none | a file of addresses and names, one per line, `#` starts a comment |
 //! | `interval` | the interval of all pollers | how often names are looked up again |
 //!
+//! - Names are looked up by the system's resolver, which knows `/etc/hosts` and `hal.local`; those it does not know are asked
+//!   of the name servers in `/etc/resolv.conf` ([`hosts`] says why).
 //! - The port is 4470 where none is written. An IPv6 address with a port stands in brackets.
 //! - Every address that a name has is reported, A and AAAA, each as a sighting of its own: behind one name
 //!   there may be one node or many, and a node that is found twice is connected to once.
@@ -45,7 +47,8 @@ use self::entry::{Entry, Target};
 use self::file::Watched;
 use crate::options::{Url, wrong};
 use crate::{
-    Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings, problems,
+    Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Surroundings, hosts,
+    problems,
 };
 
 /// The mesh port where none is written.
@@ -69,7 +72,7 @@ pub struct List {
     entries: Vec<Entry>,
     file: Option<PathBuf>,
     interval: Duration,
-    /// Asks for the addresses of a name; the system's resolver, except in tests.
+    /// Asks for the addresses of a name: as [`hosts`] finds them, except in tests.
     resolve: Resolve,
 }
 
@@ -88,9 +91,8 @@ impl List {
             ));
         }
         let interval = url.duration("interval")?.unwrap_or(surroundings.interval);
-        let resolve: Resolve = Arc::new(|host, port| {
-            Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
-        });
+        let resolve: Resolve =
+            Arc::new(|host, port| Box::pin(async move { hosts::lookup(&host, port).await }));
         Ok(Self { entries, file, interval, resolve })
     }
 

@@ -21,6 +21,8 @@
 //!
 //! - A node is heard of within about a tenth of a second of its start, and forgotten one second after it said
 //!   goodbye; one that was killed is forgotten after two minutes, or as soon as it has been started again.
+//! - An address that changes is followed within five seconds, right after the start too: all is said twice, the second time
+//!   when the caches of others replace what they have (RFC 6762 section 10.2).
 //! - Instance and host name carry the incarnation; the machine's own host name is never announced, so no
 //!   machine is ever renamed because of us.
 //! - Each interface hears only its own addresses. A node that listens on loopback only announces nothing.
@@ -35,7 +37,7 @@
 //! causes are a cloud network, a container without host networking, a firewall that drops UDP port 5353, or a
 //! program that keeps that port for itself. It is tried afresh every minute.
 //! *No network*: no interface is usable; the health lists those that there are. Answers that make no sense
-//! are ignored.
+//! are ignored and counted; `pillion doctor` shows how many there were, and who announced the last one.
 
 mod daemon;
 mod record;
@@ -52,7 +54,7 @@ use crate::interfaces::{Choice, Network};
 use crate::options::{Url, wrong};
 use crate::pace::{Clocks, until_next};
 use crate::runs::newest;
-use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError};
+use crate::{Announcement, Reporter, Running, Sighting, Strategy, StrategyError, Why};
 
 /// How often the interfaces and the clocks are compared with what they were.
 const LOOK: Duration = Duration::from_secs(4);
@@ -289,7 +291,10 @@ impl<'a> View<'a> {
                     self.well();
                     return Heard::Ourselves;
                 }
-                let Some(found) = Found::read(&service) else { return Heard::Somebody };
+                let Some(found) = Found::read(&service) else {
+                    self.reporter.ignored(Why::Malformed, service.get_fullname());
+                    return Heard::Somebody;
+                };
                 let is_own = found.node.as_deref() == Some(self.own_node)
                     && found.incarnation == self.own_incarnation;
                 if is_own || (self.seen.len() >= SEEN_MAX && !self.seen.contains_key(&name)) {

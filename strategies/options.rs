@@ -41,6 +41,8 @@ impl Url {
         known: &[&str],
         several: &[&str],
     ) -> Result<(), StrategyError> {
+        // One spelling for all, the one of flags and of keys in a file.
+        debug_assert!(known.iter().all(|key| !key.contains('_')), "{known:?}");
         for (at, (key, _)) in self.options.iter().enumerate() {
             let is_again = self.options[..at].iter().any(|(earlier, _)| earlier == key);
             if is_again && !several.contains(&key.as_str()) {

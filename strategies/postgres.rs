@@ -28,10 +28,9 @@
 //!   by whoever lists processes; it is in no log and in no answer of this node.
 //! - A node hears of another within milliseconds of its start, forgets one that stops at once, and one that was killed
 //!   after three of its heartbeats, at the first of our own that the database then takes without delay.
-//! - What is announced: the addresses on which the node listens, for a socket on all interfaces those of the interfaces
-//!   that are up; first the one from which the database is reached. Loopback addresses are announced only when the
-//!   database itself is reached over loopback or a Unix socket; link-local ones never; those of container bridges only
-//!   when there is no other.
+//! - What is announced: what [`interfaces`](crate::interfaces) lets others anywhere be told of the addresses on which
+//!   the node listens; before them the one from which the database is reached, be it that of a container bridge; and
+//!   those of loopback when the database itself is reached over loopback or a Unix socket.
 //! - *Notifications are hints from whoever may connect to the database.* They say where to dial; the TLS hello proves
 //!   who is there. Lines that make no sense are ignored.
 //! - TLS is version 1.3, with a library of our own, not OpenSSL's; client certificates are not supported.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test waits for real processes, in real time")]
 
+#[path = "doctor/trust.rs"]
+mod trust;
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -52,7 +55,7 @@ impl Place {
     fn up(&self, name: &str, more: &[&str]) -> Node {
         let mut command = self.bare(env!("CARGO_BIN_EXE_pillion"));
         command.args(["up", "--name", name, "--listen", "127.0.0.1:0"]).args(more);
-        self.node(command, "default", name)
+        self.node(command, "default", name.split('@').next().expect("a base"))
     }
 
     fn node(&self, mut command: Command, mesh: &str, name: &str) -> Node {
@@ -422,8 +425,11 @@ fn a_node_is_ready_once_enough_peers_were_there() {
         place.run(&arguments).json()["nodes"][0]["ready"].clone()
     };
     assert_eq!(ready(&a), false);
+    place.run(&["doctor", "--socket", a.socket()]).has(&["not ready: "]);
     let b = place.up("b", &["--strategy", "local"]);
     a.says("joined");
+    // It may still be looking for others itself.
+    place.run(&["ready", "--wait", "60s", "--socket", b.socket()]).has(&["is ready"]);
     assert_eq!((ready(&a), ready(&b)), (true.into(), true.into()));
     drop(b);
     a.says("left");

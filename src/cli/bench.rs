@@ -26,9 +26,11 @@ mod relay;
 mod report;
 mod responder;
 mod role;
+mod rolling;
 mod round_trip;
 mod sample;
 mod send;
+mod slices;
 mod slow;
 mod subscriber;
 mod topics;
@@ -36,6 +38,7 @@ mod way;
 
 use std::cell::Cell;
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -89,6 +92,10 @@ pub(super) struct BenchArgs {
     /// How many subscriptions of others there are in `pubsub`, one cell for each number, the smallest first
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10_000, 100_000])]
     others: Vec<u32>,
+    /// Lets `crowd` find its nodes by this API server too. EndpointSlices called `pillion-bench-...` are made there, in the
+    /// namespace of the context, with kubectl, and deleted again
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// How many nodes `mesh` starts
     #[arg(long, value_name = "N", default_value_t = 16)]
     nodes: usize,
@@ -129,12 +136,14 @@ enum Part {
     Start,
     /// Until three nodes that start together see each other
     Join,
-    /// The same with up to a hundred nodes, and what each of them costs
+    /// The same with up to a hundred nodes, and what each of them costs; takes over 10 minutes, half of that with --rounds 1
     Crowd,
     /// From kill -9 or SIGSTOP to nodedown
     Failure,
     /// Memory and processor of daemons that do nothing
     Idle,
+    /// Calls that are lost while ten nodes are restarted one after the other, and from exec to ready
+    Rolling,
 }
 
 /// Measures, prints, and judges when asked to.
@@ -200,7 +209,7 @@ impl BenchArgs {
             * (sizes * (wants(Part::Send) + wants(Part::Roundtrip)) + 2 * wants(Part::Call));
         if !self.floor {
             cells += wants(Part::Start) + 2 * wants(Part::Idle) + 3 * rounds * wants(Part::Join);
-            cells += 3 * wants(Part::Failure) + 4 * wants(Part::Many);
+            cells += 3 * wants(Part::Failure) + 4 * wants(Part::Many) + wants(Part::Rolling);
             cells += 3 * (2 * rounds.min(3) + 2) * wants(Part::Crowd);
         }
         cells
@@ -238,6 +247,7 @@ impl<'a> Bench<'a> {
             bench.join();
             bench.crowds();
             bench.failure();
+            bench.rolling();
             bench.many();
         }
         bench.messages()?;

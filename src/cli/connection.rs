@@ -46,9 +46,27 @@ impl Connection {
     /// [`Failure`].
     pub async fn open(globals: &Globals, name: &str, delivery: Delivery) -> Result<Self, Failure> {
         let path = client::find(globals.socket.as_ref().map(PathBuf::from))?;
-        let client = within(Duration::ZERO, Client::connect(&path)).await?;
+        Self::over(&path, globals, name, delivery).await
+    }
+
+    /// The same over the socket that operators use, if the node has one.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(super) async fn open_operator(globals: &Globals, name: &str) -> Result<Self, Failure> {
+        let path = client::find_operator(globals.socket.as_ref().map(PathBuf::from))?;
+        Self::over(&path, globals, name, Delivery::Pull).await
+    }
+
+    async fn over(
+        path: &Path,
+        globals: &Globals,
+        name: &str,
+        delivery: Delivery,
+    ) -> Result<Self, Failure> {
+        let client = within(Duration::ZERO, Client::connect(path)).await?;
         let client_name = format!("pillion {name}");
-        let token = hosted(&path, name);
+        let token = hosted(path, name);
         let welcome = within(Duration::ZERO, async {
             let hello = client.hello_as(&client_name, delivery, token.as_deref()).await;
             if token.is_some() && hello.as_ref().is_err_and(|error| error.code().is_some()) {

@@ -10,6 +10,7 @@ mod machine;
 mod multicast;
 mod names;
 mod node;
+mod trust;
 
 use std::path::PathBuf;
 
@@ -72,11 +73,13 @@ pub(super) async fn doctor(globals: &Globals, _: &DoctorArgs) -> Result<(), Fail
     if let Some(dir) = dir {
         machine::local_dir(&dir, machine.uid, diagnosis.is_some(), &mut findings);
     }
-    node::cookie(diagnosis.as_ref(), config.as_ref(), &mut findings);
+    trust::cookie(diagnosis.as_ref(), config.as_ref(), &mut findings);
+    trust::certificates(diagnosis.as_ref(), config.as_ref(), &mut findings);
     machine::clock(diagnosis.as_ref(), &mut findings);
     machine::ports(diagnosis.as_ref(), &mut findings).await;
     if let Some(diagnosis) = &diagnosis {
         node::strategies(diagnosis, &mut findings);
+        node::ignored(diagnosis, &mut findings);
         node::peers(diagnosis, &mut findings);
     }
     machine::multicast(diagnosis.as_ref(), &mut findings).await;

@@ -11,7 +11,8 @@ use crate::config::Problems;
 pub(super) const HELP: &str = "\
 Exit codes:
   0   done; the answer is yes
-  1   the answer is no: pang, not connected, no such process, nothing came, what was called failed
+  1   the answer is no: pang, not ready, not connected, no such process, nothing came, what was
+      called failed
   64  the command line is wrong
   65  what was given to it is wrong, such as a body that is not JSON
   69  no node answers, or nobody who could answer the call

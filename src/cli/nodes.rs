@@ -205,6 +205,9 @@ fn row(node: &Json) -> [String; 5] {
     if node["hidden"].as_bool() == Some(true) {
         labels.push("(hidden)".to_owned());
     }
+    if node["draining"].as_bool() == Some(true) {
+        labels.push("(draining)".to_owned());
+    }
     let texts = |key: &str| -> Vec<&str> {
         node[key].as_array().into_iter().flatten().filter_map(Json::as_str).collect()
     };

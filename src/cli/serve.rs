@@ -225,7 +225,18 @@ impl Server {
                 }
             }
         }
+        if self.is_connected() {
+            // What was given to this command before it asked for no more, and not looked at yet, is for others too.
+            while let Some(event) = self.connection.client.take_event() {
+                self.hear(event, State::Ending).await?;
+            }
+        }
         match why {
+            // The node leaves in order, and so does this.
+            Some(failure) if self.is_connected() => {
+                let _ = self.connection.close().await;
+                Err(failure)
+            }
             Some(failure) => Err(failure),
             None => self.connection.close().await,
         }
@@ -240,6 +251,11 @@ impl Server {
         self.waiting_bytes = 0;
         let waiting = std::mem::take(&mut self.waiting);
         match self.connection.client.request(Op::new("unserve").text("module", module)).await {
+            Ok(_) | Err(ClientError::Refused { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Nothing is given to this command behind the answer; what waits in the mailbox then was never handed over.
+        match self.connection.client.request(Op::new("flag").text("delivery", "pull")).await {
             Ok(_) | Err(ClientError::Refused { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -58,6 +58,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "MODE")]
     pub socket_mode: Option<String>,
 
+    /// The operators' socket, always 0600 [default: NAME.operator.sock beside NAME.sock where that is wider than 0600]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub operator_socket: Option<String>,
+
     /// The local directory, for sockets and for finding nodes on this machine [default: /tmp/pillion-UID]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: Option<String>,
@@ -196,6 +200,7 @@ impl UpArgs {
                 Key::Advertise => self.advertise.clone(),
                 Key::Socket => one(&self.socket.0),
                 Key::SocketMode => one(&self.socket_mode),
+                Key::OperatorSocket => one(&self.operator_socket),
                 Key::Dir => one(&self.dir),
                 Key::Join => self.join.clone(),
                 Key::Strategy => self.strategy.clone(),

@@ -57,6 +57,22 @@ pub fn find(explicit: Option<PathBuf>) -> Result<PathBuf, FindError> {
     find_under(&directory, uid)
 }
 
+/// Finds the operators' socket of the node that [`find`] would find: `PILLION_OPERATOR_SOCKET` unless one was named, else
+/// `NAME.operator.sock` beside `NAME.sock` where there is one, else the socket itself, which is for operators then.
+///
+/// # Errors
+/// [`FindError`], in words for the user.
+pub fn find_operator(explicit: Option<PathBuf>) -> Result<PathBuf, FindError> {
+    let variable = std::env::var_os("PILLION_OPERATOR_SOCKET").filter(|value| !value.is_empty());
+    match variable {
+        Some(path) if explicit.is_none() => Ok(path.into()),
+        _ => find(explicit).map(|path| {
+            let beside = path.with_extension(&OPERATOR[1..]);
+            if beside.exists() { beside } else { path }
+        }),
+    }
+}
+
 /// The only socket below a directory that answers.
 pub(super) fn find_under(directory: &Path, uid: u32) -> Result<PathBuf, FindError> {
     let directory = directory.to_owned();

@@ -17,6 +17,8 @@ pub enum Key {
     Socket,
     /// Who may open the app socket.
     SocketMode,
+    /// The operators' socket.
+    OperatorSocket,
     /// The directory of sockets and of the local registry.
     Dir,
     /// Addresses of nodes to join.
@@ -99,13 +101,14 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
         Self::Advertise,
         Self::Socket,
         Self::SocketMode,
+        Self::OperatorSocket,
         Self::Dir,
         Self::Join,
         Self::Strategy,
@@ -149,6 +152,7 @@ impl Key {
             Self::Advertise => "advertise",
             Self::Socket => "socket",
             Self::SocketMode => "socket-mode",
+            Self::OperatorSocket => "operator-socket",
             Self::Dir => "dir",
             Self::Join => "join",
             Self::Strategy => "strategy",
@@ -217,6 +221,7 @@ impl Key {
             | Self::Listen
             | Self::Socket
             | Self::SocketMode
+            | Self::OperatorSocket
             | Self::Dir
             | Self::Remember
             | Self::Prune
@@ -245,6 +250,7 @@ impl Key {
         matches!(
             self,
             Self::Socket
+                | Self::OperatorSocket
                 | Self::Dir
                 | Self::StateDir
                 | Self::CookieFile

@@ -5,6 +5,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use pillion_strategies::pods;
+
 use crate::wire::id::NodeName;
 
 /// The environment, the working directory, the machine's name and the user.
@@ -18,6 +20,22 @@ pub struct Machine {
     pub name: String,
     /// Who we are.
     pub uid: u32,
+    /// The namespace of the pod that this is, where its service account says so.
+    pub namespace: Option<String>,
+}
+
+/// Where a pod finds the namespace that it is in, unless its manifest keeps it from there.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// The variable that every pod has.
+const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
+
+/// The pod that this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pod {
+    /// What runs in it: the base of a node's name.
+    pub(crate) app: String,
+    /// The host of a node's name.
+    pub(crate) host: String,
 }
 
 impl Machine {
@@ -31,7 +49,22 @@ impl Machine {
             directory: std::env::current_dir()?,
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             uid: rustix::process::geteuid().as_raw(),
+            namespace: std::env::var_os(IN_A_POD).and_then(|_| {
+                let text = std::fs::read_to_string(NAMESPACE_FILE).ok()?;
+                Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+            }),
         })
+    }
+
+    /// The pod that this is; none on a machine that is no pod. `POD_NAME` and `POD_NAMESPACE`, which its manifest fills
+    /// by `fieldRef`, count most; else it is called as the machine calls itself, which a pod in its machine's network
+    /// does not. What runs in it says `PILLION_APP`, else what made it.
+    pub(crate) fn pod(&self) -> Option<Pod> {
+        let here = || self.variable(IN_A_POD).map(|_| self.host());
+        let pod = self.variable("POD_NAME").map(str::to_owned).or_else(here)?;
+        let namespace = self.variable("POD_NAMESPACE").or(self.namespace.as_deref());
+        let app = self.variable("PILLION_APP").unwrap_or_else(|| pods::workload(&pod));
+        Some(Pod { app: pods::base(app), host: pods::host(&pod, namespace) })
     }
 
     /// The value of an environment variable that is text and not empty.
@@ -82,6 +115,7 @@ mod tests {
             directory: directory.into(),
             environment: vec![("HOME".into(), "/home/gus".into())],
             uid: 501,
+            namespace: None,
         }
     }
 
@@ -96,6 +130,38 @@ mod tests {
     fn the_base_is_the_working_directory_cleaned() {
         assert_eq!(machine("hal", "/src/product stock").base(), "product-stock");
         assert_eq!(machine("hal", "/").base(), "node");
+    }
+
+    fn pod(variables: &[(&str, &str)], namespace: Option<&str>) -> Option<(String, String)> {
+        let here = machine("web-6d4cf56db6-x7x2k", "/");
+        let environment = variables.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let machine = Machine { environment, namespace: namespace.map(str::to_owned), ..here };
+        machine.pod().map(|pod| (pod.app, pod.host))
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_variables_and_named_by_its_app() {
+        let named = [("POD_NAME", "web-0"), ("POD_NAMESPACE", "shop"), ("PILLION_APP", "till")];
+        assert_eq!(pod(&named, Some("other")), Some(("till".into(), "web-0.shop".into())));
+        // The label that it is taken from may be missing.
+        let without = [("POD_NAME", "web-0"), ("POD_NAMESPACE", "shop"), ("PILLION_APP", "")];
+        assert_eq!(pod(&without, None), Some(("web".into(), "web-0.shop".into())));
+        let odd = [("POD_NAME", "web-0"), ("PILLION_APP", "my app")];
+        assert_eq!(pod(&odd, Some("shop")), Some(("my-app".into(), "web-0.shop".into())));
+    }
+
+    #[test]
+    fn a_pod_without_variables_is_named_by_its_host_name_and_its_service_account() {
+        let inside = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
+        let host = "web-6d4cf56db6-x7x2k";
+        assert_eq!(pod(&inside, Some("shop")), Some(("web".into(), format!("{host}.shop"))));
+        assert_eq!(pod(&inside, None), Some(("web".into(), host.to_owned())));
+    }
+
+    #[test]
+    fn a_machine_that_is_no_pod_is_none() {
+        assert_eq!(pod(&[], None), None);
+        assert_eq!(pod(&[("PILLION_APP", "till"), ("POD_NAMESPACE", "shop")], None), None);
     }
 
     #[test]

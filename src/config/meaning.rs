@@ -111,6 +111,7 @@ impl Reader<'_> {
         let socket_mode = self.or_default(Key::SocketMode, value::parse_mode, SOCKET_MODE, |m| {
             toml_text(&format!("{m:04o}"))
         });
+        let operator_socket = self.operator_socket(socket_mode);
         let strategies = self.strategies();
         let min_peers = self.or_default(
             Key::MinPeers,
@@ -166,6 +167,7 @@ impl Reader<'_> {
             dir,
             socket,
             socket_mode,
+            operator_socket,
             strategies,
             min_peers,
             remember: remember.unwrap_or_default(),
@@ -270,7 +272,8 @@ impl Reader<'_> {
     // --- keys that mean more than their text ---
 
     fn name(&mut self) -> (WantedBase, String) {
-        let host = self.machine.host();
+        let pod = self.machine.pod();
+        let host = pod.as_ref().map_or_else(|| self.machine.host(), |pod| pod.host.clone());
         let default_host = host.clone();
         let parse = move |text: &str| {
             let (base, host) = text.split_once('@').unwrap_or((text, &default_host));
@@ -286,8 +289,13 @@ impl Reader<'_> {
             let base = WantedBase { text: name.base().to_owned(), explicit: true };
             return (base, name.host().to_owned());
         }
-        let base = self.machine.base();
-        let why = "the working directory; -2, -3 and so on when that is taken";
+        let (base, why) = match pod {
+            Some(pod) => (pod.app, "the app in this pod; -2, -3 and so on when that is taken"),
+            None => {
+                let why = "the working directory; -2, -3 and so on when that is taken";
+                (self.machine.base(), why)
+            }
+        };
         self.show_default(Key::Name, toml_text(&format!("{base}@{host}")), why);
         (WantedBase { text: base, explicit: false }, host)
     }
@@ -311,6 +319,28 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    /// Beside the app socket where that is open to others; elsewhere where it is to be out of the apps' sight, such as on
+    /// another volume of a pod.
+    fn operator_socket(&mut self, socket_mode: u32) -> Option<PathBuf> {
+        let path = self.path(Key::OperatorSocket);
+        let Some(path) = path else {
+            let why = if socket_mode & 0o777 == SOCKET_MODE {
+                "none: the app socket is for operators"
+            } else {
+                "NAME.operator.sock beside the app socket"
+            };
+            self.show_default(Key::OperatorSocket, "\"\"", why);
+            return None;
+        };
+        if let Err(words) = LocalDir::check_socket_path(&path)
+            && let Some(item) =
+                self.typed.items.get(&Key::OperatorSocket).and_then(|items| items.first()).cloned()
+        {
+            self.problem(&item, Key::OperatorSocket, words);
+        }
+        Some(path)
     }
 
     fn sync_nodes(&mut self, host: &str) -> SyncNodes {

@@ -8,6 +8,7 @@ fn machine() -> Machine {
         directory: "/src/product-stock".into(),
         name: "hal.local".to_owned(),
         uid: 501,
+        namespace: None,
     }
 }
 
@@ -200,6 +201,34 @@ fn an_issuer_stands_alone_and_whole() {
         let told = words(load(&[(Key::Issuer, ISSUER), (Key::IssuerCa, PEM), (other, "/x")]));
         assert!(told[0].contains(&other.flag()), "{told:?}");
     }
+}
+
+#[test]
+fn in_a_pod_a_node_that_nobody_named_is_the_app_at_its_pod_and_namespace() {
+    let variables = [
+        ("HOME", "/home/gus"),
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+        ("POD_NAME", "web-0"),
+        ("POD_NAMESPACE", "shop"),
+        ("PILLION_APP", "till"),
+    ];
+    let environment = variables.iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let pod = Machine { environment, ..machine() };
+    let named = |name: &str| {
+        let flags = [(Key::Name, vec![name.to_owned()])];
+        let flags = if name.is_empty() { &flags[..0] } else { &flags };
+        let config = Config::load(flags, None, &pod).unwrap();
+        (config.base.text, config.base.explicit, config.host)
+    };
+    assert_eq!(named(""), ("till".to_owned(), false, "web-0.shop".to_owned()));
+    assert_eq!(named("stock"), ("stock".to_owned(), true, "web-0.shop".to_owned()));
+    assert_eq!(named("stock@hal"), ("stock".to_owned(), true, "hal".to_owned()));
+    let config = Config::load(&[], None, &pod).unwrap();
+    let printed = print(&config);
+    assert!(
+        printed.contains("till@web-0.shop") && printed.contains("app in this pod"),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -21,8 +21,9 @@ use crate::wire::host::Hosting;
 /// Largest configuration file that is read: a wrong path should not fill the memory.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Variables that are ours and configure something else: the file itself, the clients, the tests.
-const OTHER_VARIABLES: [&str; 6] = [
+/// Variables that are ours and configure something else: the name in a pod, the file itself, the clients, the tests.
+const OTHER_VARIABLES: [&str; 7] = [
+    "PILLION_APP",
     "PILLION_CONFIG",
     "PILLION_NODE",
     "PILLION_PID",

@@ -50,7 +50,7 @@ pub fn status_of(code: &str) -> Option<u16> {
         "badarg" | "badop" | "calling_self" => 400,
         "denied" => 403,
         "noproc" | "not_found" | "undef" => 404,
-        "cancelled" | "taken" => 409,
+        "cancelled" | "draining" | "taken" => 409,
         "too_large" => 413,
         "cannot_start" | "exception" => 500,
         "unsupported" => 501,

@@ -386,6 +386,7 @@ fn refused(variables: &BTreeMap<String, String>) -> Option<(String, String)> {
         directory: PathBuf::from("/"),
         name: "pod".to_owned(),
         uid: 65532,
+        namespace: None,
     };
     let problem = Config::load(&[], None, &machine).err()?.0.into_iter().next()?;
     let blamed = match &problem.origin {

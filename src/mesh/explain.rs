@@ -338,6 +338,9 @@ impl Told {
             "stranger" => self.advise(
                 "Compare `pillion cookie show` on both machines: the ids must agree. If they differ, copy the file that `pillion cookie path` names from one to the other. `pillion doctor` looks at clocks and certificates.",
             ),
+            "expired" => self.advise(
+                "`pillion doctor` on both machines says until when the certificates there count, and what the clocks say: renew the one that has ended (the node reads the files again by itself), or set the clock that is wrong.",
+            ),
             "mesh" => self.advise("Start both nodes with the same --mesh."),
             "protocol" => self.advise("Update the older one of the two nodes (`pillion version`)."),
             "certificate" => self.advise("Give each host a certificate of its own, for the host in its node's name."),

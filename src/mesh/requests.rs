@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
+use pillion_strategies::hosts;
 use tokio::time::{Instant, timeout};
 
 use super::wanted::{Held, Wanted};
@@ -197,8 +197,14 @@ fn literal(to: &str) -> Option<SocketAddr> {
 
 /// Looks a host up.
 pub(super) async fn resolve(token: MeshToken, host: String) -> Resolved {
-    let addresses = match timeout(RESOLVE_WITHIN, lookup_host(&host)).await {
+    let split = host.rsplit_once(':').map(|(name, port)| (name, port.parse::<u16>()));
+    let Some((name, Ok(port))) = split else {
+        let addresses = Err("write host or host:port".to_owned());
+        return Resolved { token, host, addresses };
+    };
+    let addresses = match timeout(RESOLVE_WITHIN, hosts::lookup(name, port)).await {
         Ok(Ok(found)) => Ok(found
+            .into_iter()
             .map(scope::canonical)
             .filter(|a| scope::is_dialable(*a))
             .take(scope::ADDRESSES_MAX)

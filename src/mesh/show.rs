@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pillion_strategies::Health;
+use pillion_strategies::{Health, Ignored};
 use rustix::process::{Resource, getrlimit};
 use tokio::time::Instant;
 
@@ -14,11 +14,13 @@ use super::wanted::{Held, Provenances, Row, RowState};
 use super::{Conn, Mesh};
 use crate::peer::Met;
 use crate::peer::interfaces::nearest_first;
+use crate::tls::Validity;
 use crate::tls::cookie::hex;
 use crate::transport::Transport;
 use crate::wire::id::{Node, NodeName};
 use crate::wire::shown::{
-    AttemptShown, Diagnosis, Explained, IssuedShown, PeerShown, SourceShown, StrategyShown,
+    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, IssuedShown, PeerShown,
+    SourceShown, StrategyShown,
 };
 
 /// Most nodes that a strategy is shown to see.
@@ -70,6 +72,26 @@ fn shown_attempt(attempt: &Attempt, now: Instant) -> AttemptShown {
         reason: attempt.words.clone(),
         times: attempt.times,
         ago_ms: ago(attempt.last, now),
+    }
+}
+
+fn ignored(ignored: &Ignored, now: Instant) -> Vec<IgnoredShown> {
+    let shown = ignored.iter().map(|(why, heard)| IgnoredShown {
+        why: why.word().to_owned(),
+        count: heard.count,
+        from: heard.from.clone(),
+        ago_ms: ago(heard.last, now),
+    });
+    shown.collect()
+}
+
+fn shown_certificate(certificate: &Validity) -> CertificateShown {
+    CertificateShown {
+        role: certificate.role.to_owned(),
+        subject: certificate.subject.clone(),
+        file: certificate.file.as_ref().map(|file| file.display().to_string()),
+        not_before_ms: certificate.not_before.saturating_mul(1000),
+        not_after_ms: certificate.not_after.saturating_mul(1000),
     }
 }
 
@@ -274,7 +296,7 @@ impl<T: Transport> Mesh<T> {
 
     /// Every strategy, as it is doing.
     fn strategies(&self, now: Instant) -> Vec<StrategyShown> {
-        let strategies = self.reports.iter().enumerate().filter_map(|(index, (name, _))| {
+        let strategies = self.reports.iter().enumerate().filter_map(|(index, (name, report))| {
             let source = self.wanted.sources.get(name)?;
             let (health, reason) = match &source.health {
                 Health::Starting => ("starting", None),
@@ -301,6 +323,7 @@ impl<T: Transport> Mesh<T> {
                 },
                 count: there.clone().count() as u64,
                 sees: there.take(SEEN_MAX).map(named).collect(),
+                ignored: ignored(&report.borrow().ignored, now),
             })
         });
         strategies.collect()
@@ -344,6 +367,8 @@ impl<T: Transport> Mesh<T> {
             issued: self.issued(),
             ids: self.context.tls.ids().iter().map(|id| hex(id)).collect(),
             cookie_file: self.facts.cookie_file.clone(),
+            certificates: self.context.tls.certificates().iter().map(shown_certificate).collect(),
+            trust_problem: self.context.tls.problem(),
             dir: self.facts.dir.clone(),
             socket: self.facts.socket.clone(),
             state_file: self.facts.state_file.clone(),
@@ -358,7 +383,8 @@ impl<T: Transport> Mesh<T> {
             known,
             skews_ms: skews.collect(),
             min_peers: self.facts.min_peers,
-            ready: self.context.hub.is_ready(),
+            ready: self.context.hub.readiness().ready().is_ok(),
+            unready: self.context.hub.readiness().ready().err().map(|unready| unready.to_string()),
         }
     }
 }

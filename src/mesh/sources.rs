@@ -147,6 +147,11 @@ impl Source {
 pub(crate) struct Sources(BTreeMap<String, Source>);
 
 impl Sources {
+    /// Whether each has reported at least once, be it that it is unwell.
+    pub(crate) fn have_looked(&self) -> bool {
+        self.0.values().all(|source| source.health != Health::Starting)
+    }
+
     /// A strategy that has said nothing yet.
     pub(crate) fn add(&mut self, strategy: &str, now: Instant) {
         self.0.entry(strategy.to_owned()).or_insert_with(|| Source::new(now));

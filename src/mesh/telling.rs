@@ -1,13 +1,14 @@
 //! What the mesh says: to peers of each other, to people of what fails, to the hub of what sources know.
 
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::PoisonError;
 
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::attempts::{Attempt, Subject};
-use super::{Conn, Mesh, hearsay};
+use super::census::{self, Census, Since};
+use super::{Conn, Mesh, TELL_WITHIN, hearsay};
 use crate::peer::{self, ConnId, Met, Order, Problem, scope};
 use crate::transport::Transport;
 use crate::wire::message::{Kind, PeerEntry, Peers, cbor_frame};
@@ -15,41 +16,133 @@ use crate::wire::message::{Kind, PeerEntry, Peers, cbor_frame};
 /// Most bytes of nodes in one frame of hearsay: well below the largest frame.
 const TOLD_BYTES_MAX: usize = 48 * 1024;
 
+/// What was told on a connection, and heard on it, of who is connected.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    /// Of the last list sent.
+    listed: Option<u64>,
+    /// The last census sent.
+    counted: Option<Census>,
+    /// The peer's census.
+    theirs: Option<Since>,
+    /// Since when the two have not agreed.
+    differs: Option<Instant>,
+}
+
 impl<T: Transport> Mesh<T> {
-    /// Tells each peer whom else we are connected to.
-    pub(super) fn tell_peers(&mut self) {
+    /// The peers are told what has changed, after a moment in which more may change.
+    pub(super) fn tell_soon(&mut self, now: Instant) {
+        let peers = self.roster.up().count();
+        let within = if peers <= census::SMALL { TELL_WITHIN } else { census::quiet(peers) };
+        self.tell_by(now + within);
+    }
+
+    fn tell_by(&mut self, at: Instant) {
+        self.tell_at = Some(self.tell_at.map_or(at, |tell| tell.min(at)));
+    }
+
+    /// A peer told whom it counts.
+    pub(super) fn counted(&mut self, id: ConnId, peers: &Peers, now: Instant) {
+        let census = Census { count: peers.count, sum: peers.sum };
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if conn.telling.theirs.is_some_and(|theirs| theirs.census == census) {
+            return;
+        }
+        conn.telling.theirs = Some(Since { census, at: now });
+        let ups: Vec<ConnId> = self.roster.up().map(|(conn, _)| conn).collect();
+        if ups.len() <= census::SMALL {
+            return;
+        }
+        let mine = self.census(&ups);
+        if census::is_behind(mine, census) {
+            self.tell(&[id], &ups, now);
+        } else {
+            self.tell_soon(now);
+        }
+    }
+
+    /// Tells each peer whom else we are connected to, as far as that may be news to it.
+    pub(super) fn tell_peers(&mut self, now: Instant) {
+        let ups: Vec<ConnId> = self.roster.up().map(|(conn, _)| conn).collect();
+        self.tell(&ups, &ups, now);
+    }
+
+    /// This node and whom it is connected to, apart from those that are hidden or about to leave.
+    fn census(&self, ups: &[ConnId]) -> Census {
+        let mut census = Census::default();
+        if !self.draining {
+            census.add(&self.context.me);
+        }
+        let mets = ups.iter().filter_map(|id| self.conns.get(id)?.met.as_deref());
+        for met in mets.filter(|met| !met.hidden && !self.leaving.contains(&met.node)) {
+            census.add(&met.node);
+        }
+        census
+    }
+
+    fn tell(&mut self, listeners: &[ConnId], ups: &[ConnId], now: Instant) {
         if self.context.hidden {
             return;
         }
-        let ups: Vec<ConnId> = self.roster.up().map(|(conn, _)| conn).collect();
-        let mut frames = Vec::new();
-        for id in &ups {
+        let census = self.census(ups);
+        let mine = match self.census {
+            Some(since) if since.census == census => since,
+            _ => *self.census.insert(Since { census, at: now }),
+        };
+        for id in listeners {
             let Some(conn) = self.conns.get(id) else { continue };
-            let Some(met) = conn.met.as_ref().filter(|met| !met.hidden && conn.up.is_some()) else {
+            let (Some(met), Some(up)) = (conn.met.as_ref().filter(|met| !met.hidden), conn.up)
+            else {
                 continue;
             };
-            let frame = cbor_frame(Kind::Peers, 0, &self.peers_for(met, &ups));
-            let mut hasher = self.hasher.build_hasher();
-            hasher.write(&frame);
-            let hash = hasher.finish();
-            if conn.told != Some(hash) {
-                frames.push((*id, hash, frame));
+            let Telling { listed, counted, theirs, differs } = conn.telling;
+            let agree = theirs.is_some_and(|theirs| theirs.census == mine.census);
+            let differs = if agree { None } else { Some(differs.unwrap_or(now)) };
+            let list = match census::say(ups.len(), mine, theirs, up, differs.unwrap_or(now), now) {
+                census::Say::List => Some(self.peers_for(met, ups)),
+                // What it was told before need not be remembered there.
+                census::Say::Agreed => listed.map(|_| Vec::new()),
+                census::Say::Wait(at) => {
+                    self.tell_at = Some(self.tell_at.map_or(at, |tell| tell.min(at)));
+                    None
+                }
+            };
+            let hash = list.as_ref().map(|list| self.hash(list));
+            let list = list.filter(|_| hash != listed);
+            let news = list.is_some() || counted != Some(mine.census);
+            let hash = if list.is_some() { hash } else { listed };
+            let telling = Telling { listed: hash, counted: Some(mine.census), theirs, differs };
+            let sent = !news || {
+                let Census { count, sum } = mine.census;
+                let peers = Peers { peers: list, count, sum };
+                self.order(*id, Order::Send(cbor_frame(Kind::Peers, 0, &peers)))
+            };
+            if !sent {
+                // It has much to hear already.
+                self.tell_by(now + census::quiet(ups.len()).max(TELL_WITHIN));
             }
-        }
-        for (id, hash, frame) in frames {
-            let sent = self.order(id, Order::Send(frame));
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.told = sent.then_some(hash);
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.telling =
+                    if sent { telling } else { Telling { theirs, differs, ..Telling::default() } };
             }
         }
     }
 
+    fn hash(&self, list: &[PeerEntry]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        for PeerEntry { node, incarnation, addresses } in list {
+            (node, incarnation, addresses).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
     /// In name order from the listener on, around: in a mesh too large for one frame, every listener hears of others.
-    fn peers_for(&self, listener: &Met, ups: &[ConnId]) -> Peers {
+    fn peers_for(&self, listener: &Met, ups: &[ConnId]) -> Vec<PeerEntry> {
         let mut others: Vec<&Met> = ups
             .iter()
             .filter_map(|id| self.conns.get(id)?.met.as_deref())
             .filter(|met| !met.hidden && met.node != listener.node)
+            .filter(|met| !self.leaving.contains(&met.node))
             .collect();
         let after = others.partition_point(|met| met.node < listener.node);
         others.rotate_left(after);
@@ -69,7 +162,7 @@ impl<T: Transport> Mesh<T> {
             let (node, incarnation) = (met.node.name.to_string(), met.node.incarnation.0);
             peers.push(PeerEntry { node, incarnation, addresses });
         }
-        Peers { peers }
+        peers
     }
 
     /// Says once, in words, why a connection did not come about. A dial's reason is said with its whole round.
@@ -80,6 +173,11 @@ impl<T: Transport> Mesh<T> {
         }
         let words = problem.to_string();
         self.note_failure(conn, problem, &words, now);
+        if let (Problem::Refused(refusal), Some(met)) = (problem, &conn.met)
+            && refusal.code == "leaving"
+        {
+            self.wanted.hearsay.goodbye(&met.node, now);
+        }
         let who = conn
             .met
             .as_ref()
@@ -107,7 +205,10 @@ impl<T: Transport> Mesh<T> {
             }
             _ if conn.dial.is_some() => debug!(%who, "{words}"),
             // An inbound one: somebody may be trying for ever.
-            Problem::Stranger(_) | Problem::Refused(_) | Problem::Refusing(_) => {
+            Problem::Stranger(_)
+            | Problem::Expired(_)
+            | Problem::Refused(_)
+            | Problem::Refusing(_) => {
                 if self.notices.is_news(&who, &words) {
                     warn!(from = %who, "{words}");
                 }

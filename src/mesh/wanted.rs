@@ -129,6 +129,9 @@ struct Target {
     worst: Option<Failure>,
     backoff: Backoff,
     next: Instant,
+    /// Of those that are due together this says who is first: a hundred nodes that start with one list do not all begin
+    /// with the same one.
+    lot: u64,
     dialling: BTreeSet<ConnId>,
 }
 
@@ -385,6 +388,7 @@ impl Wanted {
                 worst: None,
                 backoff: Backoff::default(),
                 next: now + wait,
+                lot: self.rng.next(),
                 dialling: BTreeSet::new(),
             };
             self.targets.insert(key, target);
@@ -605,7 +609,7 @@ impl Wanted {
             .filter(|(_, t)| t.dialling.is_empty() && t.next <= now && !t.sources.is_empty())
             .collect();
         // Who has waited longest goes first, so that a thousand dead ones do not starve a living one.
-        due.sort_by_key(|(_, target)| target.next);
+        due.sort_by_key(|(_, target)| (target.next, target.lot));
         let (mut rounds, mut dials) = (Vec::new(), 0);
         for (key, target) in due {
             if dials >= dials_max {

@@ -15,15 +15,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::warn;
 
 use self::buffers::{Inbox, Writer};
 use super::health::LocalHealth;
 use super::problem::words;
 use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders, Pulse};
 use crate::hub::{Control, PeerHandle};
-use crate::wire::message::{Goodbye, Kind, bare_frame, cbor_frame};
+use crate::wire::message::{Goodbye, Kind, Peers, bare_frame, cbor_frame};
 
 /// How long what is waiting may take to go out before a goodbye.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
@@ -91,7 +93,10 @@ where
         Cause::Lost => ("connection lost".to_owned(), None, None),
         Cause::Silent(limit) => (format!("silent for {} s", limit.as_secs()), None, None),
         Cause::Goodbye(goodbye) => (words(&goodbye.reason), None, Some(goodbye)),
-        Cause::Malformed(error) => ("protocol".to_owned(), Some(error), None),
+        Cause::Malformed(error) => {
+            warn!(%error, "a peer sent what is no frame of the protocol: it is disconnected");
+            ("protocol".to_owned(), Some(error), None)
+        }
         Cause::Closed { code, message, flush } => {
             if flush {
                 // What does not go out in time is lost as the suffix that semantics allow.
@@ -129,6 +134,7 @@ where
 {
     let mut inbox = Inbox::new();
     let mut controls = Vec::new();
+    let mut heard = Heard::default();
     let mut cleared = pin!(handle.clear());
     let mut told = pin!(handle.up());
     let mut waiting = pin!(handle.waiting());
@@ -229,10 +235,11 @@ where
                     Control::Beat => {}
                     Control::Probe => handle.control(bare_frame(Kind::Beat), true),
                     Control::Goodbye(goodbye) => return Cause::Goodbye(goodbye),
-                    Control::Peers(peers) => context.tell(Event::Peers(conn, peers)).await,
+                    Control::Peers(peers) => heard.push(peers),
                 }
             }
         }
+        heard.pass_on(context, conn);
         match turn.wrote {
             None => {}
             Some(Ok(())) => since_yield += TURN_BYTES,
@@ -259,6 +266,28 @@ where
         if since_yield >= TURN_BYTES {
             since_yield = 0;
             yield_now().await;
+        }
+    }
+}
+
+/// What the peer said of others and the mesh has not taken yet. A mesh that is busy must not keep this task from its
+/// beats, so nothing waits for it here: with the next look, a second later at the latest, it is tried again.
+#[derive(Default)]
+struct Heard(Option<Peers>);
+
+impl Heard {
+    /// The newest counts, but a list is not undone by a census alone.
+    fn push(&mut self, peers: Peers) {
+        let before = self.0.take().and_then(|before| before.peers);
+        self.0 = Some(Peers { peers: peers.peers.or(before), ..peers });
+    }
+
+    fn pass_on(&mut self, context: &Context, conn: ConnId) {
+        if let Some(peers) = self.0.take()
+            && let Err(TrySendError::Full(Event::Peers(_, peers))) =
+                context.events.try_send(Event::Peers(conn, peers))
+        {
+            self.0 = Some(peers);
         }
     }
 }

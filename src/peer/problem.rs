@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::tls::explain;
+use crate::tls::{explain, is_about_time};
 use crate::wire::id::Node;
 use crate::wire::message::{FrameError, Kind, Refusal, cbor_frame};
 
@@ -36,6 +36,9 @@ pub(crate) enum Problem {
     /// The other side has another root of trust, or does not speak TLS as we do.
     #[error("{0}")]
     Stranger(String),
+    /// A certificate, ours or theirs, does not count now.
+    #[error("{0}")]
+    Expired(String),
     /// The other side closed without a word.
     #[error("closed the connection before it was accepted")]
     Closed,
@@ -60,11 +63,22 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
+    /// Somebody may have been too busy to shake hands in time, or has given up waiting for us.
+    pub(crate) fn is_slow(&self) -> bool {
+        matches!(self, Self::Slow | Self::Closed | Self::Broken(_))
+    }
+
     /// What an IO error before the first frame means.
     pub(crate) fn from_io(error: &io::Error, mesh: &str) -> Self {
         let stranger = matches!(error.get_ref(), Some(inner) if inner.is::<rustls::Error>());
         let words = explain(error, mesh);
-        if stranger { Self::Stranger(words) } else { Self::Broken(words) }
+        if is_about_time(error) {
+            Self::Expired(words)
+        } else if stranger {
+            Self::Stranger(words)
+        } else {
+            Self::Broken(words)
+        }
     }
 
     /// In one word, for programs.
@@ -76,6 +90,7 @@ impl Problem {
             Self::NoAnswer => "no_answer",
             Self::Slow => "slow",
             Self::Stranger(_) => "stranger",
+            Self::Expired(_) => "expired",
             Self::Closed => "closed",
             Self::Malformed(_) => "malformed",
             Self::Itself => "self",
@@ -98,7 +113,7 @@ impl Problem {
     /// Whether another try soon makes sense.
     pub(crate) fn failure(&self) -> Failure {
         match self {
-            Self::Stranger(_) | Self::SameName(_) => Failure::Cause,
+            Self::Stranger(_) | Self::Expired(_) | Self::SameName(_) => Failure::Cause,
             Self::Refused(refusal) | Self::Refusing(refusal) => match refusal.code.as_str() {
                 "mesh" | "protocol" | "certificate" | "name_taken" => Failure::Cause,
                 _ => Failure::Passing,

@@ -37,6 +37,10 @@ pub(super) enum Deadline {
     Hosted(u64),
     /// `failed` events that were counted together are due.
     Failed(SessionId),
+    /// A `ready` or `drain` has waited long enough.
+    Life(u64),
+    /// Nobody has taken a global name that a draining node has left.
+    Moving(u64),
 }
 
 /// Deadlines in order.

@@ -1,5 +1,5 @@
 //! What each node announces of itself: its global names, its members of groups, its modules, its factories, the topics it
-//! wants to hear, which of its processes are present where, its labels.
+//! wants to hear, which of its processes are present where, its labels, and that it is about to leave.
 //!
 //! One mechanism for all of it. A node announces only what is its own: to each new peer all of it, in slices, then every
 //! change in order. What a peer announced is kept with the peer, dropped with it, and never passed on. The `nodeup` of a
@@ -50,6 +50,8 @@ pub(super) enum Class {
     Presence = 8,
     /// A label of the node itself: its hello has them too, but a source may know more of a node later.
     Label = 9,
+    /// That the node is about to leave. It has no key and no value, and is never taken back.
+    Draining = 10,
 }
 
 impl Class {
@@ -64,6 +66,7 @@ impl Class {
             7 => Self::Retained,
             8 => Self::Presence,
             9 => Self::Label,
+            10 => Self::Draining,
             _ => return None,
         })
     }
@@ -258,6 +261,12 @@ impl Router {
     pub(super) fn forget_entry(&mut self, peer: &mut Peer, out: &mut Outbox) -> bool {
         let Some(((class, key), _)) = peer.entries.pop_first() else { return false };
         let _ = self.learn(peer.id, &peer.node, class, &key, None, out);
+        if peer.draining
+            && class == Class::Name
+            && let Ok(name) = std::str::from_utf8(&key)
+        {
+            self.name_is_left(name);
+        }
         true
     }
 
@@ -279,6 +288,10 @@ impl Router {
             Class::Retained => self.on_retained(peer, key, value, out),
             Class::Presence => self.on_presence(peer, key, value),
             Class::Label => self.on_label(peer, key, value),
+            Class::Draining => {
+                self.on_peer_drains(peer, value.is_some(), out);
+                Some(())
+            }
         }
     }
 

@@ -86,6 +86,8 @@ pub(super) enum Asked {
 enum Callee {
     Here,
     There(PeerId),
+    /// Nobody yet: it waits for whoever takes a name.
+    Nobody,
 }
 
 /// Why a call ended without a reply.
@@ -269,13 +271,25 @@ impl Router {
         head: &[u8],
         out: &mut Outbox,
     ) -> Result<(), Failure> {
-        let member = self.find_anyone(&anyone, &[], making.caller)?;
-        let rpc = Self::rpc_of(&anyone);
-        let others =
-            Others { anyone, head: head.into(), body: making.body.into(), tried: vec![member] };
         // Without room for a copy of the call there is one try.
-        let fits = self.retry_bytes + others.size() <= self.limits.queue_bytes;
-        let others = fits.then(|| Box::new(others));
+        let fits = self.retry_bytes + head.len() + making.body.len() <= self.limits.queue_bytes;
+        let member = match self.find_anyone(&anyone, &[], making.caller) {
+            Ok(member) => member,
+            Err(_) if fits && self.is_moving(&anyone) => {
+                let reference = self.number();
+                self.waits_for_name(reference, &anyone);
+                let (head, body) = (head.into(), making.body.into());
+                let others = Box::new(Others { anyone, head, body, tried: Vec::new() });
+                self.keep_call(reference, &making, asked, Callee::Nobody, Some(others));
+                return Ok(());
+            }
+            Err(failure) => return Err(failure),
+        };
+        let rpc = Self::rpc_of(&anyone);
+        let others = fits.then(|| {
+            let (head, body) = (head.into(), making.body.into());
+            Box::new(Others { anyone, head, body, tried: vec![member] })
+        });
         let what = rpc.as_ref().map(|(module, function)| Function { module, function });
         self.ask_as(making, asked, member, what, head, others, out)
     }
@@ -396,8 +410,13 @@ impl Router {
         })
     }
 
+    /// Whether a call waits for whoever takes a name.
+    pub(super) fn waits(&self, reference: u64) -> bool {
+        self.calls.get(&reference).is_some_and(|call| call.callee == Callee::Nobody)
+    }
+
     /// Asks somebody else, if a call that nobody was handed may go to others. False when it ends.
-    fn try_others(&mut self, reference: u64, out: &mut Outbox) -> bool {
+    pub(super) fn try_others(&mut self, reference: u64, out: &mut Outbox) -> bool {
         let Some(call) = self.calls.get_mut(&reference) else { return false };
         let caller = call.caller;
         let Some(mut others) = call.others.take() else { return false };
@@ -405,13 +424,15 @@ impl Router {
         if others.tried.len() >= TRIES_MAX {
             return false;
         }
-        let Ok(member) = self.find_anyone(&others.anyone, &others.tried, caller) else {
+        let found = self.find_anyone(&others.anyone, &others.tried, caller).ok();
+        if found.is_none() && !self.waits_for_name(reference, &others.anyone) {
             return false;
-        };
-        others.tried.push(member);
-        let callee = match member {
-            Member::Here(_) => Callee::Here,
-            Member::There(peer, _) => Callee::There(peer),
+        }
+        others.tried.extend(found);
+        let callee = match found {
+            Some(Member::Here(_)) => Callee::Here,
+            Some(Member::There(peer, _)) => Callee::There(peer),
+            None => Callee::Nobody,
         };
         let rpc = Self::rpc_of(&others.anyone);
         let (head, body) = (others.head.clone(), others.body.clone());
@@ -426,8 +447,10 @@ impl Router {
         if let Callee::There(peer) = callee {
             self.peer_mut(peer, |state| state.calls.insert(reference));
         }
-        let what = rpc.as_ref().map(|(module, function)| Function { module, function });
-        self.dispatch(reference, caller, member, what, &head, &body, out);
+        if let Some(member) = found {
+            let what = rpc.as_ref().map(|(module, function)| Function { module, function });
+            self.dispatch(reference, caller, member, what, &head, &body, out);
+        }
         true
     }
 
@@ -474,6 +497,10 @@ impl Router {
         if let Callee::There(peer) = call.callee {
             self.peer_mut(peer, |state| state.calls.remove(&reference));
         }
+        if let (Callee::Nobody, Some(others)) = (call.callee, &call.others) {
+            self.waits_no_more(reference, &others.anyone);
+        }
+        self.life_changes();
         Some(call)
     }
 
@@ -547,7 +574,7 @@ impl Router {
                     frame.extend_from_slice(&(bytes as u64).to_be_bytes());
                     message::finish(frame, at);
                 }),
-                None => {}
+                Some(Callee::Nobody) | None => {}
             }
         }
     }
@@ -560,7 +587,7 @@ impl Router {
         self.call_fails(reference, ending, out);
     }
 
-    fn call_fails(&mut self, reference: u64, ending: &Ending<'_>, out: &mut Outbox) {
+    pub(super) fn call_fails(&mut self, reference: u64, ending: &Ending<'_>, out: &mut Outbox) {
         let Some(call) = self.take_call(reference) else { return };
         match call.asked {
             Asked::App { session, id } => {
@@ -580,6 +607,7 @@ impl Router {
                 write_cancel(peer, call.caller, reference, out);
                 true
             }
+            Callee::Nobody => false,
         };
         self.call_fails(reference, &Ending { maybe_applied, ..ending.clone() }, out);
     }

@@ -119,7 +119,7 @@ impl Router {
         let mut full = None;
         if let Some(here) = self.tree.supervisors.get(factory).filter(|s| s.factory.is_some()) {
             match Self::takes_child(here) {
-                Ok(()) if !self.tree.leaving => return Ok(Place::Here),
+                Ok(()) if !self.tree.leaving && !self.drains(None) => return Ok(Place::Here),
                 Ok(()) => {}
                 Err(failure) => full = Some(failure),
             }
@@ -298,7 +298,7 @@ impl Router {
             return self.announce(Class::Factory, name.as_bytes(), None, out);
         };
         let Some(factory) = &supervised.factory else { return };
-        if self.limits.remote == Remote::None || self.tree.leaving {
+        if self.limits.remote == Remote::None || self.tree.leaving || self.drains(None) {
             return;
         }
         let most = u64::from(factory.max_children);

@@ -157,10 +157,17 @@ impl Router {
     ) -> Result<(), Failure> {
         let serial = self.actor(asker.session, pid)?;
         check_name(name).map_err(Failure::badarg)?;
-        let taken = self.globals.get(name).and_then(|claims| {
-            let (_, claim) = claims.all().next()?;
+        if self.drains(None) {
+            let text = "this node is about to leave: its global names are for others to take";
+            return Err(Failure::new("draining", text));
+        }
+        // Whoever has it on a node that drains has it until somebody else wants it.
+        let claims = self.globals.get(name);
+        let taken = claims.and_then(|claims| {
+            let (_, claim) = claims.all().find(|(peer, _)| !self.drains(*peer))?;
             Some((claim.stamp.pid(), claims.here.as_ref().map(|claim| claim.stamp.serial)))
         });
+        let replace = replace || (taken.is_none() && claims.is_some());
         match taken {
             Some((_, before)) if replace => {
                 return self.replace_global(asker, serial, name, on_conflict, before, out);
@@ -237,6 +244,7 @@ impl Router {
             process.globals.insert(name.into());
         }
         self.routes += 1;
+        self.name_is_taken(name);
         let mut value = [0; 17];
         value[..8].copy_from_slice(&ms.to_be_bytes());
         value[8..16].copy_from_slice(&serial.to_be_bytes());
@@ -287,6 +295,9 @@ impl Router {
         }
         self.routes += 1;
         self.announce(Class::Name, name.as_bytes(), None, out);
+        if self.drains(None) {
+            self.name_is_left(name);
+        }
     }
 
     /// Who has a global name, as far as this node knows.
@@ -326,6 +337,9 @@ impl Router {
                     self.globals.remove(name);
                 }
             }
+            if self.drains(Some(peer)) {
+                self.name_is_left(name);
+            }
             return Some(());
         };
         let value: &[u8; 17] = value.try_into().ok()?;
@@ -346,6 +360,7 @@ impl Router {
         if let Some(ours) = claims.here.clone() {
             self.names_meet(name, &ours, &claim, out);
         }
+        self.name_is_taken(name);
         Some(())
     }
 

@@ -331,7 +331,7 @@ impl Router {
     }
 
     /// The member to ask where any will do: one of this node's, else one of this zone's, else any; those with few calls
-    /// under way first, and in turn. However many there are, few are looked at.
+    /// under way first, and in turn. Those of nodes that drain come last. However many there are, few are looked at.
     pub(super) fn any_member(&mut self, group: &str, tried: &[Member]) -> Option<Member> {
         let state = self.groups.get(group)?;
         let near = in_turn(&state.here, state.turn)
@@ -341,7 +341,7 @@ impl Router {
             .take(SAMPLE)
             .min_by_key(|serial| self.processes.get(serial).map_or(0, |p| p.serving.len()))
             .copied();
-        if let Some(serial) = near {
+        if let Some(serial) = near.filter(|_| !self.drains(None)) {
             self.groups.get_mut(group)?.turn = serial;
             return Some(Member::Here(serial));
         }
@@ -358,10 +358,18 @@ impl Router {
                 let busy = self.peers.get(&peer).map_or(0, |state| state.calls.len());
                 // Who was asked last comes last of its equals.
                 let turn = peer <= state.turn_there.0;
-                Some((self.distance(peer), busy, turn, member))
+                Some((self.drains(Some(peer)), self.distance(peer), busy, turn, member))
             })
             .min()
+            // This node drains, and so do all the others.
+            .filter(|(drains, ..)| !drains || near.is_none())
             .map(|(.., member)| member);
+        if far.is_none()
+            && let Some(serial) = near
+        {
+            self.groups.get_mut(group)?.turn = serial;
+            return Some(Member::Here(serial));
+        }
         if let Some(Member::There(peer, serial)) = far {
             self.groups.get_mut(group)?.turn_there = (peer, serial);
         }

@@ -14,7 +14,7 @@ use super::{Asker, Counters, Failure, KeptId, Outbox, Router, answer};
 use crate::wire::cbor;
 use crate::wire::command::NodeType;
 use crate::wire::event::Head;
-use crate::wire::id::{Incarnation, NodeName};
+use crate::wire::id::{Incarnation, Node, NodeName};
 use crate::wire::message::Ask;
 
 /// How long a connect may take before it counts as failed (OTP's `net_setuptime`, 7 s).
@@ -83,6 +83,11 @@ pub enum MeshRequest {
     Doctor {
         /// For the answer.
         token: MeshToken,
+    },
+    /// A node is about to leave, this one or a peer: it is to be dialled no more. Nothing to answer.
+    Drains {
+        /// Which run of which node.
+        node: Node,
     },
 }
 
@@ -176,7 +181,7 @@ impl Router {
             .raw("labels", &labels);
         let hidden = state.hidden;
         self.look_at_waits();
-        self.look_whether_ready();
+        self.look_whether_met();
         Some(News { head: shown(head, hidden), at: self.next, last: 0, hidden })
     }
 
@@ -220,8 +225,8 @@ impl Router {
         self.on_own_labels(me.labels, out);
         self.hidden = me.hidden;
         self.addresses = me.addresses;
-        self.min_peers = me.min_peers;
-        self.look_whether_ready();
+        self.life.set_min_peers(me.min_peers);
+        self.look_whether_met();
     }
 
     /// What this node tells others of itself has changed: a source knows more of it.
@@ -276,21 +281,6 @@ impl Router {
         self.look_at_waits();
     }
 
-    /// Whether so many others are up, or were, as make this node ready.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.ready
-    }
-
-    /// A gate, not a gauge: a node that has lost its peers serves on, because an app that is alone is better than none.
-    fn look_whether_ready(&mut self) {
-        if !self.ready {
-            let up = self.connected.values().filter_map(|peer| self.peers.get(peer));
-            let up = up.filter(|peer| peer.up && !peer.hidden).take(self.min_peers).count();
-            self.ready = up >= self.min_peers;
-        }
-    }
-
     /// Who is visible and not connected.
     pub fn on_known(&mut self, known: Vec<KnownNode>) {
         self.known = known;
@@ -323,7 +313,8 @@ impl Router {
         let mut count = 0;
         if own {
             count += 1;
-            cbor::put_map(&mut items, 9);
+            let draining = self.drains(None);
+            cbor::put_map(&mut items, 9 + usize::from(draining));
             put_pair(&mut items, "node", self.me.name.as_str());
             put_pair(&mut items, "incarnation", &self.me.incarnation.to_string());
             put_pair(&mut items, "state", "self");
@@ -334,7 +325,8 @@ impl Router {
                 self.addresses.iter().map(String::as_str),
             );
             cbor::put_text(&mut items, "ready");
-            cbor::put_bool(&mut items, self.ready);
+            cbor::put_bool(&mut items, self.readiness().ready().is_ok());
+            put_draining(&mut items, draining);
             cbor::put_text(&mut items, "queued");
             cbor::put_uint(&mut items, self.queued(out) as u64);
             cbor::put_text(&mut items, "lost");
@@ -348,13 +340,14 @@ impl Router {
                 continue;
             }
             count += 1;
-            cbor::put_map(&mut items, 7);
+            cbor::put_map(&mut items, 7 + usize::from(peer.draining));
             put_pair(&mut items, "node", peer.node.name.as_str());
             put_pair(&mut items, "incarnation", &peer.node.incarnation.to_string());
             put_pair(&mut items, "state", "connected");
             let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
             put_rest(&mut items, peer.hidden, &peer.labels, addresses.iter().map(String::as_str));
             put_pair(&mut items, "address", &peer.address.to_string());
+            put_draining(&mut items, peer.draining);
         }
         if known {
             for node in &self.known {
@@ -610,6 +603,14 @@ impl Router {
 fn put_pair(items: &mut Vec<u8>, key: &str, text: &str) {
     cbor::put_text(items, key);
     cbor::put_text(items, text);
+}
+
+/// That a node is about to leave; nothing where it is not.
+fn put_draining(items: &mut Vec<u8>, draining: bool) {
+    if draining {
+        cbor::put_text(items, "draining");
+        cbor::put_bool(items, true);
+    }
 }
 
 fn put_rest<'a>(

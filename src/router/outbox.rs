@@ -197,6 +197,8 @@ pub struct Outbox {
     pub peers_clear: Vec<PeerId>,
     /// Peers that may be read again: what they published has been delivered.
     pub peers_on: Vec<PeerId>,
+    /// Every peer has heard that the node leaves, as far as peers hear.
+    pub settled: bool,
     /// Peers whose nodeup has been told.
     pub peers_up: Vec<PeerId>,
     /// What apps asked of the mesh.

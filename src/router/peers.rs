@@ -68,6 +68,8 @@ pub(super) struct Peer {
     pub(super) up: bool,
     /// Everybody has been told of it.
     pub(super) heard_of: bool,
+    /// It is about to leave: it is given nothing that others can do.
+    pub(super) draining: bool,
     /// (ours, theirs), one pair each.
     pub(super) links: BTreeSet<(u64, u64)>,
     /// Links that ours took back and it has not confirmed.
@@ -211,6 +213,7 @@ impl Router {
                 address: hello.address,
                 up: false,
                 heard_of: false,
+                draining: false,
                 links: BTreeSet::new(),
                 unlinking: BTreeSet::new(),
                 monitors: BTreeMap::new(),

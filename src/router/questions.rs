@@ -38,6 +38,8 @@ pub(super) enum AskedBy {
     Several { slot: Slot, serial: u64 },
     /// A question to several peers at once.
     Survey(u64),
+    /// The node itself, which is about to leave: whether the peer has heard of it.
+    Settling,
 }
 
 /// What the answer is called.
@@ -160,6 +162,8 @@ impl Router {
         self.agenda.remove(asked.ends, Deadline::Ask(number));
         if let AskedBy::Survey(survey) = asked.by {
             self.survey_loses(survey, node.as_str(), out);
+        } else if matches!(asked.by, AskedBy::Settling) {
+            self.settles(out);
         } else if let Question::Spawn(Spawning { late, .. }) = asked.question {
             let text = format!("the connection to {node} was lost before it answered");
             if !late {
@@ -188,6 +192,7 @@ impl Router {
                 let node = self.peers.get(&asked.peer).map(|state| state.node.name.to_string());
                 self.survey_told(*survey, &node.unwrap_or_default(), None, out);
             }
+            AskedBy::Settling => self.settles(out),
         }
     }
 
@@ -277,6 +282,7 @@ impl Router {
                 };
                 return self.gathered(*slot, result.as_ref().copied(), out);
             }
+            AskedBy::Settling => return self.settles(out),
             AskedBy::Survey(_) => return,
         };
         let length = if let Told::Ok(item) = told { item.len() } else { 0 };

@@ -423,17 +423,17 @@ impl Router {
         Failure::new("undef", text)
     }
 
-    /// The nearest that has a function: this node, then the same zone, then the others; fewest calls first.
+    /// The nearest that has a function: this node, then the same zone, then the others; fewest calls first. Nodes that
+    /// drain come last.
     pub(super) fn any_server(
         &self,
         what: Function<'_>,
         tried: &[Member],
     ) -> Result<Option<Member>, Failure> {
-        if let Ok(serial) = self.server_of(what) {
-            let place = Member::Here(serial);
-            if !tried.contains(&place) {
-                return Ok(Some(place));
-            }
+        let here = self.server_of(what).ok().map(Member::Here);
+        let here = here.filter(|place| !tried.contains(place));
+        if here.is_some() && !self.drains(None) {
+            return Ok(here);
         }
         let Some(state) = self.modules.get(what.module) else {
             let all: BTreeSet<&str> = self.modules.keys().map(AsRef::as_ref).collect();
@@ -462,13 +462,17 @@ impl Router {
             return Err(Failure::new("undef", text));
         }
         Ok(able
-            .map(|(peer, _)| Member::There(*peer, 0))
-            .filter(|place| !tried.contains(place))
-            .min_by_key(|place| {
-                let Member::There(peer, _) = place else { return (0, 0, 0) };
-                let busy = self.peers.get(peer).map_or(0, |state| state.calls.len());
-                (self.distance(*peer), busy, *peer)
-            }))
+            .map(|(peer, _)| *peer)
+            .filter(|peer| !tried.contains(&Member::There(*peer, 0)))
+            .map(|peer| {
+                let busy = self.peers.get(&peer).map_or(0, |state| state.calls.len());
+                (self.drains(Some(peer)), self.distance(peer), busy, peer)
+            })
+            .min()
+            // This node drains, and so do all the others.
+            .filter(|(drains, ..)| !drains || here.is_none())
+            .map(|(.., peer)| Member::There(peer, 0))
+            .or(here))
     }
 
     pub(super) fn on_rpc(

@@ -313,6 +313,7 @@ impl Router {
     /// The callee has nothing to do with the call any more.
     fn forget_served(&mut self, reference: u64, out: &mut Outbox) -> Option<Served> {
         let mut served = self.served.remove(&reference)?;
+        self.life_changes();
         if let Some(process) = self.processes.get_mut(&served.callee) {
             process.serving.remove(&reference);
             if !served.handed {

@@ -126,6 +126,11 @@ impl Router {
         let mut state = Session::new(own, operator, secret);
         state.processes.insert(own);
         self.sessions.insert(session, state);
+        self.life.app_came();
+        if self.drains(None) {
+            // What it wants may still be done; it is to know that it had better be short.
+            Self::tell_draining(session, out);
+        }
     }
 
     /// The session of the node itself: processes that no app owns.
@@ -147,11 +152,16 @@ impl Router {
         if let Some(state) = self.sessions.get_mut(&session)
             && state.grace > Duration::ZERO
         {
-            state.attached = false;
+            let went = std::mem::replace(&mut state.attached, false);
             state.epoch += 1;
             let deadline = Deadline::Grace { session, epoch: state.epoch };
             self.agenda.add(now + state.grace, deadline);
             out.detach_session(session);
+            if went {
+                self.life.app_went();
+                self.life_changes();
+                self.run_work(now, out);
+            }
             return;
         }
         self.end_session(session, "disconnected", out);
@@ -180,6 +190,11 @@ impl Router {
         self.routes += 1;
         self.mourners.remove(&session);
         self.end_waits(session);
+        self.end_life_waits(session);
+        if state.attached && !state.hosted {
+            self.life.app_went();
+        }
+        self.life_changes();
         if state.hosted {
             self.hosted_dies(state.own, reason, out);
         }
@@ -225,20 +240,6 @@ impl Router {
     #[must_use]
     pub fn has_session(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
-    }
-
-    /// Tells apps that the node is about to leave. The last of them, if there was one.
-    pub fn on_draining(
-        sessions: impl Iterator<Item = SessionId>,
-        out: &mut Outbox,
-    ) -> Option<SessionId> {
-        let mut last = None;
-        for session in sessions {
-            out.count(1);
-            answer(out, session, &Head::event("draining"), &[]);
-            last = Some(session);
-        }
-        last
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one command")]
@@ -363,14 +364,21 @@ impl Router {
         out: &mut Outbox,
     ) -> Result<u64, Failure> {
         let operator = self.sessions.get(&asker.session).is_some_and(|session| session.operator);
+        // The new connection may have been told that the node drains, and its app may have read that or not.
+        let told = out.session_frames(asker.session);
+        let read = out.session_len(asker.session) == 0;
         if let Some(mut new) = self.sessions.remove(&asker.session) {
             self.routes += 1;
+            self.life.app_went();
+            self.end_life_waits(asker.session);
             for serial in std::mem::take(&mut new.processes) {
                 self.die(serial, "normal", out);
             }
         }
         if let Some(session) = self.sessions.get_mut(&earlier) {
-            session.attached = true;
+            if !std::mem::replace(&mut session.attached, true) && !session.hosted {
+                self.life.app_came();
+            }
             session.epoch += 1;
             session.operator &= operator;
             session.commands += 1;
@@ -383,7 +391,10 @@ impl Router {
         out.reset_session(earlier);
         out.open_session(earlier);
         // From here on both sides count what arrives: a loss is told once, not at each resume.
-        out.count_session_frames(earlier, seen.min(frames));
+        out.count_session_frames(earlier, seen.min(frames) + if read { told } else { 0 });
+        if self.life.is_draining() && !(read && told > 0) {
+            Self::tell_draining(earlier, out);
+        }
         out.rebound = Some((asker.session, earlier));
         asker.session = earlier;
         Ok(frames.saturating_sub(seen))

@@ -13,6 +13,7 @@ mod hostile;
 mod hosting;
 mod interleaved;
 mod kv;
+mod life;
 mod messages;
 mod nodes;
 mod options;

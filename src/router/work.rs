@@ -46,6 +46,12 @@ pub(super) enum Work {
     Topics(survey::Topics),
     /// A peer has announced itself: its nodeup is told.
     PeerUp { peer: PeerId, news: Option<News> },
+    /// The node drains: its apps are told, then its peers.
+    Drain { sessions: BTreeSet<SessionId> },
+    /// Something has changed for those who wait for the node to be ready or drained.
+    Life,
+    /// Calls that waited for a global name are made.
+    Moved { calls: BTreeSet<u64> },
     /// A node is up: who waits for nodes is looked at.
     Waits { after: (SessionId, u64) },
     /// A process that watches many groups is told of those that there are.
@@ -169,6 +175,26 @@ impl Router {
                     }
                 }
                 Some(Work::PeerUp { peer, news: Some(news) })
+            }
+            Work::Drain { mut sessions } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    if !self.drain_step(&mut sessions, out) {
+                        return None;
+                    }
+                }
+                Some(Work::Drain { sessions })
+            }
+            Work::Life => {
+                self.look_at_life(out);
+                None
+            }
+            Work::Moved { mut calls } => {
+                while out.may_go_on() {
+                    out.count(1);
+                    self.call_moves(calls.pop_first()?, out);
+                }
+                Some(Work::Moved { calls })
             }
             Work::Waits { mut after } => {
                 while out.may_go_on() {

@@ -39,6 +39,7 @@ pub(super) fn credentials(
         chain: vec![leaf.into()],
         key: PrivateKeyDer::Pkcs8(leaf_key.serialize_der().into()),
         ids: cookies.iter().map(|cookie| cookie.id(&identity.mesh)).collect(),
+        certificates: Vec::new(),
     })
 }
 

@@ -26,6 +26,25 @@ pub fn explain(error: &io::Error, mesh: &str) -> String {
     }
 }
 
+/// Whether a connection failed because a certificate, ours or the other end's, does not count now: a matter of its dates
+/// or of somebody's clock.
+#[must_use]
+pub fn is_about_time(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(
+        error,
+        Some(
+            Error::AlertReceived(Alert::CertificateExpired)
+                | Error::InvalidCertificate(
+                    CertificateError::Expired
+                        | CertificateError::ExpiredContext { .. }
+                        | CertificateError::NotValidYet
+                        | CertificateError::NotValidYetContext { .. }
+                )
+        )
+    )
+}
+
 fn explain_tls(error: &Error, mesh: &str) -> String {
     match error {
         Error::InvalidCertificate(reason) => explain_certificate(reason, mesh),

@@ -14,12 +14,15 @@ use rustls::{CertificateError, Error, RootCertStore};
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use super::identity::PeerIdentity;
-use super::{Credentials, TlsError};
+use super::{Credentials, TlsError, Validity};
 
 /// Largest PEM file.
 pub(super) const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// Most authorities in the CA file.
 pub(super) const AUTHORITIES_MAX: usize = 64;
+
+/// The authorities, by what each can be told, and until when each counts.
+type Roots = (RootCertStore, Vec<[u8; 8]>, Vec<Validity>);
 
 /// The three files, as they were at one moment.
 pub(super) struct Files<'a> {
@@ -49,17 +52,19 @@ impl<'a> Files<'a> {
         identity: &PeerIdentity,
         now: ASN1Time,
     ) -> Result<Credentials, TlsError> {
-        let (roots, ids) = self.roots(now)?;
+        let (roots, ids, authorities) = self.roots(now)?;
         let (path, pem) = &self.cert;
         let chain: Vec<CertificateDer<'static>> = certificates(path, pem)?;
         check_leaf(path, &chain, identity, now)?;
+        let mut certificates = Validity::of_chain(&chain, Some(path));
+        certificates.extend(authorities);
         let (path, pem) = &self.key;
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|source| TlsError::Pem {
             path: owned(path),
             what: "private key",
             source,
         })?;
-        Ok(Credentials { roots, chain, key, ids })
+        Ok(Credentials { roots, chain, key, ids, certificates })
     }
 
     /// What is wrong with our own certificate, in terms of files.
@@ -77,7 +82,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn roots(&self, now: ASN1Time) -> Result<(RootCertStore, Vec<[u8; 8]>), TlsError> {
+    fn roots(&self, now: ASN1Time) -> Result<Roots, TlsError> {
         let (path, pem) = &self.ca;
         let mut roots = RootCertStore::empty();
         let mut ids = Vec::new();
@@ -85,6 +90,7 @@ impl<'a> Files<'a> {
         if authorities.len() > AUTHORITIES_MAX {
             return Err(TlsError::ManyAuthorities { path: owned(path) });
         }
+        let certificates = Validity::of_authorities(&authorities, Some(path));
         for authority in authorities {
             let unreadable = || TlsError::Unreadable { path: owned(path) };
             let (_, parsed) = X509Certificate::from_der(&authority).map_err(|_| unreadable())?;
@@ -101,7 +107,7 @@ impl<'a> Files<'a> {
             ids.push(std::array::from_fn(|i| hash.as_ref()[i]));
             roots.add(authority).map_err(|_| unreadable())?;
         }
-        Ok((roots, ids))
+        Ok((roots, ids, certificates))
     }
 }
 

@@ -19,7 +19,7 @@ use rustls::{CertificateError, Error, RootCertStore};
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use super::identity::{IdentityError, PeerIdentity};
-use super::{Credentials, TlsError};
+use super::{Credentials, TlsError, Validity};
 
 /// Most anchors that are believed at a time: the one that signs, the one before it and the one after it are three.
 pub const ANCHORS_MAX: usize = 16;
@@ -201,7 +201,8 @@ pub(super) fn unsigned(
     let (roots, ids) = roots(anchors)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let leaf = params(identity)?.self_signed(&key)?;
-    Ok(Credentials { roots, chain: vec![leaf.into()], key: secret(&key), ids })
+    let (chain, certificates) = (vec![leaf.into()], Vec::new());
+    Ok(Credentials { roots, chain, key: secret(&key), ids, certificates })
 }
 
 fn secret(key: &KeyPair) -> PrivateKeyDer<'static> {
@@ -253,7 +254,9 @@ pub(super) fn read(
             to: validity.not_after.to_string(),
         })?;
     let (roots, ids) = roots(&anchors)?;
-    let credentials = Credentials { roots, chain, key: secret(&request.key), ids };
+    let mut certificates = Validity::of_chain(&chain, None);
+    certificates.extend(Validity::of_authorities(&anchors, None));
+    let credentials = Credentials { roots, chain, key: secret(&request.key), ids, certificates };
     Ok(Answer { credentials, anchors, life })
 }
 

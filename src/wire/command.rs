@@ -107,6 +107,16 @@ pub enum Command<'a> {
     },
     /// `doctor`: what only the node knows of how it is doing
     Doctor,
+    /// `ready {wait_ms?}`: whether the node is ready for work
+    Ready {
+        /// How long to wait until it is, milliseconds; 0 when left out.
+        wait_ms: Option<u64>,
+    },
+    /// `drain {wait_ms?}`: the node is about to leave
+    Drain {
+        /// How long to wait until no app and no call is left, milliseconds; 0 when left out.
+        wait_ms: Option<u64>,
+    },
     /// `monitor_nodes {on, node_type?, pid?}`
     MonitorNodes {
         /// Acting process.
@@ -660,7 +670,7 @@ impl<'a> Request<'a> {
 }
 
 /// Every `op`, for the nearest one when a word is not known.
-pub const OPS: [&str; 69] = [
+pub const OPS: [&str; 71] = [
     "hello",
     "self",
     "bye",
@@ -671,6 +681,8 @@ pub const OPS: [&str; 69] = [
     "peers",
     "explain",
     "doctor",
+    "ready",
+    "drain",
     "monitor_nodes",
     "monitor_node",
     "monitor_deaths",

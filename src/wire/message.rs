@@ -352,11 +352,18 @@ pub struct Goodbye {
     pub message: String,
 }
 
-/// Whom the sender is connected to now, whole each time.
+/// Whom the sender is connected to now: how many, and where that may be news everybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peers {
-    /// Each once.
-    pub peers: Vec<PeerEntry>,
+    /// Each once, whole each time; without it what was said before still holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<PeerEntry>>,
+    /// How many the sender counts: itself and whom it is connected to, hidden ones apart.
+    #[serde(default)]
+    pub count: u32,
+    /// A sum that stands for which ones they are: docs/protocol.md.
+    #[serde(default)]
+    pub sum: u64,
 }
 
 /// One peer of a peer: hearsay.

@@ -110,6 +110,37 @@ pub struct StrategyShown {
     pub count: u64,
     /// Some of them, by name or address.
     pub sees: Vec<String>,
+    /// What it heard and did not believe, by its reason.
+    pub ignored: Vec<IgnoredShown>,
+}
+
+/// What a strategy heard and did not believe, of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IgnoredShown {
+    /// `malformed`, `foreign` (sealed with another secret), `replayed` or `skewed` (sealed at quite another time).
+    pub why: String,
+    /// How often.
+    pub count: u64,
+    /// From where it came last.
+    pub from: String,
+    /// How long ago that was.
+    pub ago_ms: u64,
+}
+
+/// A certificate that the node uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateShown {
+    /// `node` is its own, `authority` one of those that it trusts, `intermediate` what stands between them.
+    pub role: String,
+    /// Whose it is, as it says.
+    pub subject: String,
+    /// The file it was read from, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// From when it counts: milliseconds since 1970.
+    pub not_before_ms: i64,
+    /// Until when: milliseconds since 1970.
+    pub not_after_ms: i64,
 }
 
 /// The certificate of a node that is issued one while it runs.
@@ -150,6 +181,11 @@ pub struct Diagnosis {
     /// The file of the cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie_file: Option<String>,
+    /// The certificates that it uses; none with a cookie, whose certificates count for ever.
+    pub certificates: Vec<CertificateShown>,
+    /// Why the files of cookies or certificates are not taken as they are now; none while they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_problem: Option<String>,
     /// Its local directory.
     pub dir: String,
     /// Its app socket.
@@ -179,8 +215,11 @@ pub struct Diagnosis {
     pub skews_ms: BTreeMap<String, i64>,
     /// How many peers make it ready, and whether it is.
     pub min_peers: u64,
-    /// It is, or has been.
+    /// It is ready for work.
     pub ready: bool,
+    /// Why it is not, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unready: Option<String>,
 }
 
 /// It as one item of CBOR.

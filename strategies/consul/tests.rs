@@ -242,8 +242,9 @@ fn options_that_cannot_be_meant_are_refused_in_words() {
         ("consul://x?url=hal:8500", "http://127.0.0.1:8500"),
         ("consul://x?url=http://a:b@hal:8500", "http://127.0.0.1:8500"),
         ("consul://x?url=http://hal&ca=/x", "https://"),
-        ("consul://x?token=a&token_file=/x", "leave one out"),
+        ("consul://x?token=a&token-file=/x", "leave one out"),
         ("consul://x?tokn=a", "did you mean `token`"),
+        ("consul://x?token_file=/x", "did you mean `token-file`"),
     ] {
         let url = Url::parse(url).expect("a url");
         let refused = Consul::from_url(&url, &surroundings()).err();

@@ -342,8 +342,9 @@ fn options_that_cannot_be_meant_are_refused_in_words() {
         ("dns://_mesh._tcp.nodes:5", "SRV records say their own"),
         ("dns://nodes?server=hal", "`server=hal`"),
         ("dns://nodes?server=10.0.0.1:0", "10.0.0.53"),
-        ("dns://nodes?server=::1&resolv_conf=/x", "leave one out"),
+        ("dns://nodes?server=::1&resolv-conf=/x", "leave one out"),
         ("dns://nodes?sever=::1", "did you mean `server`"),
+        ("dns://nodes?resolv_conf=/x", "did you mean `resolv-conf`"),
         ("dns://no des", "`no des`"),
         ("dns://nodes?hold=1", "`hold=1`"),
     ] {

@@ -428,6 +428,35 @@ async fn a_flood_of_garbage_is_told_costs_a_bounded_number_of_looks_and_drops_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_not_believed_is_counted_by_its_reason_and_wakes_nobody() {
+    let bus = Bus::default();
+    let mut a = Node::start(bus.gossip(&[1]), 1);
+    let _b = Node::start(bus.gossip(&[1]), 2);
+    a.sees(&["n2@hal"]).await;
+    let mut reports = a.reports.clone();
+    reports.mark_unchanged();
+    let from = SocketAddr::from(([10, 9, 0, 66], 9));
+    let sealed = |key: u8, unix_ms| {
+        let seal = Seal::new(&[Key::new([key; 32])], [8; 16]).expect("a key");
+        let message = Message { mesh: "default".into(), node: "x@y".into(), ..Message::default() };
+        seal.seal(message, 1, unix_ms).expect("it fits")
+    };
+    let recorded = bus.carried().remove(0).0;
+    bus.inject(b"hello", from);
+    bus.inject(&[0xff; 64], from);
+    bus.inject(&sealed(9, unix_ms()), from);
+    bus.inject(&recorded, from);
+    sleep(Duration::from_millis(100)).await;
+    assert!(!reports.has_changed().expect("alive"), "nobody is woken");
+    bus.inject(&sealed(1, unix_ms() - 3_600_000), from);
+    sleep(Duration::from_millis(100)).await;
+    let ignored = a.reports.borrow().ignored.clone();
+    let told: Vec<_> = ignored.iter().map(|(why, heard)| (why.word(), heard.count)).collect();
+    assert_eq!(told, [("malformed", 2), ("foreign", 1), ("replayed", 1), ("skewed", 1)]);
+    assert!(ignored.iter().all(|(_, heard)| heard.from == "10.9.0.66"), "{ignored:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_network_that_comes_later_or_goes_and_comes_is_used() {
     let bus = Bus::default();
     bus.state().unplugged = true;

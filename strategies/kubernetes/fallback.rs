@@ -1,7 +1,6 @@
 //! The headless Service's name, looked up while the API server does not answer.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,24 +9,21 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::hosts;
+use crate::list::{Answer, Resolve};
+
 /// How long a lookup may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most addresses of one answer.
 const ADDRESSES_MAX: usize = 1024;
 
-pub(super) type Answer = io::Result<Vec<SocketAddr>>;
-/// Asks for the addresses of a name; the system's resolver, except in tests.
-pub(super) type Resolve =
-    Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
-
 /// One that is under way; it does not wait for ever.
 type Question = Pin<Box<dyn Future<Output = Result<Answer, Elapsed>> + Send>>;
 
-/// The system's resolver.
-pub(super) fn system() -> Resolve {
-    Arc::new(|host, port| {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
-    })
+/// The name servers of `/etc/resolv.conf`, which the kubelet writes for each pod, asked as the strategy `dns` asks them: it
+/// takes no thread, and finds them also where the program is linked statically.
+pub(super) fn servers() -> Resolve {
+    Arc::new(|host, port| Box::pin(async move { hosts::ask_servers(&host, port).await }))
 }
 
 /// A name, and what it led to when it was last looked up.
@@ -37,7 +33,7 @@ pub(super) struct Fallback {
     interval: Duration,
     resolve: Resolve,
     next: Option<Instant>,
-    /// The question that is under way: one at a time, for each may take a thread.
+    /// The question that is under way: one at a time.
     question: Option<Question>,
     pub(super) addresses: Vec<SocketAddr>,
     /// Why the last lookup gave nothing.

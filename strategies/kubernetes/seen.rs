@@ -11,6 +11,8 @@ use super::wish::{Port, Wish};
 
 /// The name by which a port is the mesh's where no other was given.
 const MESH: &str = "mesh";
+/// The label of a pod that says which app it is.
+const APP: &str = "app.kubernetes.io/name";
 /// The label that says where a node is.
 const ZONE: &str = "zone";
 /// Most addresses of one endpoint that are looked at.
@@ -25,6 +27,8 @@ pub(super) struct Seen {
     pub(super) pod: Option<String>,
     pub(super) namespace: String,
     pub(super) hostname: Option<String>,
+    /// Which app runs in it, as its label says.
+    pub(super) app: Option<String>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) serving: bool,
     pub(super) terminating: bool,
@@ -102,6 +106,7 @@ fn in_endpoint(endpoint: &Endpoint, namespace: &str, port: u16, source: &str) ->
             .and_then(|target| known(&target.namespace))
             .unwrap_or_else(|| namespace.to_owned()),
         hostname: known(&endpoint.hostname),
+        app: None,
         addresses: addresses(endpoint.addresses.iter().map(String::as_str), port),
         // With publishNotReadyAddresses `ready` is always true: it says nothing where `serving` is there.
         serving: conditions.serving.or(conditions.ready).unwrap_or(true),
@@ -142,6 +147,7 @@ pub(super) fn in_pod(pod: &Pod, wish: &Wish) -> Entry {
         pod: Some(name),
         namespace,
         hostname: pod.spec.hostname.clone(),
+        app: meta.labels.as_ref().and_then(|labels| labels.get(APP).cloned()),
         addresses,
         serving: ready.is_some_and(|ready| ready.status == "True"),
         terminating: meta.deletion_timestamp.is_some(),
@@ -274,6 +280,7 @@ mod tests {
                 pod: Some("web-0".into()),
                 namespace: "shop".into(),
                 hostname: Some("web-0".into()),
+                app: None,
                 addresses: vec!["10.244.1.7:5000".parse().expect("an address")],
                 serving: false,
                 terminating: false,

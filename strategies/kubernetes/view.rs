@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::own::Own;
 use super::seen::{Key, Seen};
 use super::wish::{Naming, Wish};
-use crate::Sighting;
+use crate::{Sighting, pods};
 
 /// Most nodes that are reported.
 pub(super) const SIGHTINGS_MAX: usize = 4096;
@@ -67,7 +67,7 @@ pub(super) fn view<'a>(
     for (key, Merged { first: seen, addresses, labels }) in merged.into_iter().take(SIGHTINGS_MAX) {
         let addresses: Vec<SocketAddr> = addresses.into_iter().collect();
         view.sightings.push(Sighting {
-            node: name(seen, &addresses, wish, base),
+            node: name(seen, &addresses, wish, base, own),
             addresses,
             labels,
             source: match &seen.pod {
@@ -84,10 +84,26 @@ pub(super) fn view<'a>(
 }
 
 /// What the node calls itself, if it is named as `node=` says.
-fn name(seen: &Seen, addresses: &[SocketAddr], wish: &Wish, base: &str) -> Option<String> {
-    let base = wish.base.as_deref().unwrap_or(base);
+fn name(
+    seen: &Seen,
+    addresses: &[SocketAddr],
+    wish: &Wish,
+    base: &str,
+    own: &Own,
+) -> Option<String> {
+    // Pods of another workload are of another app, as far as their names tell; a label tells better.
+    let other = |pod: &String| {
+        let own = own.pod.as_deref().map(pods::workload);
+        let its = pods::workload(pod);
+        own.is_some_and(|own| own != its).then(|| its.to_owned())
+    };
+    let guess = || seen.app.clone().or_else(|| seen.pod.as_ref().and_then(other));
+    let base = match &wish.base {
+        Some(base) => base.clone(),
+        None => guess().map_or_else(|| base.to_owned(), |app| pods::base(&app)),
+    };
     let host = match wish.naming? {
-        Naming::Pod => format!("{}.{}", seen.pod.as_ref()?, seen.namespace),
+        Naming::Pod => pods::host(seen.pod.as_ref()?, Some(&seen.namespace)),
         Naming::Ip => addresses.first()?.ip().to_string(),
         // A pod is called as it is named, unless it says otherwise.
         Naming::Hostname => seen.hostname.clone().or_else(|| seen.pod.clone())?,
@@ -195,6 +211,26 @@ mod tests {
         assert_eq!(named("kubernetes://?node=hostname&base=till", &one).as_deref(), Some("till@h"));
         one.pod = None;
         assert_eq!(named("kubernetes://?node=pod", &one), None);
+    }
+
+    #[test]
+    fn the_pods_of_other_apps_are_named_as_their_nodes_name_themselves() {
+        let own = Own {
+            pod: Some("web-6d4cf56db6-x7x2k".into()),
+            namespace: Some("shop".into()),
+            ..Own::default()
+        };
+        let named = |url: &str, seen: &Seen| {
+            let view = seen_by(url, std::slice::from_ref(seen), &own, &BTreeSet::new());
+            view.sightings[0].node.clone().expect("a name")
+        };
+        let url = "kubernetes://?node=pod";
+        let mine = "web-6d4cf56db6-zq2xk";
+        assert_eq!(named(url, &seen(mine, "10.0.0.1")), format!("web@{mine}.shop"));
+        assert_eq!(named(url, &seen("till-0", "10.0.0.1")), "till@till-0.shop");
+        let labelled = Seen { app: Some("the.till".into()), ..seen("till-0", "10.0.0.1") };
+        assert_eq!(named(url, &labelled), "the-till@till-0.shop");
+        assert_eq!(named("kubernetes://?node=pod&base=x", &labelled), "x@till-0.shop");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What nodes say to each other through the database.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Announcement;
+use crate::interfaces::is_link_local;
 use crate::local::entry::{ids, incarnation};
 
 /// PostgreSQL takes payloads that are shorter than this.
@@ -94,13 +95,6 @@ fn can_be_dialled(address: SocketAddr, is_local: bool) -> bool {
     let ip = address.ip().to_canonical();
     let is_odd = ip.is_unspecified() || ip.is_multicast() || is_link_local(ip);
     !is_odd && address.port() != 0 && (is_local || !ip.is_loopback())
-}
-
-pub(super) fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

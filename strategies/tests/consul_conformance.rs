@@ -151,7 +151,7 @@ async fn a_token_is_given_and_one_that_comes_into_its_file_later_is_used() {
     let mut run = Run::of(&format!("consul://pillion?url=http://{}&token=s3cret", server.address));
     run.sees("an address", |r| addresses(r) == ["127.0.0.1:5"]).await;
     let file = std::env::temp_dir().join(format!("pillion-consul-{}", std::process::id()));
-    let url = format!("consul://pillion?url=http://{}&token_file=", server.address);
+    let url = format!("consul://pillion?url=http://{}&token-file=", server.address);
     let mut run = Run::of(&format!("{url}{}", file.display()));
     run.sees("the missing file", |r| says(r, "token file")).await;
     std::fs::write(&file, "wr0ng\n").expect("written");

@@ -300,7 +300,7 @@ async fn a_resolv_conf_that_appears_or_changes_is_used_with_its_search_domains()
     std::fs::create_dir_all(&dir).expect("a directory");
     let file = dir.join("resolv.conf");
     let mut run =
-        Run::of(&format!("dns://pillion?resolv_conf={}&interval=100ms&hold=100ms", file.display()));
+        Run::of(&format!("dns://pillion?resolv-conf={}&interval=100ms&hold=100ms", file.display()));
     run.sees("a wait for the file", |r| says(r, "resolv.conf cannot be read")).await;
     std::fs::write(&file, "# no network yet\n").expect("written");
     run.sees("a wait for a server", |r| says(r, "names no `nameserver`")).await;

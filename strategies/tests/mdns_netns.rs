@@ -159,25 +159,28 @@ fn a_node_that_was_killed_is_forgotten_when_its_records_run_out() {
 
 #[test]
 fn an_address_that_changes_is_followed() {
-    let lan = lan!(2);
-    lan.up(1);
-    lan.up(2);
-    let mut a = lan.start(1, 1, "mdns", 0);
-    let mut b = lan.start(2, 2, "mdns", 0);
-    a.until("the old address", |report| report.contains("10.77.0.2:40002"));
-    // What is younger than a second is not replaced but added to (RFC 6762 section 10.2), and it is said twice.
-    std::thread::sleep(Duration::from_secs(3));
-    lan.moves(2, 22);
-    let changed = Instant::now();
-    let new = |report: &str| {
-        report.contains("10.77.0.22:40002")
-            && report.contains("[fd77::22]:40002")
-            && !report.contains("10.77.0.2:40002")
-            && !report.contains("[fd77::2]:40002")
-    };
-    a.until("the new addresses alone", new);
-    println!("followed {:?} after the change", changed.elapsed());
-    b.sees(1);
+    // Caches add to what is younger than a second and replace the rest (RFC 6762 section 10.2). So what is said right
+    // after the start is replaced only because all is said twice, the second time more than a second later.
+    for age in [0, 1000, 3000].map(Duration::from_millis) {
+        let lan = lan!(2);
+        lan.up(1);
+        lan.up(2);
+        let mut a = lan.start(1, 1, "mdns", 0);
+        let mut b = lan.start(2, 2, "mdns", 0);
+        a.until("the old address", |report| report.contains("10.77.0.2:40002"));
+        std::thread::sleep(age);
+        lan.moves(2, 22);
+        let changed = Instant::now();
+        let new = |report: &str| {
+            report.contains("10.77.0.22:40002")
+                && report.contains("[fd77::22]:40002")
+                && !report.contains("10.77.0.2:40002")
+                && !report.contains("[fd77::2]:40002")
+        };
+        a.until_by("the new addresses alone", changed + Duration::from_secs(60), new);
+        println!("followed {:?} after the change, at the age of {age:?}", changed.elapsed());
+        b.sees(1);
+    }
 }
 
 #[test]

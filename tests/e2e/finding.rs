@@ -1,15 +1,16 @@
 //! Whole nodes that find each other by gossip, by mDNS and by a program, on one machine and on several.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Instant;
 
 use rustix::process::Signal;
 
+use crate::http_client::Http;
 use crate::lan::Lan;
-use crate::support::{Daemon, Place, eventually, json};
+use crate::support::{Daemon, Place, Value, eventually, json};
 use crate::trust::{Authority, Files, has_read_again, put};
 
 /// A strategy for the nodes of one test, on the loopback interface. None where that carries no multicast.
@@ -50,6 +51,53 @@ fn nodes_of_one_cookie_find_each_other_by_gossip_and_others_do_not_even_hear_of_
     assert_eq!(known["nodes"], json!([]), "not even a name");
     let known = a.json().ok(json!({"op": "nodes", "state": "known"}));
     assert_eq!(known["nodes"], json!([]));
+}
+
+#[test]
+fn what_gossip_ignores_is_told_in_every_dialect_and_by_doctor() {
+    let url = gossip!();
+    let port: u16 = url.rsplit_once('=').unwrap().1.parse().unwrap();
+    let place = Place::new();
+    let other = place.path().join("other.cookie");
+    put(&other, &"55".repeat(32));
+    let a = place.start("a", &["--strategy", &url]);
+    let _s = place.start("s", &["--strategy", &url, "--cookie-file", other.to_str().unwrap()]);
+    let mut app = a.json();
+    let ignored = |diagnosis: &Value, why: &str| {
+        let all = diagnosis["strategies"][0]["ignored"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|ignored| ignored["why"] == why)
+    };
+    eventually("what the stranger says is counted", || {
+        ignored(&app.ok(json!({"op": "doctor"}))["diagnosis"], "foreign").is_some()
+    });
+    let noise = UdpSocket::bind("127.0.0.1:0").unwrap();
+    noise.send_to(b"anybody?", SocketAddr::from(([233, 252, 1, 32], port))).unwrap();
+    eventually("what makes no sense is counted", || {
+        ignored(&app.ok(json!({"op": "doctor"}))["diagnosis"], "malformed").is_some()
+    });
+    let told = [
+        app.ok(json!({"op": "doctor"}))["diagnosis"].take(),
+        a.cbor().ok(json!({"op": "doctor"}))["diagnosis"].take(),
+        Http::of(&a).get("/v1/doctor").json()["diagnosis"].take(),
+    ];
+    for diagnosis in &told {
+        for why in ["foreign", "malformed"] {
+            let ignored = ignored(diagnosis, why).unwrap();
+            assert!(ignored["count"].as_u64() >= Some(1), "{ignored}");
+            assert_eq!(ignored["from"], "127.0.0.1", "{ignored}");
+            assert!(ignored["ago_ms"].is_u64(), "{ignored}");
+        }
+    }
+    let doctor = Command::new(env!("CARGO_BIN_EXE_pillion"))
+        .args(["doctor", "--socket", a.socket.to_str().unwrap()])
+        .env_clear()
+        .env("HOME", place.path().join("h"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    for words in ["a secret that this node has not", "that make no sense", "from 127.0.0.1"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
 mod calls;
+#[cfg(all(target_os = "linux", feature = "dns"))]
+mod dns;
 mod executed;
 mod factories;
 #[cfg(target_os = "linux")]
@@ -28,9 +30,14 @@ mod issued;
 #[cfg(target_os = "linux")]
 #[path = "../../strategies/tests/lan/mod.rs"]
 mod lan;
+mod leaving;
 mod links;
 mod mailboxes;
 mod mesh;
+#[cfg(all(target_os = "linux", feature = "dns"))]
+#[allow(dead_code, reason = "the strategy's own tests need more of it")]
+#[path = "../../strategies/tests/dns/server.rs"]
+mod name_server;
 mod order;
 mod presence;
 mod seed_a;

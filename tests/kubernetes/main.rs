@@ -15,7 +15,14 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
 mod changing;
+mod charts;
 mod cutting;
 mod forming;
+#[path = "../helm/support.rs"]
+#[allow(dead_code, reason = "the charts' own tests look at what is rendered, these at what runs")]
+mod helm;
+mod injected;
+mod installed;
 mod measuring;
+mod modes;
 mod support;

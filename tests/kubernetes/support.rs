@@ -15,15 +15,19 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 /// What `cluster archive` calls the image that it makes.
 const IMAGE: &str = "localhost/pillion:test";
+/// What `cluster app` calls the image that it makes.
+const APP: &str = "localhost/app:test";
 /// The machine that is cut off: only the test that does so runs pods there.
-const CUT_OFF: &str = "node-3";
+pub const CUT_OFF: &str = "node-3";
 
 /// A Kubernetes that runs, and an image of this build in it.
 #[derive(Clone)]
 pub struct Cluster {
     /// The script that brought it up, where it is ours.
     script: Option<PathBuf>,
-    image: String,
+    pub image: String,
+    /// An app that knows nothing of pillion, where there is one.
+    pub app: Option<String>,
 }
 
 impl Cluster {
@@ -41,7 +45,8 @@ impl Cluster {
 
     fn look() -> Result<Self, String> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let image = variable("TEST_IMAGE").map(|image| image.to_string_lossy().into_owned());
+        let named = |name| variable(name).map(|image| image.to_string_lossy().into_owned());
+        let (image, app) = (named("TEST_IMAGE"), named("TEST_APP_IMAGE"));
         let Some(script) = variable("TEST_CLUSTER").map(PathBuf::from) else {
             if variable("KUBECONFIG").is_none() {
                 return Err(
@@ -53,9 +58,9 @@ impl Cluster {
                 "the cluster of KUBECONFIG has no image of this build: make one with \
                  `tests/kubernetes/cluster archive target/debug/pillion FILE`, load it there, and name it in TEST_IMAGE",
             )?;
-            return Ok(Self { script: None, image });
+            return Ok(Self { script: None, image, app });
         };
-        let cluster = Self { script: Some(script), image: image.unwrap_or(IMAGE.into()) };
+        let mut cluster = Self { script: Some(script), image: image.unwrap_or(IMAGE.into()), app };
         let nodes = cluster.try_kubectl(&["get", "nodes", "-o", "name"], None)?;
         if nodes.is_empty() {
             return Err(
@@ -68,14 +73,43 @@ impl Cluster {
         let archive = archive.to_str().expect("a temporary path is UTF-8");
         cluster.script(&["archive", env!("CARGO_BIN_EXE_pillion"), archive]);
         cluster.script(&["image", archive]);
+        if cluster.app.is_none() && cluster.can(&["app", archive]) {
+            cluster.script(&["image", archive]);
+            cluster.app = Some(APP.into());
+        }
         Ok(cluster)
     }
 
     /// Asks of the script what only it can do; only in a cluster of ours.
     pub fn script(&self, args: &[&str]) {
+        assert!(self.can(args), "cluster {args:?}");
+    }
+
+    /// The same, where it may be that something cannot be had here: then it says what.
+    fn can(&self, args: &[&str]) -> bool {
         let script = self.script.as_ref().expect("a cluster of ours");
         let status = Command::new(script).args(args).stdin(Stdio::null()).status();
-        assert!(status.expect("the script starts").success(), "cluster {args:?}");
+        status.expect("the script starts").success()
+    }
+
+    /// `helm` with its arguments, which reaches the cluster.
+    pub fn helm(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = match &self.script {
+            Some(script) => {
+                let mut command = Command::new(script);
+                command.arg("helm");
+                command
+            }
+            None => Command::new("helm"),
+        };
+        let output = command.args(args).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| format!("helm: {error}"))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            Err(format!("helm {args:?}: {said}{}", String::from_utf8_lossy(&output.stderr)))
+        }
     }
 
     /// Whether machines of it can be cut off.
@@ -119,10 +153,18 @@ impl Cluster {
 
     /// A namespace with all that pods need to find each other. It is gone with the value.
     pub fn namespace(&self, name: &str) -> Namespace {
+        let namespace = self.empty_namespace(name, "privileged");
+        namespace.apply(include_str!("manifests/place.yaml"));
+        namespace
+    }
+
+    /// A namespace that enforces a level of Pod Security, and has nothing in it. It is gone with the value.
+    pub fn empty_namespace(&self, name: &str, level: &str) -> Namespace {
         let name = format!("pillion-{name}-{}", std::process::id());
         self.try_kubectl(&["create", "namespace", &name], None).unwrap();
         let namespace = Namespace { cluster: self.clone(), name };
-        namespace.apply(include_str!("manifests/place.yaml"));
+        let label = format!("pod-security.kubernetes.io/enforce={level}");
+        self.try_kubectl(&["label", "namespace", &namespace.name, &label], None).unwrap();
         namespace
     }
 }
@@ -182,8 +224,9 @@ impl<'a> Workload<'a> {
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "args": [
-                "up", "--name", format!("{}@$(POD_NAME).$(POD_NAMESPACE)", self.name), "--strategy", self.strategy,
-                "--cookie-file", "/cookie/cookie", "--dir", "/run/pillion/local", "--log-format", "json",
+                // Named by its pod: `<name>@<pod>.<namespace>`.
+                "up", "--strategy", self.strategy, "--cookie-file", "/cookie/cookie",
+                "--dir", "/run/pillion/local", "--log-format", "json",
             ],
             "env": env,
             "volumeMounts": mounts,
@@ -192,9 +235,11 @@ impl<'a> Workload<'a> {
         let mut pod = json!({
             "serviceAccountName": "pillion",
             "terminationGracePeriodSeconds": 20,
+            // The image runs as 65532, and reads the cookie as this group.
+            "securityContext": {"fsGroup": 65532},
             "volumes": [
                 {"name": "run", "emptyDir": {}},
-                {"name": "cookie", "secret": {"secretName": "cookie", "defaultMode": 0o400}},
+                {"name": "cookie", "secret": {"secretName": "cookie", "defaultMode": 0o440}},
             ],
         });
         if self.app {
@@ -305,7 +350,9 @@ impl Namespace {
         add(&["get", "events", "--sort-by=.lastTimestamp"]);
         for pod in add(&["get", "pods", "-o", "name"]).lines() {
             add(&["logs", "--all-containers", "--tail=60", pod]);
-            add(&["exec", pod, "-c", "node", "--", "/pillion", "nodes"]);
+            for container in ["node", "pillion"] {
+                add(&["exec", pod, "-c", container, "--", "/pillion", "nodes"]);
+            }
         }
         told
     }
@@ -322,7 +369,7 @@ impl Drop for Namespace {
 }
 
 /// Whether all containers of a pod run, whatever a gate says of it.
-fn runs(pod: &Value) -> bool {
+pub fn runs(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     let mut running = conditions.filter(|condition| condition["type"] == "ContainersReady");
     running.any(|condition| condition["status"] == "True")

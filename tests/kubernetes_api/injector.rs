@@ -245,7 +245,7 @@ fn an_expired_certificate_is_replaced_and_a_lost_bundle_written_again() {
 #[test]
 fn a_certificate_is_renewed_before_it_ends_and_no_pod_notices() {
     let Some(world) = World::new("Fail") else { return };
-    let injector = world.ready("Fail", &["--tls-lifetime", "12s"]);
+    let injector = world.ready("Fail", &["--tls-lifetime", "24s"]);
     let made = injector.metric("pillion_injector_certificates_made_total");
     until("two more certificates", || {
         let (said, pod) = world.create(&asking("steady", json!({})), true);
@@ -302,11 +302,11 @@ fn a_pod_that_was_made_while_the_injector_was_away_is_told() {
     assert!(note.contains("Delete the pod, so that it is made anew"), "{note}");
     injector.said("pod missed in");
     let missed = || injector.metric("pillion_injector_missed_pods");
-    until("it is counted", || (missed() == 1.0).then_some(()));
+    until("it is counted", || (missed() > 0.5).then_some(()));
     let (said, made) = world.create(&asking("seen", json!({})), false);
     assert!(said.good && is_injected(&made), "{said:?}");
     kubectl(&["-n", &world.apps, "delete", "pod", "missed", "--grace-period=0", "--force"], None)
         .ok();
-    until("it is not counted any more", || (missed() == 0.0).then_some(()));
+    until("it is not counted any more", || (missed() < 0.5).then_some(()));
     assert_eq!((world.events("seen"), world.events("unasked")), (Vec::new(), Vec::new()));
 }

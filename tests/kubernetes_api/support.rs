@@ -124,7 +124,7 @@ impl World {
         };
         let looks = ["get", "list", "watch"];
         let rbac = "rbac.authorization.k8s.io/v1";
-        world.apply(&json!([
+        Self::apply(&json!([
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home}},
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": apps, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
             account(home, "injector"), account(apps, "default"), secret("-ca"), secret("-webhook-tls"),
@@ -155,7 +155,7 @@ impl World {
                     && object.metadata.annotations['pillion.dev/inject'] != 'false') \
                     || (has(object.metadata.labels) && 'pillion.dev/inject' in object.metadata.labels \
                     && object.metadata.labels['pillion.dev/inject'] != 'false')";
-        self.apply(&json!([{
+        Self::apply(&json!([{
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration", "metadata": {"name": self.name},
             "webhooks": [{
                 "name": "injector.pillion.dev", "admissionReviewVersions": ["v1"], "sideEffects": "NoneOnDryRun",
@@ -168,7 +168,7 @@ impl World {
         }]));
     }
 
-    pub fn apply(&self, objects: &Value) {
+    fn apply(objects: &Value) {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], Some(&list)).ok();
     }

@@ -107,3 +107,43 @@ fn everybody_may_stop_at_once() {
         ["a", "b", "c"].iter().all(|node| w.has_stopped(node))
     });
 }
+
+#[test]
+fn a_node_that_drains_stays_connected_and_nobody_dials_it_though_it_is_still_listed() {
+    let mut world = World::of(&["a", "b", "c"]);
+    world.list("b", &["a"]);
+    world.list("c", &["a"]);
+    world.until("full mesh", SOON, |w| w.is_full(&["a", "b", "c"]));
+    let listed = world.sighting("b");
+    world.sees("c", vec![listed.clone()]);
+    world.drain("b");
+    world.throughout("it is there", Duration::from_secs(30), |w| w.is_full(&["a", "b", "c"]));
+    // A newcomer that is told of it is turned away in words, and does not try for ever.
+    world.start("d");
+    let a = world.sighting("a");
+    world.sees("d", vec![a, listed]);
+    world.until("newcomer", SOON, |w| w.is_full(&["a", "c", "d"]));
+    world.until("turned away", SOON, |w| {
+        let known = w.known("d");
+        known.iter().any(|known| known.reason.as_deref().is_some_and(|why| why.contains("stopped")))
+    });
+    let dials = world.dials("d");
+    world.throughout("alone", Duration::from_secs(60), |w| !w.is_joined("d", "b"));
+    assert_eq!(world.dials("d"), dials);
+    // It dials nobody itself.
+    let (own, new) = (world.dials("b"), world.sighting("d"));
+    world.sees("b", vec![new]);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.dials("b"), own);
+    let token = world.connect("b", "d@sim");
+    assert_eq!(world.answered("b", token), Answer::Error("draining".to_owned()));
+    // It is gone without a goodbye: as good as one.
+    let dials = world.dials("c");
+    world.crash("b");
+    world.until("nodedown", Duration::from_secs(7), |w| w.peers("c") == ["a", "d"]);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.dials("c"), dials);
+    // The next run is another matter.
+    world.bounce("b");
+    world.until("full mesh", SOON * 3, |w| w.is_full(&["a", "b", "c", "d"]));
+}

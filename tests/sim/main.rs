@@ -8,6 +8,7 @@ mod announcing;
 mod app;
 mod calling;
 mod composing;
+mod crowding;
 mod failing;
 mod forming;
 mod leaving;

@@ -314,6 +314,11 @@ impl World {
         self.cells[host].run().hub.clone().expect("it has started")
     }
 
+    /// It begins to leave, and stays for now.
+    pub(crate) fn drain(&self, host: &str) {
+        self.hub(host).drain();
+    }
+
     pub(crate) fn node(&self, host: &str) -> Node {
         self.hub(host).me().clone()
     }

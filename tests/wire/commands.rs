@@ -14,7 +14,7 @@ const PID: &str = "<stock@hal.019b3f0c2a4e5f3c.100>";
 const FAR: &str = "<store@io.019b3f0c2a4e5f3c.101>";
 
 /// Every command with every field that it has. `PID` and `FAR` stand for pids.
-const COMMANDS: [(&str, &str); 129] = [
+const COMMANDS: [(&str, &str); 131] = [
     ("hello", r#"{"op":"hello","id":1,"version":1,"client":"shop 1.2"}"#),
     (
         "hello, with a window and a grace",
@@ -39,6 +39,8 @@ const COMMANDS: [(&str, &str); 129] = [
     ("peers", r#"{"op":"peers","id":46}"#),
     ("explain", r#"{"op":"explain","id":47,"node":"till@europa"}"#),
     ("doctor", r#"{"op":"doctor","id":48}"#),
+    ("ready", r#"{"op":"ready","id":49,"wait_ms":30000}"#),
+    ("drain", r#"{"op":"drain","id":50,"wait_ms":15000}"#),
     ("monitor_nodes", r#"{"op":"monitor_nodes","id":8,"on":true,"pid":"PID"}"#),
     ("monitor_node", r#"{"op":"monitor_node","id":9,"node":"store@io","on":true,"pid":"PID"}"#),
     ("wait_for", r#"{"op":"wait_for","id":93,"role":"worker","count":2,"timeout_ms":30000}"#),

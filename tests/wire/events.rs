@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use pillion::dialect::json::{json_to_cbor, line_to_frame};
+use pillion::router::Limits;
 use pillion::router::hosting::{Exit, HostRequest};
 use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
-use pillion::router::{Limits, Router};
 use pillion::wire::event::split_frame;
 use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
 use pillion::wire::shown::{
-    AttemptShown, Diagnosis, Explained, IssuedShown, PeerShown, SourceShown, StrategyShown, item,
+    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, IssuedShown, PeerShown,
+    SourceShown, StrategyShown, item,
 };
 
 use super::golden::{self, Record, line};
@@ -62,8 +63,8 @@ fn sessions(told: &mut Told) {
     told.all(&["welcome", "ok, of hello and of all that has nothing to tell"], &heard);
     told.add("ok, of self", &paper.answer(app, r#"{"op":"self","id":2}"#));
     told.add("ok, with a text for an id", &paper.answer(app, r#"{"op":"self","id":"who am I"}"#));
-    Router::on_draining([app].into_iter(), &mut paper.out);
-    told.all(&["draining"], &paper.heard(app));
+
+    leaving(told);
 
     let send = r#"{"op":"send","to":"nobody","body":1}"#;
     told.all(&["failed"], &paper.say(app, send));
@@ -78,7 +79,7 @@ fn sessions(told: &mut Told) {
     }
     paper.router.on_session_closed(paper.now, app, &mut paper.out);
     let again = paper.open(true);
-    let resume = r#"{"op":"hello","id":1,"resume":{"session":1,"secret":"00000000000000000000000000000001","seen":7}}"#;
+    let resume = r#"{"op":"hello","id":1,"resume":{"session":1,"secret":"00000000000000000000000000000001","seen":6}}"#;
     assert!(paper.say(again, resume).is_empty());
     let heard = paper.heard(app);
     told.all(&["welcome, after a resume", "ok, of a resume", "gap, of a resume"], &heard);
@@ -198,6 +199,19 @@ fn reasons(told: &mut Told) {
         well_ms: Some(5_000),
         count: 1,
         sees: vec!["192.0.2.9:4470".to_owned()],
+        ignored: vec![IgnoredShown {
+            why: "malformed".to_owned(),
+            count: 2,
+            from: "192.0.2.66".to_owned(),
+            ago_ms: 700,
+        }],
+    };
+    let certificate = CertificateShown {
+        role: "node".to_owned(),
+        subject: "CN=hal".to_owned(),
+        file: Some("/etc/pillion/tls.crt".to_owned()),
+        not_before_ms: 1_795_000_000_000,
+        not_after_ms: 1_797_592_000_000,
     };
     let diagnosis = Diagnosis {
         node: "stock@hal".to_owned(),
@@ -210,6 +224,8 @@ fn reasons(told: &mut Told) {
         issued: None,
         ids: vec!["0102030405060708".to_owned()],
         cookie_file: Some("/home/gus/.config/pillion/cookie".to_owned()),
+        certificates: vec![certificate],
+        trust_problem: Some("cannot read `/etc/pillion/tls.key`: permission denied".to_owned()),
         dir: "/tmp/pillion-501".to_owned(),
         socket: "/tmp/pillion-501/default/stock.sock".to_owned(),
         state_file: Some("/tmp/pillion-501/default/stock.peers".to_owned()),
@@ -224,6 +240,7 @@ fn reasons(told: &mut Told) {
         skews_ms: [("store@io".to_owned(), -14)].into(),
         min_peers: 0,
         ready: true,
+        unready: None,
     };
     assert!(paper.say(app, r#"{"op":"doctor","id":48}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
@@ -243,6 +260,16 @@ fn reasons(told: &mut Told) {
     assert!(paper.say(app, r#"{"op":"doctor","id":50}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
     told.all(&["ok, of doctor, of a node with an issued certificate"], &paper.heard(app));
+}
+
+fn leaving(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let (app, other) = (paper.open(true), paper.open(true));
+    assert!(paper.say(other, r#"{"op":"drain"}"#).len() == 1);
+    told.all(&["draining"], &paper.heard(app));
+    told.add("ok, of drain", &paper.answer(other, r#"{"op":"drain","id":50}"#));
+    let register = r#"{"op":"register","id":22,"name":"stock","scope":"global"}"#;
+    told.add("error, draining", &paper.answer(app, register));
 }
 
 fn messages(told: &mut Told) {
@@ -417,11 +444,20 @@ fn topics(told: &mut Told) {
 fn nodes(told: &mut Told) {
     let mut paper = Paper::new("stock@hal");
     let app = paper.open(true);
-    let me = SelfSeen { addresses: vec!["192.0.2.1:4470".to_owned()], ..SelfSeen::default() };
+    let me = SelfSeen {
+        addresses: vec!["192.0.2.1:4470".to_owned()],
+        min_peers: 1,
+        ..SelfSeen::default()
+    };
     paper.router.on_self(me, &mut paper.out);
+    paper.router.on_bound();
+    paper.router.on_looked();
+    let ready = r#"{"op":"ready","id":49}"#;
+    told.add("ok, of ready where it is not", &paper.answer(app, ready));
     paper.say(app, r#"{"op":"monitor_nodes","on":true}"#);
     paper.meet("store@io");
     told.all(&["nodeup"], &paper.heard(app));
+    told.add("ok, of ready", &paper.answer(app, ready));
     paper.router.on_known(vec![KnownNode {
         name: Some("till@europa".parse().expect("a name")),
         incarnation: None,

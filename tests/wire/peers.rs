@@ -176,7 +176,7 @@ fn of_the_connection() -> Vec<Record> {
         incarnation: RUN,
         addresses: vec!["192.0.2.7:4470".to_owned()],
     };
-    let peers = Peers { peers: vec![entry] };
+    let peers = Peers { peers: Some(vec![entry]), count: 3, sum: 0x0102_0304_0506_0708 };
     let records = vec![
         record("hello", &cbor_frame(Kind::Hello, 0, &hello)),
         record("accept", &bare_frame(Kind::Accept)),
@@ -319,6 +319,10 @@ fn of_the_router() -> Vec<Record> {
         let frame = frames.iter().find(|frame| frame[4] == kind as u8);
         records.push(record(title, frame.expect("the end is told")));
     }
+    let operator = a.open(true);
+    a.say(operator, r#"{"op":"drain"}"#);
+    let frames = carry(&mut a, &mut b);
+    records.push(record("state, of a node that drains", frames.last().expect("it is told")));
     records
 }
 

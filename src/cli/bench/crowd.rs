@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
-use super::life::{Finding, SETTLE};
+use super::life::Finding;
 use super::process::{Scratch, Trouble, cpu_ns, resident_bytes};
 use super::report::{Row, Target};
 use super::sample::{Sample, Unit, float, seconds};
@@ -16,6 +16,8 @@ use super::{Bench, Part, machine};
 const CROWDS: [(usize, usize); 4] = [(3, 3), (16, 3), (50, 1), (100, 1)];
 /// Bound for nodes to see each other.
 const SEEN_WITHIN: Duration = Duration::from_secs(120);
+/// They are idle this long before they are looked at: by then `local` looks about as seldom as it ever does.
+const SETTLE: Duration = Duration::from_secs(13);
 /// For how long idle nodes are looked at.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -36,14 +38,15 @@ struct Crowd {
 
 fn measure(
     scratch: &Scratch,
-    finding: Finding,
+    finding: Finding<'_>,
     count: usize,
     round: usize,
 ) -> Result<Crowd, Trouble> {
-    let home = scratch.sub(&format!("crowd-{finding:?}-{count}-{round}").to_lowercase())?;
+    let home = scratch.sub(&format!("crowd-{}-{count}-{round}", finding.name()))?;
     let names: Vec<String> = (0..count).map(|number| format!("n{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let daemons = finding.plan(&home, &names)?.start()?;
+    let plan = finding.plan(&home, &names)?;
+    let daemons = plan.start()?;
     let last = daemons.iter().map(Daemon::started).max().unwrap_or_else(Instant::now);
     let seen: Result<Vec<Instant>, Trouble> = thread::scope(|scope| {
         let see = |daemon: &Daemon| daemon.control()?.connected(count - 1, SEEN_WITHIN);
@@ -129,7 +132,10 @@ impl Bench<'_> {
         if !self.args.wants(Part::Crowd) {
             return;
         }
-        for finding in [Finding::List, Finding::Local, Finding::Mdns] {
+        let args = self.args;
+        let kubernetes = args.kubeconfig.as_deref().map(Finding::Kubernetes);
+        let findings = [Finding::List, Finding::Local, Finding::Mdns].into_iter();
+        for finding in findings.chain(kubernetes) {
             // What a node has in memory with few peers: what more it has is of the others.
             let mut few: Option<(usize, f64)> = None;
             for (count, rounds) in CROWDS {
@@ -144,12 +150,12 @@ impl Bench<'_> {
     /// The median of what a node has in memory.
     fn crowd(
         &mut self,
-        finding: Finding,
+        finding: Finding<'_>,
         count: usize,
         rounds: usize,
         few: Option<(usize, f64)>,
     ) -> Option<f64> {
-        let name = format!("{finding:?}").to_lowercase();
+        let name = finding.name();
         let what = format!("{count} nodes by {name}: last start to full mesh");
         let mut found = Vec::new();
         for round in 0..rounds {
@@ -168,7 +174,7 @@ impl Bench<'_> {
             }
         }
         let bound = match (finding, count) {
-            (Finding::Mdns, _) => None,
+            (Finding::Mdns | Finding::Kubernetes(_), _) => None,
             (_, 16) => Some(Target::AtMost(0.3)),
             (_, 100) => Some(Target::AtMost(5.0)),
             _ => None,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::process::{Process, Trouble};
+use super::slices::{self, Slices};
 
 /// Bound for a daemon's start.
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -31,6 +33,8 @@ pub(super) struct Plan {
     ports: Vec<u16>,
     /// Where they listen when their ports are not given.
     listen: &'static str,
+    /// Where they listen on their ports: others are told of them there, not they of each other.
+    slices: Option<(IpAddr, Arc<Slices>)>,
 }
 
 impl Plan {
@@ -61,7 +65,21 @@ impl Plan {
             arguments: vec!["--strategy".to_owned(), strategy.to_owned()],
             ports: Vec::new(),
             listen: "127.0.0.1:0",
+            slices: None,
         }
+    }
+
+    /// Daemons that an API server lists.
+    ///
+    /// # Errors
+    /// When no ports are free, or the API server does not take the slices.
+    pub(super) fn listed(home: &Path, names: &[&str], kubeconfig: &Path) -> Result<Self, Trouble> {
+        let ip = slices::address()?;
+        let ports = Self::list(home, names)?.ports;
+        let slices = Slices::make(kubeconfig, ip, &ports)?;
+        let strategy = slices.strategy();
+        let slices = Some((ip, Arc::new(slices)));
+        Ok(Self { ports, slices, ..Self::by(home, names, &strategy) })
     }
 
     /// The same, reachable from outside this machine: mDNS does not announce loopback.
@@ -94,11 +112,13 @@ impl Plan {
         let program = std::env::current_exe().map_err(Trouble::io("finding this program"))?;
         let mut command = Command::new(program);
         command.args(["up", "--name", name]).args(&self.arguments);
+        let ip = self.slices.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |(ip, _)| *ip);
         match self.ports.get(index) {
-            Some(port) => command.args(["--listen", &format!("127.0.0.1:{port}")]),
+            Some(port) => command.args(["--listen", &SocketAddr::new(ip, *port).to_string()]),
             None => command.args(["--listen", self.listen]),
         };
-        for port in self.ports.iter().filter(|port| self.ports.get(index) != Some(port)) {
+        let joins = self.ports.iter().filter(|_| self.slices.is_none());
+        for port in joins.filter(|port| self.ports.get(index) != Some(port)) {
             command.args(["--join", &format!("127.0.0.1:{port}")]);
         }
         // A home of its own: no configuration, no cookie and no socket of the user's is read, written or met.
@@ -159,6 +179,18 @@ impl Daemon {
         self.process.signal(signal);
     }
 
+    /// Waits for the end that a signal brings.
+    ///
+    /// # Errors
+    /// When it does not end well, or not in time.
+    pub(super) fn ended(mut self, within: Duration) -> Result<(), Trouble> {
+        let status = self.process.ended(within)?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Trouble::Unexpected(format!("a daemon ended with {status}")))
+    }
+
     /// Connects as soon as the socket takes connections.
     ///
     /// # Errors
@@ -216,6 +248,60 @@ impl Control {
             control.up.insert(entry["node"].as_str().unwrap_or_default().to_owned());
         }
         Ok(control)
+    }
+
+    /// Waits until a daemon that was just started is ready for work, and says when it was.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub(super) fn ready(stream: UnixStream, within: Duration) -> Result<Instant, Trouble> {
+        let lines = BufReader::new(stream);
+        let mut control =
+            Self { lines, line: String::new(), node: String::new(), up: BTreeSet::new(), id: 0 };
+        let wait = u64::try_from(within.as_millis() / 2).unwrap_or(0);
+        let answer = control.ask(&json!({"op": "ready", "wait_ms": wait}))?;
+        if answer["ready"] == true {
+            return Ok(Instant::now());
+        }
+        Err(Trouble::Unexpected(format!("a daemon is not ready: {}", answer["message"])))
+    }
+
+    /// Drains it, and waits until no app and no call is left.
+    ///
+    /// # Errors
+    /// When something is left after that time.
+    pub(super) fn drained(&mut self, within: Duration) -> Result<(), Trouble> {
+        let wait = u64::try_from(within.as_millis() / 2).unwrap_or(0);
+        let left = self.ask(&json!({"op": "drain", "wait_ms": wait}))?;
+        if left["sessions"] == 0 && left["calls"] == 0 {
+            return Ok(());
+        }
+        Err(Trouble::Unexpected(format!("a drained daemon has left {left}")))
+    }
+
+    /// Waits until so many nodes serve a module.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub(super) fn served(
+        &mut self,
+        module: &str,
+        nodes: usize,
+        within: Duration,
+    ) -> Result<(), Trouble> {
+        let deadline = Instant::now() + within;
+        loop {
+            let answer = self.ask(&json!({"op": "modules"}))?;
+            let modules = answer["modules"].as_array().into_iter().flatten();
+            let served = modules.filter(|entry| entry["module"] == module);
+            if served.filter_map(|entry| entry["served"].as_array()).any(|s| s.len() >= nodes) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Trouble::Late("a module on every node", within));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The daemon's name, `base@host`.

@@ -81,16 +81,28 @@ pub(super) fn idle(scratch: &Scratch, count: usize) -> Result<Idle, Trouble> {
 
 /// How nodes find each other.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Finding {
+pub(super) enum Finding<'a> {
     /// Each is given the addresses of all.
     List,
     /// By files on this machine.
     Local,
     /// By multicast.
     Mdns,
+    /// By the API server of this kubeconfig.
+    Kubernetes(&'a Path),
 }
 
-impl Finding {
+impl Finding<'_> {
+    /// One word.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Local => "local",
+            Self::Mdns => "mdns",
+            Self::Kubernetes(_) => "kubernetes",
+        }
+    }
+
     /// Daemons that find each other like this.
     ///
     /// # Errors
@@ -104,6 +116,7 @@ impl Finding {
                 let strategy = format!("mdns://?port={}", free_udp_port()?);
                 Plan::by(home, names, &strategy).outside()
             }
+            Self::Kubernetes(kubeconfig) => Plan::listed(home, names, kubeconfig)?,
         })
     }
 }
@@ -112,9 +125,10 @@ impl Finding {
 ///
 /// # Errors
 /// When they do not see each other in time.
-pub(super) fn join(scratch: &Scratch, finding: Finding, round: usize) -> Result<f64, Trouble> {
-    let home = scratch.sub(&format!("join-{finding:?}-{round}").to_lowercase())?;
-    let daemons = finding.plan(&home, &["a", "b", "c"])?.start()?;
+pub(super) fn join(scratch: &Scratch, finding: Finding<'_>, round: usize) -> Result<f64, Trouble> {
+    let home = scratch.sub(&format!("join-{}-{round}", finding.name()))?;
+    let plan = finding.plan(&home, &["a", "b", "c"])?;
+    let daemons = plan.start()?;
     let last = daemons.iter().map(Daemon::started).max().unwrap_or_else(Instant::now);
     let seen: Result<Vec<Instant>, Trouble> = thread::scope(|scope| {
         let waits: Vec<_> = daemons

@@ -3,10 +3,10 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
@@ -114,6 +114,23 @@ impl Process {
     #[must_use]
     pub(super) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When that does not come in time.
+    pub(super) fn ended(&mut self, within: Duration) -> Result<ExitStatus, Trouble> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.child.try_wait().map_err(Trouble::io("waiting for a process"))? {
+                Some(status) => return Ok(status),
+                None if Instant::now() > deadline => {
+                    return Err(Trouble::Late("the end of a process", within));
+                }
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+        }
     }
 
     /// Sends it a signal; it may have gone already.

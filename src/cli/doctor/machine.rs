@@ -122,7 +122,7 @@ fn text(time: Duration) -> String {
 }
 
 /// `2026-11-21 19:02:47 UTC`. Days are counted as Howard Hinnant's `civil_from_days` does.
-fn utc(seconds: u64) -> String {
+pub(super) fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);

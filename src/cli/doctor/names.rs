@@ -1,9 +1,10 @@
 //! DNS: whether a resolver is configured, and whether the names that strategies need have addresses.
 
 use std::collections::BTreeSet;
-use std::net::ToSocketAddrs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use pillion_strategies::hosts;
 use serde_json::Value as Json;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -89,7 +90,12 @@ fn names_of(url: &str) -> Vec<String> {
     if !matches!(scheme, "list" | "dns") {
         return Vec::new();
     }
-    let place = rest.split('?').next().unwrap_or_default();
+    let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
+    // Servers of its own: the strategy itself says how they do.
+    let own = ["server=", "resolv-conf="];
+    if options.split('&').any(|option| own.iter().any(|own| option.starts_with(own))) {
+        return Vec::new();
+    }
     let hosts = place.split(',').map(|host| {
         let bare = host.trim();
         let is_ip = |text: &str| text.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
@@ -103,17 +109,17 @@ fn names_of(url: &str) -> Vec<String> {
     hosts.filter(|host| !host.is_empty() && !host.starts_with('_')).map(str::to_owned).collect()
 }
 
-/// How many addresses a name has, as the system finds them. On a thread of its own, which the end of this command does
+/// How many addresses a name has, as the strategies find them. On a thread of its own, which the end of this command does
 /// not wait for: the system's resolver knows no deadline.
 async fn resolve(name: &str) -> Result<usize, String> {
     let (tell, told) = oneshot::channel();
     let host = name.to_owned();
     std::thread::spawn(move || {
-        let found = (host.as_str(), 0)
-            .to_socket_addrs()
-            .map(|found| found.map(|a| a.ip()).collect::<BTreeSet<_>>().len());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let found = runtime.and_then(|runtime| runtime.block_on(hosts::lookup(&host, 0)));
+        let found = found.map(|found| found.iter().map(SocketAddr::ip).collect::<BTreeSet<_>>());
         // Nobody may wait for it any more.
-        let _ = tell.send(found.map_err(|error| error.to_string()));
+        let _ = tell.send(found.map(|found| found.len()).map_err(|error| error.to_string()));
     });
     match timeout(RESOLVE_WITHIN, told).await {
         Ok(Ok(Ok(count))) => Ok(count),
@@ -134,6 +140,7 @@ mod tests {
         );
         assert_eq!(names_of("dns://stock.default.svc"), ["stock.default.svc"]);
         assert!(names_of("dns://_mesh._tcp.stock").is_empty());
+        assert!(names_of("dns://stock?type=a&server=127.0.0.1:5353").is_empty());
         assert!(names_of("mdns://?interface=eth0").is_empty());
         assert!(names_of("local").is_empty());
     }

@@ -1,4 +1,4 @@
-//! The node: its socket, its cookie, its strategies, its peers.
+//! The node: its socket, its strategies, its peers.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,11 +11,11 @@ use serde_json::Value as Json;
 use super::findings::Finding;
 use crate::cli::peers::span;
 use crate::client::{self, FindError};
-use crate::config::{Config, Trust};
-use crate::tls::cookie::{self, CookieError};
 
 /// Most nodes that are named in one line.
 const NAMED_MAX: usize = 3;
+/// What was heard longer ago than this may be over.
+const FRESH_MS: u64 = 10 * 60 * 1000;
 /// A node that is dialled for so long is worth a word.
 const WANTED_FOR_MS: u64 = 10_000;
 
@@ -144,99 +144,8 @@ pub(super) fn answers(path: &Path, diagnosis: Option<&Json>, findings: &mut Vec<
     }
 }
 
-/// The cookie: there, ours alone, strong, and the one that the node uses.
-pub(super) fn cookie(
-    diagnosis: Option<&Json>,
-    config: Option<&Config>,
-    findings: &mut Vec<Finding>,
-) {
-    if diagnosis.is_some_and(|diagnosis| diagnosis["trust"] == "certificates") {
-        let found = "this mesh is held together by certificates; the node checks them each time they change";
-        return findings.push(Finding::ok("cookie", found));
-    }
-    if let Some(issued) = diagnosis.map(|diagnosis| &diagnosis["issued"]).filter(|i| i.is_object())
-    {
-        return findings.push(certificate(issued));
-    }
-    let of_node =
-        diagnosis.and_then(|diagnosis| diagnosis["cookie_file"].as_str()).map(PathBuf::from);
-    let file = of_node.or_else(|| match &config?.trust {
-        Trust::Cookie { file, .. } => Some(file.clone()),
-        Trust::Certificates { .. } | Trust::Issued { .. } => None,
-    });
-    let Some(file) = file else { return };
-    let shown = file.display();
-    let cookies = match cookie::read(&file) {
-        Ok(cookies) => cookies,
-        Err(CookieError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            let found = format!("{shown} does not exist");
-            return findings.push(if diagnosis.is_some() {
-                let advice = "the node goes on with the one it has read, and will not start again without: copy it from another node of the mesh (`pillion cookie path` there says where it is)";
-                Finding::failed("cookie", found, advice)
-            } else {
-                let advice = "the first `pillion up` makes one; to join a mesh that is there, copy the file from one of its machines first";
-                Finding::warning("cookie", found, advice)
-            });
-        }
-        Err(error @ CookieError::Mode { .. }) => {
-            let advice = format!(
-                "`chmod 600 {shown}`, and if others could read it, make a new one for the whole mesh: `pillion cookie new`"
-            );
-            return findings.push(Finding::failed("cookie", error.to_string(), advice));
-        }
-        Err(error) => {
-            let advice = "put the cookie of the mesh there, one line of 64 hex digits, mode 0600; `pillion cookie new` prints a new one";
-            return findings.push(Finding::failed("cookie", error.to_string(), advice));
-        }
-    };
-    let mesh = diagnosis.and_then(|diagnosis| diagnosis["mesh"].as_str().map(str::to_owned));
-    let mesh = mesh.or_else(|| config.map(|config| config.mesh.as_str().to_owned()));
-    let Some(mesh) = mesh else { return };
-    let ids: Vec<String> = cookies.iter().map(|cookie| cookie::hex(&cookie.id(&mesh))).collect();
-    let used = diagnosis.map(|diagnosis| texts(diagnosis, "ids"));
-    let first = ids.first().cloned().unwrap_or_default();
-    findings.push(match used {
-        Some(used) if used != ids => {
-            let found = format!(
-                "{shown} holds another cookie (id {first}) than the node uses (id {})",
-                used.first().cloned().unwrap_or_default()
-            );
-            let advice = "the node reads the file again every 5 s: run this once more, and if it stays, the log of the node says why it does not take it";
-            Finding::failed("cookie", found, advice)
-        }
-        Some(_) => Finding::ok("cookie", format!("{shown} is yours alone and the one that the node uses (id {first})")),
-        None => Finding::ok("cookie", format!("{shown} is yours alone and strong enough (id {first} in the mesh {mesh})")),
-    });
-}
-
-/// The certificate that the node has been issued, or why there is none.
-fn certificate(issued: &Json) -> Finding {
-    let issuer = issued["issuer"].as_str().unwrap_or("?");
-    let trouble = issued["trouble"].as_str();
-    let advice = "it is asked again by itself: look at the injector's pods and their log, at network policies, and at this pod's token (audience pillion.dev)";
-    match (issued["ends_ms"].as_u64(), trouble) {
-        (Some(_), None) => {
-            let found = format!("issued by {issuer}, good for {}", span(&issued["ends_ms"]));
-            Finding::ok("certificate", found)
-        }
-        (Some(_), Some(why)) => {
-            let ends = span(&issued["ends_ms"]);
-            let found = format!("good for {ends} and cannot be renewed: {why}");
-            Finding::warning("certificate", found, advice)
-        }
-        (None, Some(why)) => {
-            let found = format!("none, so this node joins nobody: {why}");
-            Finding::failed("certificate", found, advice)
-        }
-        (None, None) => {
-            let found =
-                format!("none yet: {issuer} is being asked, and this node joins nobody before");
-            Finding::warning("certificate", found, "run this again in a moment")
-        }
-    }
-}
-
-fn texts(json: &Json, key: &str) -> Vec<String> {
+/// The texts of a list.
+pub(super) fn texts(json: &Json, key: &str) -> Vec<String> {
     json[key].as_array().into_iter().flatten().filter_map(Json::as_str).map(str::to_owned).collect()
 }
 
@@ -280,6 +189,76 @@ pub(super) fn strategies(diagnosis: &Json, findings: &mut Vec<Finding>) {
     }
 }
 
+/// What strategies heard and did not believe: whose it is, and whether it matters.
+pub(super) fn ignored(diagnosis: &Json, findings: &mut Vec<Finding>) {
+    let alone = diagnosis["connected"] == 0;
+    for strategy in diagnosis["strategies"].as_array().into_iter().flatten() {
+        let check = strategy["strategy"].as_str().unwrap_or_default();
+        for ignored in strategy["ignored"].as_array().into_iter().flatten() {
+            let is_fresh = ignored["ago_ms"].as_u64() <= Some(FRESH_MS);
+            let (what, matters, advice) = match ignored["why"].as_str().unwrap_or_default() {
+                "foreign" => (
+                    "sealed with a secret that this node has not",
+                    alone,
+                    "that is right for nodes of somebody else. For one of yours: compare `pillion cookie show` on both machines (or the files of secret-file=), and copy the one that is right",
+                ),
+                "replayed" => (
+                    "heard before",
+                    false,
+                    "a machine with two interfaces in one network hears itself twice; many of them from elsewhere are somebody who plays back what he recorded, which changes nothing",
+                ),
+                "skewed" => (
+                    "sealed more than a minute before or after this clock",
+                    true,
+                    "compare `date -u` on both machines, and run NTP on both; else somebody plays back what he recorded, which changes nothing",
+                ),
+                _ => (
+                    "that make no sense",
+                    true,
+                    "another program uses the same port or service name, or they are changed on their way. `pillion version` on both machines says whether one is much older; tcpdump shows who sends them",
+                ),
+            };
+            let found = format!(
+                "ignored what it heard, {what}: {} times, last {} ago from {}",
+                ignored["count"],
+                span(&ignored["ago_ms"]),
+                ignored["from"].as_str().unwrap_or("?"),
+            );
+            findings.push(if matters && is_fresh {
+                Finding::warning(check, found, advice)
+            } else {
+                Finding { advice: advice.to_owned(), ..Finding::ok(check, found) }
+            });
+        }
+    }
+}
+
+/// Who is seen and never dialled, and why.
+fn left_alone(diagnosis: &Json, peers: &[Json], findings: &mut Vec<Finding>) {
+    let who = |peer: &Json| {
+        let node = peer["node"].as_str().or_else(|| peer["addresses"][0].as_str());
+        node.unwrap_or("?").to_owned()
+    };
+    let known: Vec<(String, &str)> = peers
+        .iter()
+        .filter(|peer| peer["state"] == "known")
+        .filter_map(|peer| Some((who(peer), peer["reason"].as_str()?)))
+        .collect();
+    let Some((first, _)) = known.first() else { return };
+    let told: Vec<String> =
+        known.iter().take(NAMED_MAX).map(|(who, why)| format!("{who} {why}")).collect();
+    let more = if known.len() > NAMED_MAX { "; ..." } else { "" };
+    let found = format!("seen and left alone: {}{more}", told.join("; "));
+    let advice = format!(
+        "nothing, where that is as you want it. Cookies are compared with `pillion cookie show` on both machines; `pillion explain {first}` says more"
+    );
+    findings.push(if diagnosis["connected"] == 0 {
+        Finding::warning("peers", found, advice)
+    } else {
+        Finding { advice, ..Finding::ok("peers", found) }
+    });
+}
+
 /// Who is connected, and who should be.
 pub(super) fn peers(diagnosis: &Json, findings: &mut Vec<Finding>) {
     let count = |key: &str| diagnosis[key].as_u64().unwrap_or(0);
@@ -290,6 +269,7 @@ pub(super) fn peers(diagnosis: &Json, findings: &mut Vec<Finding>) {
         count("known")
     );
     let peers = diagnosis["peers"].as_array().cloned().unwrap_or_default();
+    left_alone(diagnosis, &peers, findings);
     let in_vain = |peer: &&Json| {
         peer["state"] == "wanted" && peer["since_ms"].as_u64() >= Some(WANTED_FOR_MS)
     };
@@ -299,11 +279,11 @@ pub(super) fn peers(diagnosis: &Json, findings: &mut Vec<Finding>) {
         peer["node"].as_str().map_or_else(address, str::to_owned)
     };
     let Some(first) = in_vain.first() else {
-        let (min_peers, ready) = (count("min_peers"), diagnosis["ready"] == true);
-        return findings.push(if ready {
+        return findings.push(if diagnosis["ready"] == true {
             Finding::ok("peers", found)
         } else {
-            let found = format!("{found}; not ready: it waits for {min_peers} (--min-peers)");
+            let why = diagnosis["unready"].as_str().unwrap_or("it does not say why");
+            let found = format!("{found}; not ready: {why}");
             Finding::warning("peers", found, "`pillion peers` shows who is known, `pillion explain NODE` why one is not connected")
         });
     };

@@ -14,6 +14,7 @@ fn load(text: &str) -> Result<Config, Problems> {
         directory: PathBuf::from("/src/stock"),
         name: "hal".to_owned(),
         uid: 501,
+        namespace: None,
     };
     Config::load(&[], Some(&path), &machine)
 }

@@ -112,6 +112,8 @@ pub const ROUTES: &[Route] = &[
     get("/v1/peers", "peers", &[]),
     get("/v1/explain", "explain", &[text("node")]),
     get("/v1/doctor", "doctor", &[]),
+    get("/v1/ready", "ready", &[number("wait_ms")]),
+    without_body(post("/v1/drain", "drain", &[number("wait_ms")])),
     giving(
         Gives::Events,
         get(

@@ -171,6 +171,12 @@ impl Router {
         ]
     }
 
+    pub(super) fn moving_kept(&self) -> (usize, usize) {
+        let calls = self.calls.keys().filter(|reference| self.waits(**reference)).count();
+        assert_eq!(self.moving.len(), self.moving_names.len());
+        (self.moving.len(), calls)
+    }
+
     pub(super) fn mailbox_memory(&self, pid: &str) -> usize {
         let pid: crate::wire::id::Pid = pid.parse().expect("a pid");
         self.processes.get(&pid.serial).map_or(0, |process| process.mailbox.memory())

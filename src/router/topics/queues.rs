@@ -1,6 +1,6 @@
 //! Queue groups: of all members of one name, whichever of their topics match, one gets each message.
 //!
-//! The publisher's node picks the node, its own first; that node picks the member.
+//! The publisher's node picks the node, its own first and those that drain last; that node picks the member.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,22 +40,33 @@ impl Router {
             .collect();
         self.counters.no_member += names.len().saturating_sub(PICKED_MAX) as u64;
         for group in names.into_iter().take(PICKED_MAX) {
-            let member = if near { self.pick_member(points, &group, exclude) } else { None };
+            // A node that drains gives what it can to others that stay.
+            let drains = self.drains(None);
+            let stays = if drains { self.pick_peer(points, &group, &far, true, out) } else { None };
+            let member = if near && stays.is_none() {
+                self.pick_member(points, &group, exclude)
+            } else {
+                None
+            };
             if let Some(member) = member {
                 picked.here.push(member);
-            } else if let Some(peer) = self.pick_peer(points, &group, &far, out) {
+            } else if let Some(peer) =
+                stays.or_else(|| self.pick_peer(points, &group, &far, false, out))
+            {
                 picked.there.entry(peer).or_default().push(group);
             }
         }
         picked
     }
 
-    /// A peer that has members, in turn; one that takes messages well before one that does not.
+    /// A peer that has members, in turn; one that takes messages well before one that does not, and one that drains only
+    /// where there is no other.
     fn pick_peer(
         &mut self,
         points: &[PointId],
         group: &str,
         far: &impl Fn(PeerId) -> bool,
+        staying: bool,
         out: &Outbox,
     ) -> Option<PeerId> {
         let table = &self.topics.table;
@@ -65,6 +76,9 @@ impl Router {
             .flat_map(|queue| queue.there.iter().copied())
             .filter(|peer| far(*peer) && self.is_reachable(*peer))
             .collect();
+        let stay: BTreeSet<PeerId> =
+            peers.iter().copied().filter(|peer| !self.drains(Some(*peer))).collect();
+        let peers = if staying || !stay.is_empty() { stay } else { peers };
         let well = |peer: &&PeerId| {
             self.peers.get(peer).is_some_and(|state| !state.congested)
                 && out.peer_len(**peer) < self.limits.peer_bytes

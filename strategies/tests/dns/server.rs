@@ -229,12 +229,16 @@ fn decide(
     let reply = match reply {
         Reply::Records(records, beside) => {
             let mut out = head(false, 0, [records.len(), 0, beside.len()]);
-            records.iter().chain(&beside).for_each(|record| record.write(&mut out));
+            for record in records.iter().chain(&beside) {
+                record.write(&mut out);
+            }
             Some(out)
         }
         Reply::Truncated(records) => {
             let mut out = head(true, 0, [records.len(), 0, 0]);
-            records.iter().for_each(|record| record.write(&mut out));
+            for record in &records {
+                record.write(&mut out);
+            }
             Some(out)
         }
         Reply::Code(code) => Some(head(false, code, [0, 0, 0])),
