@@ -254,6 +254,8 @@ fn reasons(told: &mut Told) {
         trust: "issued".to_owned(),
         issued: Some(issued),
         cookie_file: None,
+        certificates: Vec::new(),
+        trust_problem: None,
         strategies: Vec::new(),
         ..diagnosis
     };
