@@ -10,10 +10,14 @@ mod completion;
 mod config;
 mod connection;
 mod cookie;
+#[cfg(feature = "admin")]
+mod dashboard;
 mod doctor;
 mod events;
 mod exit;
 mod host;
+#[cfg(feature = "injector")]
+mod injector;
 mod kv;
 mod later;
 mod life;
@@ -98,6 +102,8 @@ impl Globals {
         let (json, socket) = match command {
             Command::Up(_) | Command::Run(_) => (true, false),
             Command::Completion(_) => (true, true),
+            #[cfg(feature = "injector")]
+            Command::Injector(_) => (true, true),
             Command::Config(args) => (false, !args.0.takes_socket()),
             Command::Bench(_) | Command::Cookie(_) | Command::Version => (false, true),
             _ => (false, false),
@@ -116,7 +122,7 @@ impl Globals {
 fn meaningless(command: &str) -> &'static [&'static str] {
     match command {
         "up" | "run" => &["json"],
-        "completion" => &["json", "socket"],
+        "completion" | "injector" => &["json", "socket"],
         "bench" | "config" | "cookie" => &["socket"],
         _ => &[],
     }
@@ -150,6 +156,9 @@ enum Command {
     Explain(Later<peers::ExplainArgs>),
     /// Looks at everything that a mesh needs, and says what to do
     Doctor(Later<doctor::DoctorArgs>),
+    /// Shows the node in a browser, live
+    #[cfg(feature = "admin")]
+    Dashboard(Later<dashboard::DashboardArgs>),
     /// Sends a message to a process, by name or pid
     Send(Later<messages::SendArgs>),
     /// Takes a name and prints what is sent to it
@@ -202,6 +211,9 @@ enum Command {
     Cookie(Later<cookie::CookieArgs>),
     /// Checks a configuration, or prints what would be used and why
     Config(Later<config::ConfigArgs>),
+    /// Puts sidecars into the pods of a Kubernetes cluster that ask for one
+    #[cfg(feature = "injector")]
+    Injector(Box<Later<injector::InjectorArgs>>),
     /// Prints a completion script for a shell
     Completion(Later<completion::CompletionArgs>),
     /// Prints the version
@@ -267,6 +279,8 @@ impl Command {
             Self::Peers => wait(peers::peers(globals)),
             Self::Explain(args) => wait(peers::explain(globals, &args.0)),
             Self::Doctor(args) => wait(doctor::doctor(globals, &args.0)),
+            #[cfg(feature = "admin")]
+            Self::Dashboard(args) => wait(dashboard::dashboard(globals, &args.0)),
             Self::Send(args) => wait(messages::send(globals, &args.0)),
             Self::Receive(args) => wait(messages::receive(globals, &args.0)),
             Self::Kv(args) => wait(kv::kv(globals, &args.0)),
@@ -293,6 +307,8 @@ impl Command {
             Self::Bench(args) => bench::run(globals, &args.0),
             Self::Cookie(args) => cookie::run(globals, &args.0),
             Self::Config(args) => config::run(globals, &args.0),
+            #[cfg(feature = "injector")]
+            Self::Injector(args) => injector::run(globals, &args.0),
             Self::Completion(args) => completion::run(&args.0, &mut Cli::command()),
             Self::Version => version::run(globals),
         };

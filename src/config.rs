@@ -50,7 +50,7 @@ pub use local_dir::{Claim, LocalDir, LocalDirError, SOCKET_PATH_BYTES_MAX, claim
 pub use machine::Machine;
 use meaning::Named;
 pub use problem::{Origin, Problem, Problems};
-pub use value::{Advertise, Host, Listen, MeshName};
+pub use value::{Advertise, Host, IssuerUrl, Listen, MeshName};
 
 /// What a node is told to be. Plain: every default is filled in, nothing is checked again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub struct Config {
     pub profile: Profile,
     /// How long a shutdown waits for sessions.
     pub grace: Duration,
+    /// Where probes and metrics are served; nowhere unless it was asked for.
+    pub health: Option<Listen>,
     /// Largest body of a message.
     pub body_bytes_max: usize,
     /// Most entries of one mailbox.
@@ -158,6 +160,24 @@ pub enum Trust {
         /// The key to it, PEM.
         key: PathBuf,
     },
+    /// A certificate that is issued while the node runs, as in a pod of Kubernetes.
+    Issued {
+        /// Who issues it.
+        issuer: IssuerUrl,
+        /// By which the issuer is known.
+        ca: Anchor,
+        /// The file of the token that says who we are.
+        token: PathBuf,
+    },
+}
+
+/// By which an issuer is known at first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// PEM.
+    Text(String),
+    /// A file of it.
+    File(PathBuf),
 }
 
 /// How patient the failure detector is.
@@ -246,6 +266,16 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// Reads its word.
+    ///
+    /// # Errors
+    /// The words that there are.
+    pub fn read(text: &str) -> Result<Self, String> {
+        meaning::named(text)
+    }
+}
+
 impl From<LogLevel> for tracing::Level {
     fn from(level: LogLevel) -> Self {
         match level {
@@ -279,6 +309,16 @@ pub enum LogFormat {
     Text,
     /// One object per line, for machines.
     Json,
+}
+
+impl LogFormat {
+    /// Reads its word.
+    ///
+    /// # Errors
+    /// The words that there are.
+    pub fn read(text: &str) -> Result<Self, String> {
+        meaning::named(text)
+    }
 }
 
 impl Named for LogFormat {

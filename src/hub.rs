@@ -4,6 +4,8 @@
 //! across an await, and nothing is written to a socket under it. What a batch made ready is announced by
 //! [`Notify`]s before the lock is let go.
 
+mod observed;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::observed::Traffic;
+pub use self::observed::{Joining, Notes, Observed, StrategyNote};
 pub use crate::router::hosting::{Exit, HostRequest, Start};
 pub use crate::router::life::{Readiness, Unready};
 use crate::router::nodes::SelfSeen;
@@ -60,6 +64,7 @@ pub struct Hub {
     /// Most bytes of long commands that are being read, in all sessions together.
     reading_bytes_max: usize,
     send_timeout: Duration,
+    notes: Mutex<Notes>,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,7 @@ struct State {
     last_connection: u64,
     /// Bytes of long commands that are being read.
     reading: usize,
+    traffic: Traffic,
     /// What the deadline task waits for.
     armed: Option<Instant>,
     /// When buffers that nobody has used since are given back; none when there are none.
@@ -210,6 +216,7 @@ impl Hub {
                 peers: Map::default(),
                 last_connection: 0,
                 reading: 0,
+                traffic: Traffic::default(),
                 armed: None,
                 tidied: None,
             }),
@@ -224,6 +231,7 @@ impl Hub {
             room: Notify::new(),
             reading_bytes_max: limits.queue_bytes / 2,
             send_timeout: limits.send_timeout,
+            notes: Mutex::default(),
         })
     }
 
@@ -582,6 +590,7 @@ impl SessionHandle {
                         match router.on_again(now, self.id(), frame, out) {
                             Again::Done => {
                                 fed.consumed += 4 + frame.len();
+                                state.traffic.commands += 1;
                                 continue;
                             }
                             Again::PutOff => return true,
@@ -601,6 +610,7 @@ impl SessionHandle {
                     let Some(frame) = frame else { return false };
                     state.router.on_new(now, self.id(), frame, &mut state.out);
                     fed.consumed += 4 + length;
+                    state.traffic.commands += 1;
                     if let Some((from, to)) = state.out.rebound.take() {
                         state.rebind(from, to);
                     }
@@ -612,7 +622,8 @@ impl SessionHandle {
                 break;
             }
         }
-        let state = self.lock();
+        let mut state = self.lock();
+        state.traffic.app_in += fed.consumed as u64;
         fed.may_read = state.router.may_read(self.id(), &state.out);
         fed.over = !state.router.has_session(self.id());
         fed
@@ -687,6 +698,7 @@ impl SessionHandle {
             let id = self.id();
             let last = state.out.take_session(id, out);
             state.router.on_session_room(id, &mut state.out);
+            state.traffic.app_out += out.len() as u64;
             // Reading may go on now that answers have left.
             if !out.is_empty() {
                 state.out.resumed.push(id);
@@ -755,6 +767,7 @@ impl PeerHandle {
                         match router.on_publish_again(now, self.id, frame, out) {
                             Again::Done => {
                                 consumed += bytes;
+                                state.traffic.peer_heard(*bytes);
                                 continue;
                             }
                             Again::PutOff => return Ok(true),
@@ -766,6 +779,7 @@ impl PeerHandle {
                     }
                     let Some((frame, bytes)) = cut? else { return Ok(false) };
                     consumed += bytes;
+                    state.traffic.peer_heard(bytes);
                     state.out.count(1);
                     state.router.may_hear(self.id, &state.out)?;
                     match Kind::from_u8(frame.kind) {
@@ -802,6 +816,7 @@ impl PeerHandle {
     pub fn take(&self, out: &mut Vec<u8>) -> bool {
         self.hub.with(|state, _| {
             let some = state.out.take_peer(self.id, out);
+            state.traffic.peer_out += out.len() as u64;
             state.router.on_peer_room(self.id, &mut state.out);
             some
         })

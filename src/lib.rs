@@ -19,12 +19,14 @@
 //! 5. [`frame`], [`transport`], [`tls`], [`peer`]: how two sidecars talk, and when one of them is down.
 //! 6. [`mesh`]: whom to talk to. What strategies and people want against what is connected.
 //! 7. [`hosting`]: programs that are processes of the node, and how they are kept up.
-//! 8. [`config`], [`shutdown`], [`logging`], [`node`]: how all of it is set up, started and stopped in order.
-//! 9. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
+//! 8. `admin`: probes and metrics over HTTP; `injector`: what runs once in a Kubernetes cluster and puts sidecars into
+//!    pods, no part of a node.
+//! 9. [`config`], [`shutdown`], [`logging`], `issuer`, [`node`]: how all of it is set up, started and stopped in order.
+//! 10. [`client`], [`cli`]: the app's side of the socket, and the program that people type.
 //!
 //! Ways of finding nodes are a crate of their own, `pillion_strategies`, which names nothing of this one.
 //!
-//! Who may name whom: `node` the edges (`socket` and `session`, `mesh` and `peer`, `hosting`, the strategies), these the `hub`,
+//! Who may name whom: `node` the edges (`socket` and `session`, `mesh` and `peer`, `hosting`, `admin`, the strategies), these the `hub`,
 //! the hub the `router`, the router the `wire`. Nothing points back out.
 //!
 //! # Architecture invariants
@@ -74,6 +76,9 @@ pub mod mesh;
 
 pub mod hosting;
 
+#[cfg(feature = "admin")]
+pub mod admin;
+
 pub mod config;
 
 pub mod shutdown;
@@ -82,7 +87,13 @@ mod backoff;
 
 pub mod logging;
 
+#[cfg(feature = "kubernetes")]
+pub mod issuer;
+
 pub mod node;
+
+#[cfg(feature = "injector")]
+pub mod injector;
 
 pub mod client;
 

@@ -60,7 +60,7 @@ pub use crate::peer::Profile;
 use crate::peer::interfaces::{Distance, Interfaces, distance};
 use crate::peer::{self, ConnId, Context, Ending, Ends, Event, Met, Order, Problem, Pulse, scope};
 use crate::shutdown::Shutdown;
-use crate::tls::Tls;
+use crate::tls::{Issuance, Tls};
 use crate::transport::Transport;
 use crate::wire::id::{Incarnation, Node};
 use crate::wire::message::{Goodbye, Peers};
@@ -126,6 +126,8 @@ pub async fn run<T: Transport>(
     reports: Vec<(String, watch::Receiver<Report>)>,
     mut shutdown: Shutdown,
 ) {
+    let mut issuance = tls.issuance();
+    hub.set_issued(tls.joins());
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
     loop {
         mesh.act();
@@ -145,7 +147,14 @@ pub async fn run<T: Transport>(
                 }
             }
             Some(input) = inputs.others.recv() => mesh.on_input(input),
-            Some(inbound) = next_inbound(&mut inputs.inbound, room) => mesh.on_inbound(inbound),
+            // Who dials meanwhile waits in the kernel for our certificate.
+            Some(inbound) = next_inbound(&mut inputs.inbound, room), if mesh.context.tls.joins() => {
+                mesh.on_inbound(inbound);
+            }
+            () = news(&mut issuance) => {
+                hub.set_issued(mesh.context.tls.joins());
+                mesh.look_at = Instant::now();
+            }
             () = sleep_until(next) => {}
         }
     }
@@ -159,6 +168,17 @@ fn loud(joined: Result<(), tokio::task::JoinError>) {
     {
         std::panic::resume_unwind(error.into_panic());
     }
+}
+
+/// Something has changed about the certificate that is issued, where one is. Cancel safe.
+async fn news(issuance: &mut Option<watch::Receiver<Issuance>>) {
+    if let Some(issuance) = issuance
+        && issuance.changed().await.is_ok()
+    {
+        return;
+    }
+    // There is none, or its sender is gone with the node.
+    std::future::pending::<()>().await;
 }
 
 /// The next accepted connection, not before `room`. Cancel safe.
@@ -377,7 +397,8 @@ impl<T: Transport> Mesh<T> {
         }
         let held = self.roster.held();
         let room = DIALS_MAX.saturating_sub(self.dials()).min(self.window.room(now));
-        let room = if self.draining { 0 } else { room };
+        let dials = self.context.tls.joins() && !self.draining;
+        let room = if dials { room } else { 0 };
         for round in self.wanted.due(&held, now, room) {
             self.dial_round(round);
         }
@@ -418,9 +439,10 @@ impl<T: Transport> Mesh<T> {
 
     fn next_deadline(&self) -> Instant {
         let now = Instant::now();
-        // With every place taken it is the end of a dial that wakes us, or that one leaves the window.
+        // With every place taken it is the end of a dial that wakes us, or that one leaves the window; without a
+        // certificate its coming.
         let room_at = if self.window.room(now) > 0 { Some(now) } else { self.window.room_at(now) };
-        let dials = self.dials() < DIALS_MAX && !self.draining;
+        let dials = self.dials() < DIALS_MAX && !self.draining && self.context.tls.joins();
         let dial = room_at.filter(|_| dials).and_then(|room| {
             let due = self.wanted.next_due(&self.roster.held(), now);
             due.map(|due| due.max(room))
@@ -529,6 +551,7 @@ impl<T: Transport> Mesh<T> {
             Input::Report(index) => {
                 let Some((name, report)) = self.reports.get_mut(index) else { return };
                 let report = report.borrow_and_update().clone();
+                self.context.hub.note(|notes| sources::note(notes, name, &report, now));
                 self.wanted.report(name, report, now);
                 self.merge(now);
                 self.label();
@@ -658,8 +681,8 @@ impl<T: Transport> Mesh<T> {
         let Some(met) = &conn.met else { return };
         conn.up = Some(now);
         info!(node = %met.node.name, incarnation = %met.node.incarnation, address = %met.remote, "joined");
-        let node = met.node.clone();
-        let (address, dialled) = (conn.remote, conn.dial.is_some());
+        let (node, address, dialled) = (met.node.clone(), conn.remote, conn.dial.is_some());
+        self.context.hub.note(|notes| notes.joining(dialled, "joined"));
         self.wanted.remembered.joined(&node.name, &met.places.addresses, now);
         let words = if dialled { "joined" } else { "dialled this node, and joined" };
         let joined = Attempt {
@@ -759,6 +782,7 @@ impl<T: Transport> Mesh<T> {
             last: now,
         };
         self.attempts.note(Subject::Node(node.name.clone()), left);
+        self.context.hub.note(|notes| notes.gone(goodbye.is_some()));
         match goodbye {
             Some(goodbye) if goodbye.reason == "name_taken" => {
                 error!(by = %node.name, "{}", peer::words(&goodbye.message));

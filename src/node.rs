@@ -1,11 +1,14 @@
 //! The composition root: owns every task, starts the edges, stops them in order.
 
+#[cfg(feature = "kubernetes")]
+mod issued;
 mod past;
 mod synced;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+#[cfg(feature = "admin")]
+use crate::admin;
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
     self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, SyncNodes,
@@ -24,6 +29,8 @@ use crate::config::{
 };
 use crate::hosting::{self, HostingOptions};
 use crate::hub::Hub;
+#[cfg(feature = "kubernetes")]
+use crate::issuer::Issuer;
 use crate::mesh::{self, Facts, MeshOptions, Remember};
 use crate::peer::health;
 use crate::router::nodes::SelfSeen;
@@ -85,6 +92,16 @@ pub enum NodeError {
         "cannot listen on {address} for other nodes: {source}. Choose another --listen, or leave it out to take the first free port from 4470"
     )]
     Listen {
+        /// As it was written.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The port for probes and metrics cannot be bound, or this build has none.
+    #[error(
+        "cannot serve probes and metrics on {address}: {source}. Choose another --health, or leave it out"
+    )]
+    Health {
         /// As it was written.
         address: String,
         /// What the system said.
@@ -203,6 +220,7 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
     let operators = operator_socket(&path, &config)?;
     let socket =
         Socket::bind(&path, config.socket_mode).map_err(|error| inherited(error, &config))?;
+    let health = health(&config).await?;
     let (gossip_keys, keys) = watch::channel(Vec::new());
     let strategies = strategies(&config, &dir.registry(&config.mesh)?, keys)?;
 
@@ -220,9 +238,12 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
     }
     hub.set_bound();
+    if let Some(health) = health {
+        tasks.spawn(health(Arc::clone(&hub), apps_shutdown));
+    }
 
     let past = past::Book::of(&config, &dir, &claim.base);
-    let trust = trust(&config.trust)?;
+    let trust = trust(&config, &past)?;
     let tls = Tls::new(&trust, config.mesh.as_str(), me.name.host())?;
     gossip_keys.send_replace(of_gossip(&tls));
     let (listener, listen) = bind(&config).await?;
@@ -265,7 +286,9 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
             seed,
         ));
     }
-    tasks.spawn(keep_reloading(tls.clone(), announce, gossip_keys, mesh_shutdown.clone()));
+    let telling = Telling { announce, gossip_keys };
+    let seed = me.incarnation.0;
+    keep_keys(&config, &past, &tls, telling, seed, &mesh_shutdown, &mut tasks)?;
     let options = MeshOptions {
         mesh: config.mesh.as_str().to_owned(),
         advertised,
@@ -420,6 +443,32 @@ fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeE
     Ok(Some(Socket::bind(&path, MODE)?))
 }
 
+/// A task that is still to get its node.
+type Health =
+    Box<dyn FnOnce(Arc<Hub>, shutdown::Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// Binds the port for probes and metrics, where one was asked for.
+#[cfg(feature = "admin")]
+async fn health(config: &Config) -> Result<Option<Health>, NodeError> {
+    let Some(listen) = &config.health else { return Ok(None) };
+    let failed = |source| NodeError::Health { address: listen.to_string(), source };
+    let listener = admin::bind(listen).await.map_err(failed)?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("probes and metrics on http://{address}");
+    }
+    let mesh = config.mesh.as_str().to_owned();
+    Ok(Some(Box::new(move |hub, shutdown| Box::pin(admin::run(listener, hub, mesh, shutdown)))))
+}
+
+/// Refuses what this build cannot do.
+#[cfg(not(feature = "admin"))]
+#[allow(clippy::unused_async, reason = "as the other one")]
+async fn health(config: &Config) -> Result<Option<Health>, NodeError> {
+    let Some(listen) = &config.health else { return Ok(None) };
+    let source = io::Error::other("this pillion was built without the feature `admin`");
+    Err(NodeError::Health { address: listen.to_string(), source })
+}
+
 fn strategies(
     config: &Config,
     registry: &Path,
@@ -469,6 +518,7 @@ fn facts(config: &Config, socket: &Path, book: &past::Book) -> Facts {
     let (trust, cookie_file) = match &config.trust {
         Trust::Cookie { file, .. } => ("cookie", Some(text(file))),
         Trust::Certificates { .. } => ("certificates", None),
+        Trust::Issued { .. } => ("issued", None),
     };
     Facts {
         trust: trust.to_owned(),
@@ -540,12 +590,24 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn trust(trust: &Trust) -> Result<tls::Trust, NodeError> {
-    Ok(match trust {
+fn trust(config: &Config, book: &past::Book) -> Result<tls::Trust, NodeError> {
+    Ok(match &config.trust {
         Trust::Cookie { file, explicit: true } => tls::Trust::cookie_file(file.clone())?,
         Trust::Cookie { file, explicit: false } => tls::Trust::cookie_file_or_new(file.clone())?,
         Trust::Certificates { ca, cert, key } => {
             tls::Trust::Certificates { ca: ca.clone(), cert: cert.clone(), key: key.clone() }
+        }
+        #[cfg(feature = "kubernetes")]
+        Trust::Issued { issuer, .. } => {
+            let (kept, first) = issued::Kept::of(config, book)?;
+            tls::Trust::Issued { anchors: kept.read().unwrap_or(first), issuer: issuer.to_string() }
+        }
+        // The configuration has refused it.
+        #[cfg(not(feature = "kubernetes"))]
+        Trust::Issued { .. } => {
+            let source =
+                io::Error::other(format!("{}: no feature `kubernetes`", book.path().display()));
+            return Err(NodeError::Io { what: "ask for a certificate", source });
         }
     })
 }
@@ -621,27 +683,62 @@ fn of_gossip(tls: &Tls) -> Vec<GossipKey> {
     tls.gossip_keys().into_iter().map(GossipKey::new).collect()
 }
 
-/// Reads cookies or certificates again when they change.
-async fn keep_reloading(
-    tls: Tls,
+/// What is told when the keys of the mesh are others than before.
+struct Telling {
     announce: watch::Sender<Announcement>,
     gossip_keys: watch::Sender<Vec<GossipKey>>,
-    mut shutdown: shutdown::Shutdown,
-) {
+}
+
+impl Telling {
+    fn tell(&self, tls: &Tls) {
+        // Before the strategies are run anew.
+        self.gossip_keys.send_replace(of_gossip(tls));
+        self.announce.send_if_modified(|announcement| {
+            let ids = tls.ids();
+            let news = announcement.ids != ids;
+            announcement.ids = ids;
+            news
+        });
+    }
+}
+
+/// A task that keeps the keys of the mesh as they should be: read again from files, or issued anew.
+fn keep_keys(
+    config: &Config,
+    book: &past::Book,
+    tls: &Tls,
+    telling: Telling,
+    seed: u64,
+    shutdown: &shutdown::Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), NodeError> {
+    #[cfg(feature = "kubernetes")]
+    if let Trust::Issued { issuer, token, .. } = &config.trust {
+        let (kept, _) = issued::Kept::of(config, book)?;
+        let issuer = Issuer {
+            url: issuer.clone(),
+            token: token.clone(),
+            mesh: config.mesh.as_str().to_owned(),
+        };
+        let changed = move |tls: &Tls| telling.tell(tls);
+        tasks.spawn(issued::keep(tls.clone(), issuer, kept, seed, changed, shutdown.clone()));
+        return Ok(());
+    }
+    #[cfg(not(feature = "kubernetes"))]
+    let _ = (config, book, seed);
+    tasks.spawn(keep_reloading(tls.clone(), telling, shutdown.clone()));
+    Ok(())
+}
+
+/// Reads cookies or certificates again when they change.
+async fn keep_reloading(tls: Tls, telling: Telling, mut shutdown: shutdown::Shutdown) {
     let mut told = String::new();
     while !shutdown.asked_within(RELOAD_EVERY).await {
         match tls.reload() {
             Ok(true) => {
                 told.clear();
                 tracing::info!("the keys of the mesh were read again");
-                // Before the strategies are run anew.
-                gossip_keys.send_replace(of_gossip(&tls));
-                announce.send_if_modified(|announcement| {
-                    let ids = tls.ids();
-                    let news = announcement.ids != ids;
-                    announcement.ids = ids;
-                    news
-                });
+                telling.tell(&tls);
             }
             Ok(false) => told.clear(),
             Err(error) => {

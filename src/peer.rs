@@ -198,6 +198,7 @@ pub(crate) async fn dial<T: Transport>(
     if !after.is_zero() {
         sleep(after).await;
     }
+    context.hub.note(|notes| notes.dials += 1);
     let stream = match timeout(CONNECT_WITHIN, transport.connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return failed(&context, conn, broken(&context, &error)).await,

@@ -50,6 +50,7 @@ pub mod sessions;
 pub mod shared;
 pub mod shelf;
 mod supervisor;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -65,6 +66,7 @@ use outbox::{LANE_BYTES, UNREAD_BYTES_MAX};
 use peers::{Peer, PeerId};
 use processes::Process;
 use sessions::{Session, SessionId};
+use tally::Counters;
 use topics::publish::Publish;
 use work::Work;
 
@@ -142,19 +144,6 @@ impl Default for Limits {
             remote: Remote::Read,
         }
     }
-}
-
-/// What is counted, for `nodes` and metrics.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
-    /// Messages shed by full mailboxes.
-    pub shed: u64,
-    /// Messages lost or refused because a peer was full or congested.
-    pub congested: u64,
-    /// Messages from peers that were longer than allowed here.
-    pub too_large: u64,
-    /// Messages for a queue group of which nobody was left here.
-    pub no_member: u64,
 }
 
 /// The state of one node: its processes, names, sessions and peers.
@@ -620,6 +609,9 @@ impl Router {
 
     /// The answer `error`, or a `failed` event where no answer was asked for.
     fn fail(&mut self, asker: &Asker<'_>, failure: &Failure, out: &mut Outbox) {
+        if matches!(asker.op, "call" | "rpc") {
+            self.counters.call_ends(failure.code);
+        }
         match asker.id {
             Some(id) => {
                 let mut head = Head::error(id, failure.code, &failure.message, false);

@@ -1,8 +1,9 @@
 //! Who may join: mutual TLS 1.3, always. There is no plain mode.
 //!
-//! One code path, two sources of the root: a *cookie*, from which every node derives the same authority and issues a leaf
-//! of its own, or *certificates* from files, which a Kubernetes injector may have issued. Either way both ends show a
-//! certificate with the URI SAN `pillion://<mesh>/<host>`, and a connection exists only once both have checked the other's.
+//! One code path, three sources of the root: a *cookie*, from which every node derives the same authority and issues a
+//! leaf of its own; *certificates* from files; or certificates that are *issued* while the node runs, by the injector in a
+//! Kubernetes cluster. In each case both ends show a certificate with the URI SAN `pillion://<mesh>/<host>`, and a
+//! connection exists only once both have checked the other's.
 //!
 //! The dialler finishes first: TLS 1.3 lets a client send before the server has judged its certificate, so a refused
 //! dialler learns of it from its first read.
@@ -15,6 +16,7 @@ pub mod cookie;
 mod explain;
 mod files;
 mod identity;
+mod issued;
 mod validity;
 mod verify;
 
@@ -22,6 +24,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
@@ -31,12 +34,14 @@ use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, ServerName, Unix
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use x509_parser::prelude::ASN1Time;
 
 pub use cookie::{Cookie, CookieError};
 pub use explain::{explain, is_about_time};
 pub use identity::{IdentityError, MESH_BYTES_MAX, PeerIdentity, is_host, is_mesh};
+pub use issued::{ANCHORS_MAX, Issuance, IssuedError, Life, Request, anchors, pem};
 pub use validity::Validity;
 use verify::MeshVerifier;
 
@@ -63,6 +68,13 @@ pub enum Trust {
         cert: PathBuf,
         /// Its private key.
         key: PathBuf,
+    },
+    /// A certificate that is issued while the node runs: [`Tls::request`], [`Tls::issued`].
+    Issued {
+        /// By which the issuer is known, and the mesh until the issuer says more: one to [`ANCHORS_MAX`].
+        anchors: Vec<CertificateDer<'static>>,
+        /// Whom it is asked of, for people.
+        issuer: String,
     },
 }
 
@@ -199,6 +211,17 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
+    /// What the issuer answered.
+    #[error(transparent)]
+    Issued(#[from] IssuedError),
+    /// The anchor by which the issuer would be known.
+    #[error("`{}` holds no anchor that the issuer could be known by: {source}", path.display())]
+    Anchor {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: IssuedError,
+    },
     /// A peer's certificate names nobody.
     #[error("the peer's certificate {0}")]
     Peer(#[from] IdentityError),
@@ -221,6 +244,8 @@ struct Shared {
     identity: PeerIdentity,
     provider: Arc<CryptoProvider>,
     current: Mutex<Current>,
+    /// Where the certificate stands that is issued; none where nobody issues one.
+    issuance: Option<watch::Sender<Issuance>>,
 }
 
 /// What connections are made with from now on. Those that exist keep what they were made with.
@@ -239,9 +264,11 @@ struct Current {
 enum Source {
     Cookies(Vec<Cookie>),
     Files([u8; 32]),
+    /// The anchors that are believed.
+    Issued(Vec<CertificateDer<'static>>),
 }
 
-/// What either source of the root comes down to.
+/// What each source of the root comes down to.
 struct Credentials {
     roots: RootCertStore,
     chain: Vec<CertificateDer<'static>>,
@@ -270,9 +297,25 @@ impl Tls {
             Trust::Certificates { ca, cert, key } => {
                 from_files(&files::Files::read(ca, cert, key)?, &identity, &provider)?
             }
+            Trust::Issued { anchors, .. } => {
+                // Nobody signed it, so nobody takes it: it is there to be replaced.
+                let nothing = issued::unsigned(anchors, &identity)?;
+                let verifier = Arc::new(MeshVerifier::new(nothing.roots, &provider, mesh)?);
+                let (server, client) = configs(verifier, nothing.chain, nothing.key, &provider)?;
+                let source = Source::Issued(anchors.clone());
+                let (ids, certificates) = (nothing.ids, nothing.certificates);
+                Current { source, server, client, ids, certificates, problem: None }
+            }
+        };
+        let issuance = match trust {
+            Trust::Issued { issuer, .. } => {
+                let nothing = Issuance { issuer: issuer.clone(), ..Issuance::default() };
+                Some(watch::Sender::new(nothing))
+            }
+            Trust::Cookie { .. } | Trust::Certificates { .. } => None,
         };
         let (trust, current) = (trust.clone(), Mutex::new(current));
-        Ok(Self { shared: Arc::new(Shared { trust, identity, provider, current }) })
+        Ok(Self { shared: Arc::new(Shared { trust, identity, provider, current, issuance }) })
     }
 
     /// Reads the files again; true when they have changed and are in use from now on. Connections that exist stay.
@@ -291,7 +334,8 @@ impl Tls {
     fn read_again(&self) -> Result<bool, TlsError> {
         let Shared { trust, identity, provider, .. } = &*self.shared;
         let fresh = match trust {
-            Trust::Cookie { file: None, .. } => return Ok(false),
+            // What is issued comes through `issued`.
+            Trust::Cookie { file: None, .. } | Trust::Issued { .. } => return Ok(false),
             Trust::Cookie { file: Some(path), .. } => {
                 let cookies = cookie::read(path)?;
                 if self
@@ -312,6 +356,84 @@ impl Tls {
         };
         self.with(|current| *current = fresh);
         Ok(true)
+    }
+
+    /// Whether there is any point in connecting: not while an issued certificate is still to come, or has ended.
+    #[must_use]
+    pub fn joins(&self) -> bool {
+        self.shared.issuance.as_ref().is_none_or(|issuance| issuance.borrow().until.is_some())
+    }
+
+    /// Where the certificate stands that is issued, now and whenever that changes; none where nobody issues one.
+    #[must_use]
+    pub fn issuance(&self) -> Option<watch::Receiver<Issuance>> {
+        self.shared.issuance.as_ref().map(watch::Sender::subscribe)
+    }
+
+    /// By whom an issued certificate, and the issuer, is believed at the moment; nothing for the other sources.
+    #[must_use]
+    pub fn anchors(&self) -> Vec<CertificateDer<'static>> {
+        self.with(|current| match &current.source {
+            Source::Issued(anchors) => anchors.clone(),
+            Source::Cookies(_) | Source::Files(_) => Vec::new(),
+        })
+    }
+
+    /// A request for a certificate of this node, with a key of its own.
+    ///
+    /// # Errors
+    /// [`TlsError::Issue`] when the system has no randomness.
+    pub fn request(&self) -> Result<Request, TlsError> {
+        Request::new(&self.shared.identity)
+    }
+
+    /// Takes what the issuer answered to a request: the certificate with its intermediates, and the anchors, which replace
+    /// those of before. Both are used from now on; connections that exist stay.
+    ///
+    /// # Errors
+    /// [`TlsError::Issued`] when it is not for this node, this key or this time, or not signed by one of the anchors. What
+    /// was used before stays in use.
+    pub fn issued(
+        &self,
+        request: &Request,
+        certificate: &str,
+        anchors: &str,
+        now: SystemTime,
+    ) -> Result<Life, TlsError> {
+        let Shared { identity, provider, issuance, .. } = &*self.shared;
+        let answer = issued::read(request, certificate, anchors, identity, now)?;
+        let Credentials { roots, chain, key, ids, certificates } = answer.credentials;
+        let verifier = Arc::new(MeshVerifier::new(roots, provider, &identity.mesh)?);
+        check_own(&verifier, &chain).map_err(IssuedError::from)?;
+        let (server, client) =
+            configs(verifier, chain, key, provider).map_err(IssuedError::from)?;
+        let source = Source::Issued(answer.anchors);
+        let fresh = Current { source, server, client, ids, certificates, problem: None };
+        self.with(|current| *current = fresh);
+        if let Some(issuance) = issuance {
+            issuance.send_modify(|issuance| {
+                (issuance.until, issuance.trouble) = (Some(answer.life.until), None);
+            });
+        }
+        Ok(answer.life)
+    }
+
+    /// Notes for people why there is no new certificate.
+    pub fn not_issued(&self, trouble: String) {
+        if let Some(issuance) = &self.shared.issuance {
+            issuance.send_if_modified(|issuance| {
+                let news = issuance.trouble.as_ref() != Some(&trouble);
+                issuance.trouble = Some(trouble);
+                news
+            });
+        }
+    }
+
+    /// The certificate that was issued has ended: there is nothing to connect with until there is another one.
+    pub fn lapsed(&self) {
+        if let Some(issuance) = &self.shared.issuance {
+            issuance.send_modify(|issuance| issuance.until = None);
+        }
     }
 
     /// The accepting end. Asked for at each connection, so that a reload is seen.
@@ -354,13 +476,13 @@ impl Tls {
     }
 
     /// What the nodes of the mesh seal with where there is no connection: one per cookie, in the file's order. None with
-    /// certificates, whose holders share no secret.
+    /// certificates, issued or not, whose holders share no secret.
     #[must_use]
     pub fn gossip_keys(&self) -> Vec<[u8; 32]> {
         let mesh = &self.shared.identity.mesh;
         self.with(|current| match &current.source {
             Source::Cookies(cookies) => cookies.iter().map(|c| c.gossip_key(mesh)).collect(),
-            Source::Files(_) => Vec::new(),
+            Source::Files(_) | Source::Issued(_) => Vec::new(),
         })
     }
 
@@ -484,6 +606,8 @@ fn aes_in_hardware() -> bool {
     return false;
 }
 
+#[cfg(test)]
+pub(crate) mod issuing;
 #[cfg(test)]
 mod scratch;
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn file(args: &CookieArgs) -> Result<(PathBuf, String), Failure> {
     let config = Config::load(&flags, None, &here()?)?;
     match config.trust {
         Trust::Cookie { file, .. } => Ok((file, config.mesh.as_str().to_owned())),
-        Trust::Certificates { .. } => Err(Failure::new(
+        Trust::Certificates { .. } | Trust::Issued { .. } => Err(Failure::new(
             Exit::No,
             "there is no cookie: this mesh is held together by certificates",
         )),

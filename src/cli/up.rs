@@ -118,6 +118,18 @@ pub struct UpArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tls_key: Option<String>,
 
+    /// A certificate that is issued while the node runs, as in pods of Kubernetes: who issues it
+    #[arg(long, value_name = "URL")]
+    pub issuer: Option<String>,
+
+    /// By which the issuer is known: a file, or PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, allow_hyphen_values = true)]
+    pub issuer_ca: Option<String>,
+
+    /// The token that says to the issuer who this node is [default: /var/run/secrets/pillion.dev/token]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub issuer_token: Option<String>,
+
     /// How long a silent node is believed to live: local 2 s, lan 5 s, wan 15 s [default: lan]
     #[arg(long, value_name = "PROFILE")]
     pub profile: Option<String>,
@@ -125,6 +137,10 @@ pub struct UpArgs {
     /// How long a shutdown waits for apps [default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub grace: Option<String>,
+
+    /// Where probes and metrics are served over HTTP, such as [::]:4471; whoever reaches it may read them [default: off]
+    #[arg(long, value_name = "ADDR")]
+    pub health: Option<String>,
 
     /// Largest body of a message, up to 63MiB [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
@@ -203,8 +219,12 @@ impl UpArgs {
                 Key::TlsCa => one(&self.tls_ca),
                 Key::TlsCert => one(&self.tls_cert),
                 Key::TlsKey => one(&self.tls_key),
+                Key::Issuer => one(&self.issuer),
+                Key::IssuerCa => one(&self.issuer_ca),
+                Key::IssuerToken => one(&self.issuer_token),
                 Key::Profile => one(&self.profile),
                 Key::Grace => one(&self.grace),
+                Key::Health => one(&self.health),
                 Key::BodyMax => one(&self.body_max),
                 Key::MailboxEntries => one(&self.mailbox_entries),
                 Key::MailboxBytes => one(&self.mailbox_bytes),
@@ -251,7 +271,8 @@ impl From<NodeError> for Failure {
             NodeError::LocalDir(_)
             | NodeError::Socket(_)
             | NodeError::Inherited { .. }
-            | NodeError::Listen { .. } => Exit::CannotCreate,
+            | NodeError::Listen { .. }
+            | NodeError::Health { .. } => Exit::CannotCreate,
             NodeError::Tls(_) => Exit::Data,
             NodeError::Io { .. } => Exit::Internal,
         };

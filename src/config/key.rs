@@ -47,10 +47,18 @@ pub enum Key {
     TlsCert,
     /// This node's key.
     TlsKey,
+    /// Who issues this node's certificate while it runs.
+    Issuer,
+    /// By which the issuer is known.
+    IssuerCa,
+    /// What this node shows to the issuer.
+    IssuerToken,
     /// How patient the failure detector is.
     Profile,
     /// How long a shutdown waits for the apps.
     Grace,
+    /// Where probes and metrics are served.
+    Health,
     /// Largest body.
     BodyMax,
     /// Most entries of one mailbox.
@@ -95,7 +103,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 38] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -116,8 +124,12 @@ impl Key {
         Self::TlsCa,
         Self::TlsCert,
         Self::TlsKey,
+        Self::Issuer,
+        Self::IssuerCa,
+        Self::IssuerToken,
         Self::Profile,
         Self::Grace,
+        Self::Health,
         Self::BodyMax,
         Self::MailboxEntries,
         Self::MailboxBytes,
@@ -158,8 +170,12 @@ impl Key {
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",
             Self::TlsKey => "tls-key",
+            Self::Issuer => "issuer",
+            Self::IssuerCa => "issuer-ca",
+            Self::IssuerToken => "issuer-token",
             Self::Profile => "profile",
             Self::Grace => "grace",
+            Self::Health => "health",
             Self::BodyMax => "body-max",
             Self::MailboxEntries => "mailbox-entries",
             Self::MailboxBytes => "mailbox-bytes",
@@ -219,8 +235,12 @@ impl Key {
             | Self::TlsCa
             | Self::TlsCert
             | Self::TlsKey
+            | Self::Issuer
+            | Self::IssuerCa
+            | Self::IssuerToken
             | Self::Profile
             | Self::Grace
+            | Self::Health
             | Self::SendTimeout
             | Self::Remote
             | Self::SyncNodesTimeout
@@ -242,6 +262,7 @@ impl Key {
                 | Self::TlsCa
                 | Self::TlsCert
                 | Self::TlsKey
+                | Self::IssuerToken
         )
     }
 

@@ -16,7 +16,7 @@ use crate::config::problem::{Origin, Problem, Problems};
 use crate::config::typed::{Item, Typed};
 use crate::config::value::{self, Advertise, Host, Listen, MeshName};
 use crate::config::{
-    Config, LogFormat, LogLevel, Profile, Remote, Shown, SyncNodes, Trust, WantedBase,
+    Anchor, Config, LogFormat, LogLevel, Profile, Remote, Shown, SyncNodes, Trust, WantedBase,
 };
 use crate::wire::id::NodeName;
 
@@ -28,6 +28,8 @@ const SOCKET_MODE: u32 = 0o600;
 const GRACE: Duration = Duration::from_secs(10);
 /// A shutdown that takes a day is one that hangs.
 const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Beside the mesh's own port, which takes 4470 and then those from 4472.
+const HEALTH_PORT: u16 = 4471;
 /// 1 MiB holds any message; more is a stream of parts, which the receiver can hold.
 const BODY_BYTES: usize = 1 << 20;
 /// A frame is at most 64 MiB, its head included.
@@ -68,6 +70,10 @@ const REMEMBER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const REMEMBER_MIN: Duration = Duration::from_secs(1);
 /// Above this it is another mesh than the one that this was made for.
 const MIN_PEERS_MAX: usize = 4096;
+/// Where the injector mounts the token that it asks for.
+const ISSUER_TOKEN: &str = "/var/run/secrets/pillion.dev/token";
+/// Sixteen anchors are 20 KiB.
+const ANCHOR_BYTES_MAX: usize = 64 << 10;
 /// Below this the clock's own lateness decides.
 const SEND_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 /// Above this a sender seems to hang.
@@ -136,6 +142,7 @@ impl Reader<'_> {
             GRACE,
             |grace| toml_text(&value::show_duration(*grace)),
         );
+        let health = self.health();
         let send_timeout = self.or_default(
             Key::SendTimeout,
             |text| value::parse_duration(text, SEND_TIMEOUT_MIN, SEND_TIMEOUT_MAX),
@@ -174,6 +181,7 @@ impl Reader<'_> {
             trust,
             profile,
             grace,
+            health,
             body_bytes_max: bounds.body,
             mailbox_entries_max: bounds.entries,
             mailbox_bytes_max: bounds.mailbox,
@@ -315,6 +323,21 @@ impl Reader<'_> {
             self.problem(&item, key, words);
         }
         socket
+    }
+
+    /// Probes and metrics are asked for by whoever runs the node, and open a port: off unless somebody says so.
+    fn health(&mut self) -> Option<Listen> {
+        let health = self.one(Key::Health, |text| match text {
+            "off" => Ok(None),
+            text => Listen::parse(text).map(|listen| {
+                let port = listen.port.or(Some(HEALTH_PORT));
+                Some(Listen { port, ..listen })
+            }),
+        });
+        health.unwrap_or_else(|| {
+            self.show_default(Key::Health, toml_text("off"), "");
+            None
+        })
     }
 
     /// Beside the app socket where that is open to others; elsewhere where it is to be out of the apps' sight, such as on
@@ -467,6 +490,9 @@ impl Reader<'_> {
     }
 
     fn trust(&mut self) -> Trust {
+        if let Some(issued) = self.issued() {
+            return issued;
+        }
         let cookie = self.path(Key::CookieFile);
         let parts = [Key::TlsCa, Key::TlsCert, Key::TlsKey].map(|key| (key, self.path(key)));
         let first = |reader: &Self, key: Key| reader.typed.items[&key][0].clone();
@@ -512,6 +538,60 @@ impl Reader<'_> {
         let why = "made by the first start on this machine";
         self.show_default(Key::CookieFile, toml_text(&file.to_string_lossy()), why);
         Trust::Cookie { file, explicit: false }
+    }
+
+    /// Whom a certificate is asked of; none where nothing says so.
+    fn issued(&mut self) -> Option<Trust> {
+        let url = self.one(Key::Issuer, value::parse_issuer);
+        let ca = self.anchor();
+        let token = self.path(Key::IssuerToken);
+        let given = |reader: &Self, key: Key| {
+            reader.typed.items.get(&key).and_then(|items| items.first()).cloned()
+        };
+        let Some(issuer) = given(self, Key::Issuer) else {
+            for key in [Key::IssuerCa, Key::IssuerToken] {
+                if let Some(item) = given(self, key) {
+                    self.problem(&item, key, "is of no use without `issuer`, who is asked");
+                }
+            }
+            return None;
+        };
+        let others = [Key::CookieFile, Key::TlsCa, Key::TlsCert, Key::TlsKey];
+        if let Some((item, key)) = others.iter().find_map(|key| Some((given(self, *key)?, *key))) {
+            let words = format!(
+                "certificates are issued, or there is a cookie, or certificates from files, and nothing of that together: {} gives another",
+                place(&item, key)
+            );
+            self.problem(&issuer, Key::Issuer, words);
+        }
+        if ca.is_none() && given(self, Key::IssuerCa).is_none() {
+            let words = "needs `issuer-ca`, by which the issuer is known: PEM, or a file of it";
+            self.problem(&issuer, Key::Issuer, words);
+        }
+        if !cfg!(feature = "kubernetes") {
+            let words =
+                "cannot be asked by this pillion: it was built without the feature `kubernetes`";
+            self.problem(&issuer, Key::Issuer, words);
+        }
+        let token = token.unwrap_or_else(|| {
+            self.show_default(Key::IssuerToken, toml_text(ISSUER_TOKEN), "");
+            PathBuf::from(ISSUER_TOKEN)
+        });
+        Some(Trust::Issued { issuer: url?, ca: ca?, token })
+    }
+
+    /// PEM as it stands, or the path of a file with it.
+    fn anchor(&mut self) -> Option<Anchor> {
+        let item = self.typed.items.get(&Key::IssuerCa)?.first()?.clone();
+        if !item.text.trim_start().starts_with("-----BEGIN ") {
+            return self.path(Key::IssuerCa).map(Anchor::File);
+        }
+        if item.text.len() > ANCHOR_BYTES_MAX {
+            self.problem(&item, Key::IssuerCa, "is longer than 64 KiB");
+            return None;
+        }
+        self.show_item(Key::IssuerCa, toml_text(&item.text), &item);
+        Some(Anchor::Text(item.text))
     }
 
     /// The bounds in bytes, which hang together: a body must fit a mailbox, a mailbox must fit the node. A default
@@ -588,7 +668,7 @@ pub(crate) trait Named: Copy + 'static {
     fn word(self) -> &'static str;
 }
 
-fn named<T: Named>(text: &str) -> Result<T, String> {
+pub(super) fn named<T: Named>(text: &str) -> Result<T, String> {
     let words = || T::ALL.iter().map(|one| one.word());
     if let Some(found) = T::ALL.iter().find(|one| one.word() == text) {
         return Ok(*found);

@@ -170,6 +170,39 @@ fn a_part_of_the_three_certificates_is_refused_and_the_missing_ones_named() {
     );
 }
 
+const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+const ISSUER: &str = "https://pillion-injector.pillion.svc/v1/certificate";
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn an_issuer_is_known_by_pem_or_by_a_file_and_has_a_token_where_the_injector_mounts_it() {
+    let config = load(&[(Key::Issuer, ISSUER), (Key::IssuerCa, PEM)]).unwrap();
+    let Trust::Issued { issuer, ca, token } = config.trust.clone() else { panic!("issued") };
+    assert_eq!(issuer.to_string(), ISSUER);
+    assert_eq!(ca, Anchor::Text(PEM.to_owned()));
+    assert_eq!(token, Path::new("/var/run/secrets/pillion.dev/token"));
+    // What is printed means the same.
+    let again = load_file(&print(&config), &[]).unwrap();
+    assert_eq!(again.trust, config.trust);
+
+    let file = [(Key::Issuer, ISSUER), (Key::IssuerCa, "ca.pem"), (Key::IssuerToken, "/t")];
+    let Trust::Issued { ca, token, .. } = load(&file).unwrap().trust else { panic!("issued") };
+    assert_eq!(ca, Anchor::File("/src/product-stock/ca.pem".into()));
+    assert_eq!(token, Path::new("/t"));
+}
+
+#[test]
+fn an_issuer_stands_alone_and_whole() {
+    let told = words(load(&[(Key::Issuer, ISSUER)]));
+    assert!(told[0].contains("needs `issuer-ca`"), "{told:?}");
+    let told = words(load(&[(Key::IssuerCa, PEM)]));
+    assert!(told[0].contains("no use without `issuer`"), "{told:?}");
+    for other in [Key::CookieFile, Key::TlsCa] {
+        let told = words(load(&[(Key::Issuer, ISSUER), (Key::IssuerCa, PEM), (other, "/x")]));
+        assert!(told[0].contains(&other.flag()), "{told:?}");
+    }
+}
+
 #[test]
 fn in_a_pod_a_node_that_nobody_named_is_the_app_at_its_pod_and_namespace() {
     let variables = [

@@ -283,6 +283,54 @@ pub(crate) fn parse_count(text: &str, min: usize, max: usize) -> Result<usize, S
         .ok_or_else(|| format!("must be a whole number from {min} to {max}"))
 }
 
+/// Who issues certificates: an `https` URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerUrl {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// 443 when none is written.
+    pub port: u16,
+    /// With its leading `/`.
+    pub path: String,
+}
+
+impl IssuerUrl {
+    /// Host and port, as in the header `Host`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = &self.host;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        if self.port == 443 { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for IssuerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}{}", self.authority(), self.path)
+    }
+}
+
+/// Reads the URL of an issuer.
+pub(crate) fn parse_issuer(text: &str) -> Result<IssuerUrl, String> {
+    const WORDS: &str =
+        "an issuer is an https URL, such as https://pillion-injector.pillion.svc/v1/certificate";
+    let rest = text.strip_prefix("https://").ok_or(WORDS)?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let good = path.len() <= 1024
+        && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'"' | b'\\'));
+    if authority.is_empty() || !good {
+        return Err(WORDS.to_owned());
+    }
+    let (host, port) = split_address(authority).map_err(|_| WORDS)?;
+    let host = match host {
+        Host::Any => return Err(WORDS.to_owned()),
+        Host::Ip(ip) => ip.to_string(),
+        Host::Name(name) => name,
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    Ok(IssuerUrl { host, port: port.unwrap_or(443), path: path.to_owned() })
+}
+
 /// Reads the mode of a socket: `0600`, `0660`, `0666`.
 pub(crate) fn parse_mode(text: &str) -> Result<u32, String> {
     let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
@@ -441,6 +489,33 @@ mod tests {
         assert_eq!(parse_join("hal"), Ok("hal:4470".to_owned()));
         assert_eq!(parse_join("::1"), Ok("[::1]:4470".to_owned()));
         assert_eq!(parse_join("10.0.0.5:4472"), Ok("10.0.0.5:4472".to_owned()));
+    }
+
+    #[test]
+    fn an_issuer_is_an_https_url_and_nothing_else() {
+        for (text, shown) in [
+            ("https://pillion-injector.pillion.svc/v1/certificate", None),
+            ("https://10.96.0.7:8443/", None),
+            ("https://[fd00::7]:8443/v1", None),
+            ("https://hal", Some("https://hal/")),
+            ("https://hal:443/x", Some("https://hal/x")),
+        ] {
+            let issuer = parse_issuer(text).unwrap();
+            assert_eq!(issuer.to_string(), shown.unwrap_or(text));
+        }
+        for text in [
+            "",
+            "hal",
+            "http://hal/",
+            "https://",
+            "https:///x",
+            "https://a b/",
+            "https://hal/a b",
+            "https://hal/x?y",
+            "https://hal:0x/",
+        ] {
+            assert!(parse_issuer(text).is_err_and(|words| words.contains("https URL")), "{text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::attempts::Attempt;
 use super::wanted::{Row, RowState};
 use crate::peer::Met;
 use crate::wire::id::NodeName;
-use crate::wire::shown::{PeerShown, StrategyShown};
+use crate::wire::shown::{IssuedShown, PeerShown, StrategyShown};
 
 /// A clock that differs by more than this is worth a word.
 const SKEW_MS: u64 = 5000;
@@ -36,6 +36,8 @@ pub(super) struct Case<'a> {
     pub strangers: &'a [&'a Attempt],
     pub strategies: &'a [StrategyShown],
     pub nearest: Option<String>,
+    /// The certificate that this node is still without, if it is.
+    pub issued: Option<IssuedShown>,
     pub now: Instant,
 }
 
@@ -213,6 +215,11 @@ impl Told {
     }
 
     fn wanted(&mut self, case: &Case<'_>, row: &Row<'_>, peer: &PeerShown) {
+        if let Some(IssuedShown { issuer, trouble, .. }) = &case.issued {
+            let why = trouble.clone().unwrap_or_else(|| format!("{issuer} is being asked for it"));
+            self.so(format!("This node has no certificate, so it joins nobody: {why}."));
+            self.advise("`pillion doctor` here says more about the certificate.");
+        }
         let mut failed = 0;
         for address in &peer.addresses {
             let tried = case.attempts.iter().find(|attempt| {

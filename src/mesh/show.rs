@@ -19,8 +19,8 @@ use crate::tls::cookie::hex;
 use crate::transport::Transport;
 use crate::wire::id::{Node, NodeName};
 use crate::wire::shown::{
-    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, PeerShown, SourceShown,
-    StrategyShown,
+    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, IssuedShown, PeerShown,
+    SourceShown, StrategyShown,
 };
 
 /// Most nodes that a strategy is shown to see.
@@ -31,7 +31,7 @@ const ATTEMPTS_MAX: usize = 32;
 /// What a node knows of itself that its mesh shows for it.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// `cookie` or `certificates`.
+    /// `cookie`, `certificates` or `issued`.
     pub trust: String,
     /// The file of the cookie.
     pub cookie_file: Option<String>,
@@ -235,6 +235,7 @@ impl<T: Transport> Mesh<T> {
             strangers: &strangers,
             strategies: &strategies,
             nearest: near,
+            issued: self.issued().filter(|issued| issued.ends_ms.is_none()),
             now,
         };
         let (state, because, advice) = explain::words(&case);
@@ -328,6 +329,17 @@ impl<T: Transport> Mesh<T> {
         strategies.collect()
     }
 
+    /// Where the certificate stands that is issued, if one is.
+    fn issued(&self) -> Option<IssuedShown> {
+        let issuance = self.context.tls.issuance()?.borrow().clone();
+        let left = issuance.until.and_then(|until| until.duration_since(SystemTime::now()).ok());
+        Some(IssuedShown {
+            issuer: issuance.issuer,
+            ends_ms: issuance.until.map(|_| ms(left.unwrap_or_default())),
+            trouble: issuance.trouble,
+        })
+    }
+
     /// What only the node knows of how it is doing.
     pub(super) fn diagnosis(&self, now: Instant) -> Diagnosis {
         let held = self.roster.held();
@@ -352,6 +364,7 @@ impl<T: Transport> Mesh<T> {
             up_ms: ago(self.started, now),
             clock_ms: ms(clock),
             trust: self.facts.trust.clone(),
+            issued: self.issued(),
             ids: self.context.tls.ids().iter().map(|id| hex(id)).collect(),
             cookie_file: self.facts.cookie_file.clone(),
             certificates: self.context.tls.certificates().iter().map(shown_certificate).collect(),

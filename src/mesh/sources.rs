@@ -11,12 +11,24 @@ use std::time::Duration;
 use pillion_strategies::{Health, Report, Sighting};
 use tokio::time::Instant;
 
+use crate::hub::Notes;
+
 /// How long what is no longer reported is held.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
 /// Most sightings of one strategy that are held though it no longer reports them.
 const LINGERING_MAX: usize = 1024;
 /// Most labels that a source may know of one node.
 const LABELS_MAX: usize = 64;
+
+/// Counts a report.
+pub(super) fn note(notes: &mut Notes, strategy: &str, report: &Report, now: Instant) {
+    let well = match report.health {
+        Health::Starting => None,
+        Health::Well => Some(true),
+        Health::Unwell(_) => Some(false),
+    };
+    notes.reported(strategy, report.sightings.len(), well, now);
+}
 
 /// One sighting and its history.
 #[derive(Clone, Debug)]

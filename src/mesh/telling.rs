@@ -172,6 +172,9 @@ impl<T: Transport> Mesh<T> {
             return;
         }
         let words = problem.to_string();
+        if !matches!(problem, Problem::CalledOff) {
+            self.context.hub.note(|notes| notes.joining(conn.dial.is_some(), problem.word()));
+        }
         self.note_failure(conn, problem, &words, now);
         if let (Problem::Refused(refusal), Some(met)) = (problem, &conn.met)
             && refusal.code == "leaving"

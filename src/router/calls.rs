@@ -40,6 +40,7 @@ pub(super) struct Call {
     asked: Asked,
     callee: Callee,
     timeout: Duration,
+    began: Instant,
     ends: Instant,
     /// Bytes of parts that the callee's node has not been told of.
     untold: usize,
@@ -472,6 +473,7 @@ impl Router {
             asked,
             callee,
             timeout: making.timeout,
+            began: making.now,
             ends,
             untold: 0,
             others,
@@ -513,6 +515,10 @@ impl Router {
         out: &mut Outbox,
     ) {
         let Some(call) = self.take_call(reference) else { return };
+        self.counters.call_ends("ok");
+        // The time of what is being done: no look at the clock.
+        let now = self.clock.unwrap_or(call.began);
+        self.counters.answered.note(now.saturating_duration_since(call.began));
         match call.asked {
             Asked::App { session, id } => {
                 let mut head = Head::ok(id.id());
@@ -589,6 +595,7 @@ impl Router {
 
     pub(super) fn call_fails(&mut self, reference: u64, ending: &Ending<'_>, out: &mut Outbox) {
         let Some(call) = self.take_call(reference) else { return };
+        self.counters.call_ends(ending.code);
         match call.asked {
             Asked::App { session, id } => {
                 let head = Head::error(id.id(), ending.code, ending.message, ending.maybe_applied);

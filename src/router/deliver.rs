@@ -221,6 +221,7 @@ impl Router {
             return;
         }
         let Some(session) = self.sessions.get_mut(&process.session) else { return };
+        self.counters.arrives(tag);
         let own = session.own == serial;
         let event = event.for_session(|| own && out.reads_lines(process.session));
         if process.mailbox.is_empty() && process.may_push(tag) && session.attached {

@@ -134,6 +134,12 @@ impl Readiness {
         if self.bound { Ok(()) } else { Err(Unready::Unbound) }
     }
 
+    /// Whether it is about to leave.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        matches!(self.unready, Some(Unready::Draining))
+    }
+
     /// Whether the node is ready for work: its app socket is bound, its certificate is there, every strategy has looked
     /// once or has had two seconds for it, `min-peers` others were up at the same time, and it is not draining.
     ///

@@ -22,6 +22,11 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.serials.len()
+    }
+
     fn get(&self, name: &str, processes: &Map<u64, Box<Process>>) -> Option<u64> {
         let same = |serial: &u64| name_of(*serial, processes) == name;
         self.serials.find(self.hasher.hash_one(name), same).copied()

@@ -330,7 +330,7 @@ impl Router {
             cbor::put_text(&mut items, "queued");
             cbor::put_uint(&mut items, self.queued(out) as u64);
             cbor::put_text(&mut items, "lost");
-            put_lost(&mut items, self.counters);
+            put_lost(&mut items, &self.counters);
         }
         for peer in self.connected.values() {
             let Some(peer) = self.peers.get(peer) else { continue };
@@ -634,8 +634,8 @@ fn put_texts<'a>(items: &mut Vec<u8>, key: &str, texts: impl ExactSizeIterator<I
     }
 }
 
-fn put_lost(items: &mut Vec<u8>, counters: Counters) {
-    let Counters { shed, congested, too_large, no_member } = counters;
+fn put_lost(items: &mut Vec<u8>, counters: &Counters) {
+    let Counters { shed, congested, too_large, no_member, .. } = *counters;
     let lost = [
         ("overflow", shed),
         ("congested", congested),

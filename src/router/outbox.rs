@@ -213,6 +213,8 @@ pub struct Outbox {
     pub shelf: Shelf,
     /// What mailboxes and lanes have together.
     pub shared: Sum,
+    /// Frames for peers that were ever put here.
+    pub peer_frames: u64,
     queued: usize,
     /// Of them, bytes in the lanes of sessions.
     lanes: usize,
@@ -506,6 +508,7 @@ impl Outbox {
             self.touched += 1;
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
+        self.peer_frames += 1;
         let before = lane.len();
         if size > FRAGMENT_BYTES || lane.bulks.iter().any(|bulk| bulk.serial == serial) {
             let mut frame = Vec::with_capacity(size);
@@ -535,6 +538,7 @@ impl Outbox {
             self.touched += 1;
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
+        self.peer_frames += 1;
         if lane.is_empty() {
             self.dirty_peers.push(peer);
         }
@@ -559,6 +563,7 @@ impl Outbox {
         if lane.fifo.capacity() == 0 {
             lane.fifo = self.shelf.take();
         }
+        self.peer_frames += 1;
         write(&mut lane.fifo);
         self.queued += lane.fifo.len() - start;
         if before == 0 {
@@ -574,6 +579,7 @@ impl Outbox {
             self.touched += 1;
         }
         let Some(lane) = self.peers.get_mut(&peer) else { return };
+        self.peer_frames += 1;
         if lane.is_empty() {
             self.dirty_peers.push(peer);
         }

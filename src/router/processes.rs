@@ -374,6 +374,7 @@ impl Router {
             out.touched += 1;
         }
         self.serials.remove(&serial);
+        self.counters.died += 1;
         if let Some(kv) = process.kv.take() {
             self.kv_dies(serial, &kv);
         }

@@ -59,6 +59,11 @@ pub(super) struct Topics {
 }
 
 impl Topics {
+    /// How many topics and patterns anybody wants to hear, or keep a last value.
+    pub(super) fn points(&self) -> usize {
+        self.table.len()
+    }
+
     /// Finds out who is to hear what is published to a topic, unless that is known. What that cost, in entries.
     pub(super) fn look_up(&self, known: &mut publish::KnownTopic) -> usize {
         known.look_up(&self.table)

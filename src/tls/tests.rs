@@ -13,6 +13,8 @@ use tokio_rustls::{client, server};
 use super::scratch::Scratch;
 use super::*;
 
+mod issued;
+
 fn cookie(seed: u8) -> Cookie {
     Cookie::from_bytes([seed; 32])
 }

@@ -143,6 +143,19 @@ pub struct CertificateShown {
     pub not_after_ms: i64,
 }
 
+/// The certificate of a node that is issued one while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IssuedShown {
+    /// Whom it is asked of.
+    pub issuer: String,
+    /// When it ends; none where there is none, and the node joins nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends_ms: Option<u64>,
+    /// Why the last request brought none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 /// The answer to `doctor`: what only the node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
@@ -158,8 +171,11 @@ pub struct Diagnosis {
     pub up_ms: u64,
     /// Its clock: milliseconds since 1970.
     pub clock_ms: u64,
-    /// `cookie` or `certificates`.
+    /// `cookie`, `certificates` or `issued`.
     pub trust: String,
+    /// Where the certificate stands that is issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued: Option<IssuedShown>,
     /// By what a node that shares its cookies or authority can be told, in hex.
     pub ids: Vec<String>,
     /// The file of the cookie.

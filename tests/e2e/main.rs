@@ -15,16 +15,22 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
 mod calls;
+#[cfg(feature = "admin")]
+mod dashboard;
 #[cfg(all(target_os = "linux", feature = "dns"))]
 mod dns;
 mod executed;
 mod factories;
 #[cfg(target_os = "linux")]
 mod finding;
+#[cfg(feature = "admin")]
+mod health;
 mod hosting;
 mod http;
 mod http_client;
 mod http_manual;
+#[cfg(feature = "kubernetes")]
+mod issued;
 #[cfg(target_os = "linux")]
 #[path = "../../strategies/tests/lan/mod.rs"]
 mod lan;

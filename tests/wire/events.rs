@@ -9,8 +9,8 @@ use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
 use pillion::wire::event::split_frame;
 use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
 use pillion::wire::shown::{
-    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, PeerShown, SourceShown,
-    StrategyShown, item,
+    AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, IssuedShown, PeerShown,
+    SourceShown, StrategyShown, item,
 };
 
 use super::golden::{self, Record, line};
@@ -221,6 +221,7 @@ fn reasons(told: &mut Told) {
         up_ms: 90_000,
         clock_ms: 1_795_287_767_000,
         trust: "cookie".to_owned(),
+        issued: None,
         ids: vec!["0102030405060708".to_owned()],
         cookie_file: Some("/home/gus/.config/pillion/cookie".to_owned()),
         certificates: vec![certificate],
@@ -244,6 +245,21 @@ fn reasons(told: &mut Told) {
     assert!(paper.say(app, r#"{"op":"doctor","id":48}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
     told.all(&["ok, of doctor"], &paper.heard(app));
+    let issued = IssuedShown {
+        issuer: "https://pillion-injector.pillion.svc/v1/certificate".to_owned(),
+        ends_ms: Some(28_800_000),
+        trouble: Some("the issuer does not answer within 15 s".to_owned()),
+    };
+    let diagnosis = Diagnosis {
+        trust: "issued".to_owned(),
+        issued: Some(issued),
+        cookie_file: None,
+        strategies: Vec::new(),
+        ..diagnosis
+    };
+    assert!(paper.say(app, r#"{"op":"doctor","id":50}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
+    told.all(&["ok, of doctor, of a node with an issued certificate"], &paper.heard(app));
 }
 
 fn leaving(told: &mut Told) {

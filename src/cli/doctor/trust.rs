@@ -26,11 +26,15 @@ pub(super) fn cookie(
     if diagnosis.is_some_and(|diagnosis| diagnosis["trust"] == "certificates") {
         return;
     }
+    if let Some(issued) = diagnosis.map(|diagnosis| &diagnosis["issued"]).filter(|i| i.is_object())
+    {
+        return findings.push(of_issuer(issued));
+    }
     let of_node =
         diagnosis.and_then(|diagnosis| diagnosis["cookie_file"].as_str()).map(PathBuf::from);
     let file = of_node.or_else(|| match &config?.trust {
         Trust::Cookie { file, .. } => Some(file.clone()),
-        Trust::Certificates { .. } => None,
+        Trust::Certificates { .. } | Trust::Issued { .. } => None,
     });
     let Some(file) = file else { return };
     let shown = file.display();
@@ -80,6 +84,33 @@ pub(super) fn cookie(
     });
     if let (Some(running), Some(config)) = (running, config) {
         of_this_shell(&file, &running, &mesh, config, findings);
+    }
+}
+
+/// The certificate that the node has been issued, or why there is none.
+fn of_issuer(issued: &Json) -> Finding {
+    let issuer = issued["issuer"].as_str().unwrap_or("?");
+    let trouble = issued["trouble"].as_str();
+    let advice = "it is asked again by itself: look at the injector's pods and their log, at network policies, and at this pod's token (audience pillion.dev)";
+    match (issued["ends_ms"].as_u64(), trouble) {
+        (Some(_), None) => {
+            let found = format!("issued by {issuer}, good for {}", span(&issued["ends_ms"]));
+            Finding::ok("certificate", found)
+        }
+        (Some(_), Some(why)) => {
+            let ends = span(&issued["ends_ms"]);
+            let found = format!("good for {ends} and cannot be renewed: {why}");
+            Finding::warning("certificate", found, advice)
+        }
+        (None, Some(why)) => {
+            let found = format!("none, so this node joins nobody: {why}");
+            Finding::failed("certificate", found, advice)
+        }
+        (None, None) => {
+            let found =
+                format!("none yet: {issuer} is being asked, and this node joins nobody before");
+            Finding::warning("certificate", found, "run this again in a moment")
+        }
     }
 }
 
