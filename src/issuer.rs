@@ -214,7 +214,7 @@ impl Issuer {
         let stranger = |why: String| IssuerError::Stranger { url: url(), why };
         let name = ServerName::try_from(host.clone()).map_err(|e| stranger(e.to_string()))?;
         let config = client(anchors).map_err(|error| stranger(error.to_string()))?;
-        let found = tokio::net::lookup_host((host.as_str(), self.url.port))
+        let found = pillion_strategies::hosts::lookup(host, self.url.port)
             .await
             .map_err(|source| IssuerError::Name { host: host.clone(), source })?;
         let mut last = io::Error::other("its name has no address");

@@ -41,7 +41,7 @@ use pillion_strategies::interfaces::Own;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::attempts::{Attempt, Attempts, Subject};
 use self::census::Since;
@@ -63,7 +63,7 @@ use crate::shutdown::Shutdown;
 use crate::tls::{Issuance, Tls};
 use crate::transport::Transport;
 use crate::wire::id::{Incarnation, Node};
-use crate::wire::message::{Goodbye, Peers};
+use crate::wire::message::Peers;
 use crate::wire::shown::item;
 
 /// Most events of connections that wait for the mesh; a connection that has more waits itself.
@@ -756,58 +756,6 @@ impl<T: Transport> Mesh<T> {
         } else {
             self.known_changed(now);
         }
-    }
-
-    fn on_down(
-        &mut self,
-        met: &Met,
-        dialled: bool,
-        reason: &str,
-        goodbye: Option<&Goodbye>,
-        lasted: Duration,
-        now: Instant,
-    ) {
-        let node = &met.node;
-        let words = match goodbye {
-            Some(goodbye) => format!("said goodbye: {} [{reason}]", peer::words(&goodbye.message)),
-            None => format!("was lost: {reason}"),
-        };
-        let left = Attempt {
-            address: met.remote,
-            dialled,
-            result: "left",
-            failed: false,
-            words,
-            times: 1,
-            last: now,
-        };
-        self.attempts.note(Subject::Node(node.name.clone()), left);
-        self.context.hub.note(|notes| notes.gone(goodbye.is_some()));
-        match goodbye {
-            Some(goodbye) if goodbye.reason == "name_taken" => {
-                error!(by = %node.name, "{}", peer::words(&goodbye.message));
-            }
-            _ => info!(node = %node.name, incarnation = %node.incarnation, %reason, "left"),
-        }
-        self.wanted.hearsay.gone(&node.name, now);
-        let drained = self.leaving.remove(node);
-        match goodbye.map(|goodbye| goodbye.reason.as_str()) {
-            reason if drained || reason == Some("shutdown") => {
-                self.wanted.hearsay.goodbye(node, now);
-                self.wanted.remembered.left(&node.name);
-            }
-            Some("disconnect") => {
-                self.wanted.unask_name(&node.name);
-                self.part(node, now);
-            }
-            // One that we sent away is not missed.
-            None if matches!(reason, "disconnect" | "name_taken") => {}
-            _ => {
-                let addresses = met.places.addresses.clone();
-                self.wanted.hearsay.lost(&self.context.me.name, node.clone(), addresses, now);
-            }
-        }
-        self.wanted.left(node, lasted, drained || goodbye.is_some(), now);
     }
 
     /// Tells the hub once every strategy has reported, or has had long enough.

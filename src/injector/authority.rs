@@ -84,6 +84,7 @@ impl Default for Times {
 pub(crate) struct Authority {
     anchors: Vec<CertificateDer<'static>>,
     anchors_pem: String,
+    retiring: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, KeyPair>,
     until: SystemTime,
     leaf: Duration,
@@ -98,6 +99,11 @@ impl Authority {
     /// The same, DER.
     pub(crate) fn anchors(&self) -> &[CertificateDer<'static>] {
         &self.anchors
+    }
+
+    /// Those of them that sign no more. What they signed should be made anew before they are gone.
+    pub(crate) fn retiring(&self) -> &[CertificateDer<'static>] {
+        &self.retiring
     }
 
     /// Signs a certificate. Whoever calls this has decided who may have it.
@@ -128,8 +134,12 @@ impl Authority {
         let (issuer, until) = state.signing(now).map_err(|error| words(&error))?;
         let anchors_pem = state.anchors(now);
         let anchors = tls::anchors(&anchors_pem).map_err(|error| words(&error))?;
+        let retiring = match state.retiring(now) {
+            pem if pem.is_empty() => Vec::new(),
+            pem => tls::anchors(&pem).map_err(|error| words(&error))?,
+        };
         let until = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
-        Ok(Self { anchors, anchors_pem, issuer, until, leaf: times.leaf })
+        Ok(Self { anchors, anchors_pem, retiring, issuer, until, leaf: times.leaf })
     }
 
     /// One of its own, for a test.

@@ -249,11 +249,18 @@ impl Keeper {
             Ok(leaf) => match leaf.believed(authority.anchors(), &self.names, now) {
                 Ok(()) => {
                     let due = leaf.due() <= now;
+                    // While everybody still believes it: an anchor goes at different times in different places.
+                    let retiring = authority.retiring();
+                    let retires =
+                        !retiring.is_empty() && leaf.believed(retiring, &self.names, now).is_ok();
                     self.show(leaf);
-                    if !due {
+                    if retires {
+                        "the authority that signed it signs no more".to_owned()
+                    } else if due {
+                        "two thirds of its life are over".to_owned()
+                    } else {
                         return Ok(true);
                     }
-                    "two thirds of its life are over".to_owned()
                 }
                 Err(why) => why,
             },

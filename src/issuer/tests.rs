@@ -135,7 +135,9 @@ async fn an_issuer_that_is_away_and_a_token_that_is_not_there_are_told_in_words(
     let said = ask(&issuer).await;
     assert!(said.contains("cannot be reached") && said.contains("Is the injector up"), "{said}");
     issuer.url.host = "no-such-host.invalid".to_owned();
-    assert!(ask(&issuer).await.contains("is not found"));
+    let said = ask(&issuer).await;
+    // A resolver that is cut off says nothing at all.
+    assert!(said.contains("is not found") || said.contains("does not answer"), "{said}");
 
     for text in ["", " \n"] {
         std::fs::write(&issuer.token, text).expect("written");

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
+use super::attempts::{Attempt, Subject};
 use super::{Inputs, Mesh, loud};
-use crate::peer::ConnId;
+use crate::peer::{self, ConnId, Met};
 use crate::transport::Transport;
 use crate::wire::id::Node;
+use crate::wire::message::Goodbye;
 
 /// How long the goodbyes may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -33,6 +35,59 @@ impl<T: Transport> Mesh<T> {
         self.leaving.insert(node);
         // The others need not hear of it from us any more.
         self.tell_soon(now);
+    }
+
+    /// A connection that was up is over.
+    pub(super) fn on_down(
+        &mut self,
+        met: &Met,
+        dialled: bool,
+        reason: &str,
+        goodbye: Option<&Goodbye>,
+        lasted: Duration,
+        now: Instant,
+    ) {
+        let node = &met.node;
+        let words = match goodbye {
+            Some(goodbye) => format!("said goodbye: {} [{reason}]", peer::words(&goodbye.message)),
+            None => format!("was lost: {reason}"),
+        };
+        let left = Attempt {
+            address: met.remote,
+            dialled,
+            result: "left",
+            failed: false,
+            words,
+            times: 1,
+            last: now,
+        };
+        self.attempts.note(Subject::Node(node.name.clone()), left);
+        self.context.hub.note(|notes| notes.gone(goodbye.is_some()));
+        match goodbye {
+            Some(goodbye) if goodbye.reason == "name_taken" => {
+                error!(by = %node.name, "{}", peer::words(&goodbye.message));
+            }
+            _ => info!(node = %node.name, incarnation = %node.incarnation, %reason, "left"),
+        }
+        self.wanted.hearsay.gone(&node.name, now);
+        let drained = self.leaving.remove(node);
+        match goodbye.map(|goodbye| goodbye.reason.as_str()) {
+            reason if drained || reason == Some("shutdown") => {
+                self.wanted.hearsay.goodbye(node, now);
+                self.wanted.remembered.left(&node.name);
+            }
+            Some("disconnect") => {
+                self.wanted.unask_name(&node.name);
+                self.part(node, now);
+            }
+            // One that we sent away is not missed.
+            None if matches!(reason, "disconnect" | "name_taken") => {}
+            _ => {
+                let addresses = met.places.addresses.clone();
+                self.wanted.hearsay.lost(&self.context.me.name, node.clone(), addresses, now);
+            }
+        }
+        self.wanted.left(node, lasted, drained || goodbye.is_some(), now);
     }
 
     /// Stop listening and dialling; say goodbye; wait for the goodbyes to be out; drop the rest.

@@ -146,7 +146,7 @@ pub fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     list("initContainers").chain(list("containers"))
 }
 
-/// What the injector adds, out of the ConfigMap that it mounts.
+/// What the injector adds, out of the `ConfigMap` that it mounts.
 pub fn sidecar(objects: &[Value]) -> Value {
     let text = find(objects, "ConfigMap pillion-sidecar")["data"]["sidecar.json"].as_str();
     serde_json::from_str(text.expect("it has sidecar.json")).expect("it is JSON")

@@ -159,6 +159,8 @@ async fn an_authority_is_replaced_while_two_nodes_stay_connected_all_the_time() 
     }
     assert_eq!(watch.all().await, Vec::<String>::new(), "somebody was parted");
     assert_ne!(world.anchors().await, before);
+    // The injector showed a certificate of the new one while both were believed.
+    assert!(injector.log().contains("signs no more"), "{}", injector.log());
     // Whoever comes now knows the new authority only, and joins both.
     let token = world.token("web-2", "pillion.dev").await;
     let c = world.node_at("c", "web-2", injector.at, &token);

@@ -180,6 +180,12 @@ impl State {
         first.into_iter().chain(rest).map(|at| tidy(&self.authorities[at].certificate)).collect()
     }
 
+    /// The anchors that sign no more, as PEM.
+    pub(super) fn retiring(&self, now: u64) -> String {
+        let signing = self.at(now).unwrap_or_default();
+        self.authorities[..signing].iter().map(|entry| tidy(&entry.certificate)).collect()
+    }
+
     /// Every anchor as PEM, the oldest first.
     pub(super) fn all(&self) -> String {
         self.authorities.iter().map(|entry| tidy(&entry.certificate)).collect()
@@ -324,6 +330,7 @@ mod tests {
         let switched = NOW + DAY;
         assert_eq!(anchors(&state, switched - 1), both);
         assert_eq!(anchors(&state, switched), [both[1].clone(), both[0].clone()]);
+        assert_eq!((state.retiring(switched - 1).len(), count(&state.retiring(switched))), (0, 1));
 
         state.advance(switched + HOUR, times, Some("please")).expect("fine");
         assert!(state.authorities[0].key.is_none(), "what signs no more has no key");

@@ -141,7 +141,7 @@ async fn what_is_no_review_is_refused_in_words_and_the_next_one_answered() {
             review(|r| r["request"]["object"]["spec"]["containers"][0] = json!("web")),
             "spec.containers",
         ),
-        (review(|r| r["request"]["object"]["metadata"] = json!([])), "metadata"),
+        (review(|r| r["request"]["object"]["metadata"] = json!([])), "ObjectMeta"),
     ] {
         let (status, said) = webhook.mutate(&body).await;
         let said = String::from_utf8_lossy(&said).into_owned();
