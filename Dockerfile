@@ -22,7 +22,8 @@ RUN set -eu; \
         apt-get install -y -qq --no-install-recommends musl-tools; \
         export "CC_${machine}_unknown_linux_musl=musl-gcc"; \
     else \
-        apt-get install -y -qq --no-install-recommends "gcc-$(echo "$machine" | tr _ -)-linux-gnu"; \
+        apt-get install -y -qq --no-install-recommends \
+            "gcc-$(echo "$machine" | tr _ -)-linux-gnu" "libc6-dev-$TARGETARCH-cross"; \
         export "CC_${machine}_unknown_linux_musl=$machine-linux-gnu-gcc"; \
         export "CARGO_TARGET_${MACHINE}_UNKNOWN_LINUX_MUSL_LINKER=$machine-linux-gnu-gcc"; \
     fi; \

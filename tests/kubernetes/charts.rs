@@ -78,10 +78,26 @@ impl Release {
         self.ready();
     }
 
-    /// Waits until the injector is ready, which it is when the API server believes it.
+    /// Waits until the injector is ready, and until the API server reaches it: that takes a moment longer, in which pods are
+    /// missed.
     pub fn ready(&self) {
         let deployment = format!("deployment/{}-injector", self.name);
         self.namespace.kubectl(&["rollout", "status", &deployment, "--timeout=180s"]);
+        let container = App::container(&self.cluster, &["sh"]);
+        let annotations = json!({"pillion.dev/inject": "true"});
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "nobody", "annotations": annotations},
+            "spec": {"containers": [container]},
+        });
+        let dry =
+            ["-n", &self.namespace.name, "create", "--dry-run=server", "-o", "json", "-f", "-"];
+        let mut answered = 0;
+        eventually("the API server reaches the injector", || {
+            let made = self.cluster.try_kubectl(&dry, Some(&pod.to_string())).unwrap_or_default();
+            // Each of its pods, whichever is asked.
+            answered = if made.contains("pillion.dev/status") { answered + 1 } else { 0 };
+            answered >= 5
+        });
     }
 
     pub fn uninstall(&mut self) {
@@ -150,14 +166,17 @@ pub fn elsewhere() -> Value {
 
 /// The release that tests share which need no more than an injector; gone with the last of them.
 pub fn shared() -> Option<Arc<Release>> {
-    static HERE: Mutex<Weak<Release>> = Mutex::new(Weak::new());
+    // With how many there were: the namespace of one that is gone may take its time to go.
+    static HERE: Mutex<(u32, Weak<Release>)> = Mutex::new((0, Weak::new()));
     let (cluster, helm) = able()?;
     let mut here = HERE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(release) = here.upgrade() {
+    if let Some(release) = here.1.upgrade() {
         return Some(release);
     }
-    let release = Arc::new(Release::injector(&cluster, helm, "shared", &[]));
-    *here = Arc::downgrade(&release);
+    here.0 += 1;
+    let name = format!("shared-{}", here.0);
+    let release = Arc::new(Release::injector(&cluster, helm, &name, &[]));
+    here.1 = Arc::downgrade(&release);
     Some(release)
 }
 
