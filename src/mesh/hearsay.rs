@@ -18,6 +18,8 @@ pub(crate) const HEARSAY_FOR: Duration = Duration::from_secs(60);
 pub(crate) const TOLD_MAX: usize = 1024;
 /// Most nodes spoken of in all.
 const NODES_MAX: usize = 4096;
+/// Most tellers of one node that count. In a crowd everybody speaks of everybody, and more of them say nothing new.
+const TELLERS_MAX: usize = 8;
 /// How long a goodbye is remembered: longer than any rumour or cached announcement of that run should live.
 const TOMBSTONE_FOR: Duration = Duration::from_secs(600);
 /// Most goodbyes remembered.
@@ -151,10 +153,12 @@ impl Hearsay {
         told.chain(self.tombstones.values().copied()).min()
     }
 
-    /// Everybody spoken of.
+    /// Everybody spoken of, by up to [`TELLERS_MAX`] tellers each, of which those who stand by it come first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Rumour<'_>> {
         self.nodes.iter().flat_map(|(node, tellers)| {
-            tellers.iter().map(move |(teller, told)| Rumour {
+            let stand = tellers.iter().filter(|(_, told)| told.until.is_none());
+            let stood = tellers.iter().filter(|(_, told)| told.until.is_some());
+            stand.chain(stood).take(TELLERS_MAX).map(move |(teller, told)| Rumour {
                 node,
                 teller,
                 addresses: &told.addresses,
@@ -169,6 +173,23 @@ impl Hearsay {
 mod tests {
     use super::*;
     use crate::wire::id::Incarnation;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_who_say_the_same_a_few_count_and_those_first_who_stand_by_it() {
+        let now = Instant::now();
+        let mut hearsay = Hearsay::default();
+        let address = || vec![([10, 0, 0, 1], 4470).into()];
+        for n in 0..40 {
+            let teller = node(&format!("t{n}@hal"), 1).name;
+            hearsay.told(&teller, [(node("a@hal", 1), address())], now);
+            if n < 38 {
+                hearsay.gone(&teller, now);
+            }
+        }
+        let said: Vec<Rumour<'_>> = hearsay.iter().collect();
+        assert_eq!(said.len(), TELLERS_MAX);
+        assert_eq!(said.iter().filter(|rumour| rumour.ended.is_none()).count(), 2);
+    }
 
     fn node(name: &str, incarnation: u64) -> Node {
         Node { name: name.parse().expect("a name"), incarnation: Incarnation(incarnation) }
