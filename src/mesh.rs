@@ -129,6 +129,7 @@ pub async fn run<T: Transport>(
     let mut issuance = tls.issuance();
     hub.set_issued(tls.joins());
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
+    let mut events = Vec::new();
     loop {
         mesh.act();
         let next = mesh.next_deadline();
@@ -138,11 +139,9 @@ pub async fn run<T: Transport>(
             biased;
             () = shutdown.asked() => break,
             Some(joined) = mesh.tasks.join_next() => loud(joined),
-            Some(event) = inputs.events.recv() => {
-                mesh.on_event(event);
-                // To act is to look at everybody: in a crowd once for many events.
-                for _ in 0..EVENTS_TOGETHER {
-                    let Ok(event) = inputs.events.try_recv() else { break };
+            // To act is to look at everybody: in a crowd once for many events.
+            1.. = inputs.events.recv_many(&mut events, EVENTS_TOGETHER) => {
+                for event in events.drain(..) {
                     mesh.on_event(event);
                 }
             }
@@ -718,9 +717,8 @@ impl<T: Transport> Mesh<T> {
         });
         let teller = met.node.name.clone();
         self.wanted.hearsay.told(&teller, said, now);
-        let peers = self.roster.up().count();
-        let within = if peers <= census::SMALL { HEAR_WITHIN } else { census::quiet(peers) / 5 };
-        self.hear_at.get_or_insert(now + within);
+        let quiet = census::quiet(self.roster.up().count());
+        self.hear_at.get_or_insert(now + HEAR_WITHIN.max(quiet / 5));
     }
 
     fn on_ended(&mut self, id: ConnId, ending: &Ending, now: Instant) {

@@ -302,6 +302,7 @@ async fn live<S>(
     context.tell(Event::Hello(conn, Box::new(met.clone()))).await;
     let (ending, farewell) = match handshake::run(context, conn, read, write, &mut orders).await {
         Ok((read, write)) => {
+            let name = met.node.name.clone();
             let handle = context.hub.peer_up(crate::hub::PeerHello {
                 labels: context.labels_of(&met.node.name, &met.labels),
                 node: met.node,
@@ -309,7 +310,7 @@ async fn live<S>(
                 addresses: met.places.addresses,
                 address: met.remote,
             });
-            connection::run(context, conn, read, write, handle, &mut orders).await
+            connection::run(context, conn, &name, read, write, handle, &mut orders).await
         }
         Err(problem) => {
             let farewell = Farewell { bytes: problem.refusal_frame() };

@@ -68,9 +68,10 @@ pub(super) enum Say {
     Agreed,
 }
 
-/// How long changes are gathered before they are told, with so many peers.
+/// How long changes are gathered before they are told, with so many peers; no time with few.
 pub(super) fn quiet(peers: usize) -> Duration {
-    QUIET_PER_PEER * u32::try_from(peers).unwrap_or(u32::MAX)
+    let peers = if peers <= SMALL { 0 } else { u32::try_from(peers).unwrap_or(u32::MAX) };
+    QUIET_PER_PEER * peers
 }
 
 /// Whether one is so far behind that it need not wait.

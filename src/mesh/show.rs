@@ -342,6 +342,7 @@ impl<T: Transport> Mesh<T> {
 
     /// What only the node knows of how it is doing.
     pub(super) fn diagnosis(&self, now: Instant) -> Diagnosis {
+        let ready = self.context.hub.readiness().ready();
         let held = self.roster.held();
         let (mut wanted, mut known) = (0, 0);
         for row in self.wanted.rows(&held, now) {
@@ -383,8 +384,8 @@ impl<T: Transport> Mesh<T> {
             known,
             skews_ms: skews.collect(),
             min_peers: self.facts.min_peers,
-            ready: self.context.hub.readiness().ready().is_ok(),
-            unready: self.context.hub.readiness().ready().err().map(|unready| unready.to_string()),
+            ready: ready.is_ok(),
+            unready: ready.err().map(|unready| unready.to_string()),
         }
     }
 }

@@ -32,9 +32,8 @@ pub(super) struct Telling {
 impl<T: Transport> Mesh<T> {
     /// The peers are told what has changed, after a moment in which more may change.
     pub(super) fn tell_soon(&mut self, now: Instant) {
-        let peers = self.roster.up().count();
-        let within = if peers <= census::SMALL { TELL_WITHIN } else { census::quiet(peers) };
-        self.tell_by(now + within);
+        let quiet = census::quiet(self.roster.up().count());
+        self.tell_by(now + quiet.max(TELL_WITHIN));
     }
 
     fn tell_by(&mut self, at: Instant) {
@@ -103,7 +102,7 @@ impl<T: Transport> Mesh<T> {
                 // What it was told before need not be remembered there.
                 census::Say::Agreed => listed.map(|_| Vec::new()),
                 census::Say::Wait(at) => {
-                    self.tell_at = Some(self.tell_at.map_or(at, |tell| tell.min(at)));
+                    self.tell_by(at);
                     None
                 }
             };

@@ -25,6 +25,7 @@ use super::health::LocalHealth;
 use super::problem::words;
 use super::{ConnId, Context, Ending, Event, Farewell, Order, Orders, Pulse};
 use crate::hub::{Control, PeerHandle};
+use crate::wire::id::NodeName;
 use crate::wire::message::{Goodbye, Kind, Peers, bare_frame, cbor_frame};
 
 /// How long what is waiting may take to go out before a goodbye.
@@ -78,6 +79,7 @@ enum Cause {
 pub(super) async fn run<R, W>(
     context: &Context,
     conn: ConnId,
+    name: &NodeName,
     read: R,
     mut write: W,
     handle: PeerHandle,
@@ -94,7 +96,7 @@ where
         Cause::Silent(limit) => (format!("silent for {} s", limit.as_secs()), None, None),
         Cause::Goodbye(goodbye) => (words(&goodbye.reason), None, Some(goodbye)),
         Cause::Malformed(error) => {
-            warn!(%error, "a peer sent what is no frame of the protocol: it is disconnected");
+            warn!(node = %name, %error, "sent what is no frame of the protocol: it is disconnected");
             ("protocol".to_owned(), Some(error), None)
         }
         Cause::Closed { code, message, flush } => {

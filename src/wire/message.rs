@@ -358,7 +358,7 @@ pub struct Peers {
     /// Each once, whole each time; without it what was said before still holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<PeerEntry>>,
-    /// How many the sender counts: itself and whom it is connected to, hidden ones apart.
+    /// How many the sender counts: itself and whom it is connected to, without hidden ones and those about to leave.
     #[serde(default)]
     pub count: u32,
     /// A sum that stands for which ones they are: docs/protocol.md.

@@ -63,7 +63,7 @@ async fn rig(room: usize) -> Rig {
             addresses: vec![address],
             address,
         });
-        run(&context, ConnId(1), read, write, handle, &mut heard).await
+        run(&context, ConnId(1), &node("b@h").name, read, write, handle, &mut heard).await
     });
     let (read, write) = split(far);
     let mut rig = Rig { read, write, orders, events, running };
