@@ -81,7 +81,9 @@ const DIALS_MAX: usize = 128;
 const TELL_WITHIN: Duration = Duration::from_millis(10);
 /// What several peers tell is taken in together when it comes that close together; in a large mesh later too.
 const HEAR_WITHIN: Duration = Duration::from_millis(2);
-/// Changes of who is known are told to the hub together when they come that close together.
+/// The same of what is no news but for who tells it.
+const HEAR_OLD_WITHIN: Duration = Duration::from_secs(1);
+/// Changes of who is known are told to the hub together when they come that close together; in a large mesh later too.
 const KNOWN_WITHIN: Duration = Duration::from_millis(50);
 /// How often the mesh looks whether the keys were read again: who had another cookie may have ours now.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -394,11 +396,10 @@ impl<T: Transport> Mesh<T> {
             self.hear_at = None;
             self.merge(now);
         }
-        let held = self.roster.held();
         let room = DIALS_MAX.saturating_sub(self.dials()).min(self.window.room(now));
         let dials = self.context.tls.joins() && !self.draining;
         let room = if dials { room } else { 0 };
-        for round in self.wanted.due(&held, now, room) {
+        for round in self.wanted.due(self.roster.held(), now, room) {
             self.dial_round(round);
         }
         if self.tell_at.is_some_and(|at| at <= now) {
@@ -407,11 +408,14 @@ impl<T: Transport> Mesh<T> {
         }
         if self.known_at.is_some_and(|at| at <= now) {
             self.known_at = None;
-            let known = self.wanted.known(&held, now);
+            let known = self.wanted.known(self.roster.held(), now);
             if known != self.known {
                 self.known.clone_from(&known);
                 self.context.hub.set_known(known);
             }
+        }
+        if self.requests.is_idle() {
+            return;
         }
         let told = self.told();
         for (token, answer) in self.requests.due(now, &told, &mut self.wanted) {
@@ -443,7 +447,7 @@ impl<T: Transport> Mesh<T> {
         let room_at = if self.window.room(now) > 0 { Some(now) } else { self.window.room_at(now) };
         let dials = self.dials() < DIALS_MAX && !self.draining && self.context.tls.joins();
         let dial = room_at.filter(|_| dials).and_then(|room| {
-            let due = self.wanted.next_due(&self.roster.held(), now);
+            let due = self.wanted.next_due(self.roster.held(), now);
             due.map(|due| due.max(room))
         });
         let told = self.tell_at.into_iter().chain(self.hear_at).chain(self.looked_by).min();
@@ -453,7 +457,7 @@ impl<T: Transport> Mesh<T> {
 
     fn merge(&mut self, now: Instant) {
         self.wanted.merge(&self.ids, now);
-        if self.wanted.remember(&self.roster.held(), now) {
+        if self.wanted.remember(self.roster.held(), now) {
             self.wanted.merge(&self.ids, now);
         }
         self.wanted.remembered.save();
@@ -462,7 +466,8 @@ impl<T: Transport> Mesh<T> {
     }
 
     fn known_changed(&mut self, now: Instant) {
-        self.known_at.get_or_insert(now + KNOWN_WITHIN);
+        let quiet = census::quiet(self.roster.up().count());
+        self.known_at.get_or_insert(now + KNOWN_WITHIN.max(quiet / 2));
     }
 
     fn next_conn(&mut self) -> ConnId {
@@ -490,7 +495,7 @@ impl<T: Transport> Mesh<T> {
         let (orders, heard) = mpsc::channel(ORDERS_MAX);
         let (context, transport) = (Arc::clone(&self.context), Arc::clone(&self.transport));
         let task = self.tasks.spawn(peer::dial(context, transport, conn, address, after, heard));
-        self.wanted.begun(target, conn);
+        self.wanted.begun(target, conn, address);
         self.window.begin(conn, Instant::now() + after);
         let dial = Some((target, address));
         self.conns.insert(
@@ -660,6 +665,7 @@ impl<T: Transport> Mesh<T> {
             return self.close(id, "leaving", Some(message), false);
         }
         let (node, known) = (met.node.clone(), met.known);
+        let (places, seen) = (met.places.addresses.clone(), met.remote.ip());
         if let Some((_, address)) = conn.dial {
             self.wanted.learn(address, node.clone(), now);
         }
@@ -670,8 +676,9 @@ impl<T: Transport> Mesh<T> {
             let message = "these two were disconnected on request".to_owned();
             return self.close(id, "parted", Some(message), false);
         }
-        let rulings = self.roster.hello(id, node, known);
+        let rulings = self.roster.hello(id, node.clone(), known);
         self.follow(rulings);
+        self.wanted.meets(&node, &places, seen, self.roster.held(), now);
         self.known_changed(now);
     }
 
@@ -681,6 +688,7 @@ impl<T: Transport> Mesh<T> {
         conn.up = Some(now);
         info!(node = %met.node.name, incarnation = %met.node.incarnation, address = %met.remote, "joined");
         let (node, address, dialled) = (met.node.clone(), conn.remote, conn.dial.is_some());
+        self.wanted.met(&node);
         self.context.hub.note(|notes| notes.joining(dialled, "joined"));
         self.wanted.remembered.joined(&node.name, &met.places.addresses, now);
         let words = if dialled { "joined" } else { "dialled this node, and joined" };
@@ -716,9 +724,10 @@ impl<T: Transport> Mesh<T> {
             Some((node, scope::rumoured(&entry.addresses, remote)))
         });
         let teller = met.node.name.clone();
-        self.wanted.hearsay.told(&teller, said, now);
-        let quiet = census::quiet(self.roster.up().count());
-        self.hear_at.get_or_insert(now + HEAR_WITHIN.max(quiet / 5));
+        let news = self.wanted.hearsay.told(&teller, said, self.roster.held(), now);
+        let within = if news { HEAR_WITHIN } else { HEAR_OLD_WITHIN };
+        let at = now + within.max(census::quiet(self.roster.up().count()) / 5);
+        self.hear_at = Some(self.hear_at.map_or(at, |hear| hear.min(at)));
     }
 
     fn on_ended(&mut self, id: ConnId, ending: &Ending, now: Instant) {
@@ -726,6 +735,9 @@ impl<T: Transport> Mesh<T> {
         let slow = Problem::is_slow;
         self.window.over(id, matches!(ending, Ending::Failed(problem) if slow(problem)), now);
         let Some(conn) = self.conns.remove(&id) else { return };
+        if let Some(met) = &conn.met {
+            self.wanted.met(&met.node);
+        }
         let lasted = conn.up.map(|up| now.saturating_duration_since(up));
         let was_up = matches!(ending, Ending::Down { .. });
         if let (Ending::Down { reason, goodbye }, Some(met)) = (ending, &conn.met) {
@@ -811,7 +823,10 @@ impl<T: Transport> Mesh<T> {
                 Ruling::Drop(conn, reason) => self.close(conn, reason, None, false),
             }
         }
-        *self.context.held.lock().unwrap_or_else(PoisonError::into_inner) = self.roster.held();
+        let mut held = self.context.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held != *self.roster.held() {
+            held.clone_from(self.roster.held());
+        }
     }
 
     /// False when the order could not be given.

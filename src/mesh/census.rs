@@ -2,9 +2,9 @@
 //!
 //! A list of everybody to everybody is n³ entries in a mesh of n nodes, to say what all of them know already. So in a
 //! large mesh nodes compare *censuses*: how many nodes one counts, itself and those it is connected to, and the sum of a
-//! number made of each. Where two censuses agree nobody has news. Where they differ the list is sent: at once to one that
-//! counts less than half as many, such as a newcomer that knows one address; else once both have been quiet for a
-//! while, because nodes that are finding each other at this moment soon agree by themselves.
+//! number made of each. Where two censuses agree nobody has news. Where they differ the list is sent: at once to a newcomer,
+//! which may know one address alone; else once both have been quiet for a while, because nodes that are finding each
+//! other at this moment soon agree by themselves.
 
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use crate::wire::id::Node;
 
 /// With at most so many peers everybody is told everything at once: it costs nothing, and nobody waits.
 pub(super) const SMALL: usize = 16;
+/// Who counts at most so many, itself included, is a newcomer.
+const NEWCOMERS: u32 = 4;
 /// How long each peer more makes the quiet that a list waits for.
 const QUIET_PER_PEER: Duration = Duration::from_millis(5);
 /// A list waits so many times the quiet at most.
@@ -74,9 +76,9 @@ pub(super) fn quiet(peers: usize) -> Duration {
     QUIET_PER_PEER * peers
 }
 
-/// Whether one is so far behind that it need not wait.
-pub(super) fn is_behind(mine: Census, theirs: Census) -> bool {
-    theirs.count <= mine.count / 2
+/// Whether one is so new that it need not wait. Those whom it meets later need not tell it the same.
+pub(super) fn is_new(theirs: Census) -> bool {
+    theirs.count <= NEWCOMERS
 }
 
 /// Decides for one peer of `peers`: `theirs` is its census, `up` when it was connected, `differs` since when the
@@ -95,7 +97,7 @@ pub(super) fn say(
     let at = match theirs {
         None => up + SILENT_FOR,
         Some(theirs) if theirs.census == mine.census => return Say::Agreed,
-        Some(theirs) if is_behind(mine.census, theirs.census) => now,
+        Some(theirs) if is_new(theirs.census) => now,
         Some(theirs) => {
             let quiet = quiet(peers);
             // Who counts more is likelier to have news. The other tells too, later, in case that it has some.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::wanted::Held;
 use crate::wire::id::{Node, NodeName};
 
 /// How long a rumour outlives its teller.
@@ -55,23 +56,32 @@ pub(crate) struct Hearsay {
 }
 
 impl Hearsay {
-    /// `teller` says that it is connected to these now, and to nobody else.
+    /// `teller` says that it is connected to these now, and to nobody else. True when somebody is among them, or at an
+    /// address, that nobody spoke of before and who is not `held`.
     pub(crate) fn told(
         &mut self,
         teller: &NodeName,
         said: impl IntoIterator<Item = (Node, Vec<SocketAddr>)>,
+        held: &Held,
         now: Instant,
-    ) {
+    ) -> bool {
+        let mut news = false;
         self.gone(teller, now);
         for (node, addresses) in said.into_iter().take(TOLD_MAX) {
             let full = self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&node);
             if full || addresses.is_empty() || self.tombstones.contains_key(&node) {
                 continue;
             }
+            let is_held = held.get(&node.name) == Some(&node.incarnation);
             let tellers = self.nodes.entry(node).or_default();
+            // The teller's own words have been withdrawn just now.
+            let stands = |told: &Told| told.until.is_none_or(|until| until == now + HEARSAY_FOR);
+            news |= !is_held
+                && !tellers.values().any(|told| stands(told) && told.addresses == addresses);
             let since = tellers.get(teller).map_or(now, |told| told.since);
             tellers.insert(teller.clone(), Told { addresses, since, until: None });
         }
+        news
     }
 
     /// `teller` no longer stands by anything it said: it was lost, or is about to say something new.
@@ -181,7 +191,7 @@ mod tests {
         let address = || vec![([10, 0, 0, 1], 4470).into()];
         for n in 0..40 {
             let teller = node(&format!("t{n}@hal"), 1).name;
-            hearsay.told(&teller, [(node("a@hal", 1), address())], now);
+            hearsay.told(&teller, [(node("a@hal", 1), address())], &Held::new(), now);
             if n < 38 {
                 hearsay.gone(&teller, now);
             }
@@ -207,18 +217,32 @@ mod tests {
     fn what_a_peer_stands_by_does_not_lapse() {
         let (mut hearsay, now) = (Hearsay::default(), Instant::now());
         let teller = node("t@h", 1).name;
-        hearsay.told(&teller, one("a@h"), now);
+        hearsay.told(&teller, one("a@h"), &Held::new(), now);
         assert!(!hearsay.expire(now + HEARSAY_FOR * 100));
         assert_eq!(names(&hearsay), ["a@h"]);
         assert_eq!(hearsay.next_expiry(), None);
     }
 
     #[test]
+    fn what_somebody_who_stands_by_it_has_said_is_no_news() {
+        let (mut hearsay, now) = (Hearsay::default(), Instant::now());
+        let (one_teller, other) = (node("t@h", 1).name, node("u@h", 1).name);
+        assert!(hearsay.told(&one_teller, one("a@h"), &Held::new(), now));
+        assert!(!hearsay.told(&one_teller, one("a@h"), &Held::new(), now));
+        assert!(!hearsay.told(&other, one("a@h"), &Held::new(), now));
+        let moved = (node("a@h", 1), vec!["10.0.0.2:4470".parse().expect("an address")]);
+        assert!(hearsay.told(&other, [moved], &Held::new(), now));
+        hearsay.gone(&one_teller, now);
+        hearsay.gone(&other, now);
+        assert!(hearsay.told(&other, one("a@h"), &Held::new(), now + Duration::from_secs(1)));
+    }
+
+    #[test]
     fn a_rumour_outlives_its_teller_by_a_minute() {
         let (mut hearsay, now) = (Hearsay::default(), Instant::now());
         let teller = node("t@h", 1).name;
-        hearsay.told(&teller, one("a@h"), now);
-        hearsay.told(&teller, one("b@h"), now);
+        hearsay.told(&teller, one("a@h"), &Held::new(), now);
+        hearsay.told(&teller, one("b@h"), &Held::new(), now);
         assert_eq!(names(&hearsay), ["a@h", "b@h"]);
         assert_eq!(hearsay.next_expiry(), Some(now + HEARSAY_FOR));
         assert!(hearsay.expire(now + HEARSAY_FOR));
@@ -233,13 +257,13 @@ mod tests {
     fn a_goodbye_ends_the_rumours_of_that_run_and_of_no_other() {
         let (mut hearsay, now) = (Hearsay::default(), Instant::now());
         let teller = node("t@h", 1).name;
-        hearsay.told(&teller, one("a@h"), now);
+        hearsay.told(&teller, one("a@h"), &Held::new(), now);
         hearsay.goodbye(&node("a@h", 1), now);
         assert!(names(&hearsay).is_empty());
-        hearsay.told(&teller, one("a@h"), now);
+        hearsay.told(&teller, one("a@h"), &Held::new(), now);
         assert!(names(&hearsay).is_empty());
         let next = vec![(node("a@h", 2), vec!["10.0.0.1:1".parse().expect("an address")])];
-        hearsay.told(&teller, next, now);
+        hearsay.told(&teller, next, &Held::new(), now);
         assert_eq!(names(&hearsay), ["a@h"]);
         hearsay.expire(now + TOMBSTONE_FOR);
         assert!(!hearsay.is_gone(&node("a@h", 1)));
@@ -252,7 +276,7 @@ mod tests {
             (0..5000).map(move |i| (node(&format!("n{teller}-{i}@h"), 1), one("x@h").remove(0).1))
         };
         for teller in 0..10 {
-            hearsay.told(&node(&format!("t{teller}@h"), 1).name, many(teller), now);
+            hearsay.told(&node(&format!("t{teller}@h"), 1).name, many(teller), &Held::new(), now);
         }
         assert_eq!(hearsay.nodes.len(), NODES_MAX);
         for i in 0..2000 {

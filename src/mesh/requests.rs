@@ -133,6 +133,11 @@ impl Requests {
         }
     }
 
+    /// Whether nobody waits to be connected.
+    pub(super) fn is_idle(&self) -> bool {
+        self.connecting.is_empty()
+    }
+
     pub(super) fn disconnecting(&mut self, conn: ConnId, token: MeshToken) {
         self.disconnecting.push((conn, token));
     }

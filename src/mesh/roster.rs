@@ -98,6 +98,8 @@ pub(crate) struct Roster {
     me: Node,
     accepts: u64,
     seats: BTreeMap<NodeName, Seat>,
+    /// Who holds the seats, up or about to be: what follows from them.
+    held: Held,
     /// Of every connection whose hello was good.
     nodes: BTreeMap<ConnId, Node>,
 }
@@ -105,7 +107,7 @@ pub(crate) struct Roster {
 impl Roster {
     /// Nobody connected.
     pub(crate) fn new(me: Node) -> Self {
-        Self { me, accepts: 0, seats: BTreeMap::new(), nodes: BTreeMap::new() }
+        Self { me, accepts: 0, seats: BTreeMap::new(), held: Held::new(), nodes: BTreeMap::new() }
     }
 
     /// Who holds the seat of this name, up or about to be.
@@ -114,9 +116,16 @@ impl Roster {
     }
 
     /// Who holds the seats, up or about to be.
-    pub(crate) fn held(&self) -> Held {
-        let held = self.seats.iter();
-        held.filter_map(|(name, seat)| Some((name.clone(), seat.holding()?.1))).collect()
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// A seat may have another holder.
+    fn note(&mut self, name: &NodeName) {
+        match self.holder(name) {
+            Some((_, run)) => drop(self.held.insert(name.clone(), run)),
+            None => drop(self.held.remove(name)),
+        }
     }
 
     /// Who is connected and told to the hub.
@@ -177,7 +186,9 @@ impl Roster {
             && claim.conn == conn
         {
             claim.ready = true;
-            return evict(seat);
+            let rulings = evict(seat);
+            self.note(&name);
+            return rulings;
         }
         match &mut seat.holder {
             Some(holder) if holder.claim.conn == conn && !holder.closing => {
@@ -247,6 +258,13 @@ impl Roster {
     }
 
     fn settle(&mut self, name: &NodeName) -> Vec<Ruling> {
+        let rulings = self.seat(name);
+        self.note(name);
+        rulings
+    }
+
+    /// Seats whom it can of those that wait for a seat.
+    fn seat(&mut self, name: &NodeName) -> Vec<Ruling> {
         let Some(seat) = self.seats.get_mut(name) else { return Vec::new() };
         let mut rulings = Vec::new();
         while seat.contest.is_none() && !seat.holder.as_ref().is_some_and(|holder| holder.closing) {

@@ -113,7 +113,7 @@ impl<T: Transport> Mesh<T> {
     /// Everybody known, wanted and connected.
     pub(super) fn peers(&self, now: Instant) -> Vec<PeerShown> {
         let held = self.roster.held();
-        let rows: Vec<Row<'_>> = self.wanted.rows(&held, now).collect();
+        let rows: Vec<Row<'_>> = self.wanted.rows(held, now).collect();
         // Who says that a connected node exists, found for all of them in one look at the rows.
         let mut sources: BTreeMap<&NodeName, Provenances> = BTreeMap::new();
         for row in rows.iter().filter(|row| row.state == RowState::Connected) {
@@ -194,7 +194,7 @@ impl<T: Transport> Mesh<T> {
         let held = self.roster.held();
         let whom = Whom::read(text);
         let rows: Vec<Row<'_>> =
-            self.wanted.rows(&held, now).filter(|row| whom.is_row(row)).collect();
+            self.wanted.rows(held, now).filter(|row| whom.is_row(row)).collect();
         let met: Vec<(&Conn, &Met, Instant)> =
             self.connected().filter(|(conn, met, _)| whom.is_met(conn, met)).collect();
         let mut addresses: Vec<SocketAddr> =
@@ -219,7 +219,7 @@ impl<T: Transport> Mesh<T> {
         strangers.sort_by_key(|attempt| std::cmp::Reverse(attempt.last));
         strangers.truncate(3);
         let peers = self.peers_of(&whom, &rows, &met, now);
-        let near = self.nearest_name(text, &rows, &held, now);
+        let near = self.nearest_name(text, &rows, held, now);
         let strategies = self.strategies(now);
         let case = Case {
             text,
@@ -345,7 +345,7 @@ impl<T: Transport> Mesh<T> {
         let ready = self.context.hub.readiness().ready();
         let held = self.roster.held();
         let (mut wanted, mut known) = (0, 0);
-        for row in self.wanted.rows(&held, now) {
+        for row in self.wanted.rows(held, now) {
             match row.state {
                 RowState::Connected => {}
                 RowState::Wanted => wanted += 1,

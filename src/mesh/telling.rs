@@ -25,7 +25,7 @@ pub(super) struct Telling {
     counted: Option<Census>,
     /// The peer's census.
     theirs: Option<Since>,
-    /// Since when the two have not agreed.
+    /// Since when the two have not agreed, or since the last list.
     differs: Option<Instant>,
 }
 
@@ -52,8 +52,7 @@ impl<T: Transport> Mesh<T> {
         if ups.len() <= census::SMALL {
             return;
         }
-        let mine = self.census(&ups);
-        if census::is_behind(mine, census) {
+        if census::is_new(census) {
             self.tell(&[id], &ups, now);
         } else {
             self.tell_soon(now);
@@ -106,6 +105,8 @@ impl<T: Transport> Mesh<T> {
                     None
                 }
             };
+            // After a list the patience begins anew, else all of a crowd tell all others at every change.
+            let differs = differs.map(|since| if list.is_some() { now } else { since });
             let hash = list.as_ref().map(|list| self.hash(list));
             let list = list.filter(|_| hash != listed);
             let news = list.is_some() || counted != Some(mine.census);

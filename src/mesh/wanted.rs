@@ -5,15 +5,17 @@
 //! What answers at an address is remembered, so that an address that leads to this node itself, or to somebody
 //! who is connected already, is not dialled again and again.
 
+mod owners;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pillion_strategies::{Report, Sighting};
 use tokio::time::Instant;
 
+use self::owners::Owners;
 pub(crate) use self::rows::{Row, RowState};
 use super::hearsay::Hearsay;
 use super::remembered::{Remember, Remembered};
@@ -33,12 +35,6 @@ const AWAY: Waits = Waits { first: Duration::from_millis(5), cap: Duration::from
 const TARGETS_MAX: usize = 4096;
 /// Most wishes of people.
 const ASKED_MAX: usize = 1024;
-/// Most addresses whose owner is remembered.
-const LEARNED_MAX: usize = 8192;
-/// How long an address is believed to lead to a peer that is connected.
-const LEARNED_FOR: Duration = Duration::from_secs(300);
-/// How long an address is believed to lead to this node itself.
-const SELF_FOR: Duration = Duration::from_secs(60);
 /// What a junior waits before it dials a senior whose name it knows: the senior is likely to dial as well.
 const JUNIOR_WAIT: Duration = Duration::from_millis(50);
 /// A connection that lasted this long was a success.
@@ -90,6 +86,17 @@ pub(crate) type Provenances = BTreeMap<String, Provenance>;
 enum Key {
     Node(NodeName, Option<Incarnation>),
     Addresses(BTreeSet<SocketAddr>),
+}
+
+impl Key {
+    /// Whether it names somebody who is connected.
+    fn is_held(&self, held: &Held) -> bool {
+        match self {
+            Self::Node(name, Some(run)) => held.get(name) == Some(run),
+            Self::Node(name, None) => held.contains_key(name),
+            Self::Addresses(_) => false,
+        }
+    }
 }
 
 /// A round of dials: all of these at once.
@@ -172,7 +179,7 @@ pub(crate) struct Wanted {
     pub hearsay: Hearsay,
     parted: BTreeMap<Node, Instant>,
     targets: BTreeMap<Key, Target>,
-    learned: BTreeMap<SocketAddr, (Node, Instant)>,
+    owners: Owners,
     ids: u64,
 }
 
@@ -187,6 +194,7 @@ impl Wanted {
         now: Instant,
     ) -> Self {
         Self {
+            owners: Owners::new(me.clone()),
             me,
             mesh: mesh.to_owned(),
             listens: !hidden,
@@ -198,7 +206,6 @@ impl Wanted {
             hearsay: Hearsay::default(),
             parted: BTreeMap::new(),
             targets: BTreeMap::new(),
-            learned: BTreeMap::new(),
             ids: 0,
         }
     }
@@ -210,16 +217,18 @@ impl Wanted {
 
     /// Notes who is there of those that are remembered, after a merge. True when somebody was pruned.
     pub(crate) fn remember(&mut self, held: &Held, now: Instant) -> bool {
-        let learned = &self.learned;
+        let owners = &self.owners;
         let mut there: BTreeSet<&NodeName> = BTreeSet::new();
         for (key, target) in &self.targets {
             let own = |source: &str| source == REMEMBERED || source == LOST;
             if target.sources.iter().any(|(source, p)| p.reports && !own(source)) {
                 match key {
                     Key::Node(name, _) => drop(there.insert(name)),
-                    Key::Addresses(addresses) => there.extend(
-                        addresses.iter().filter_map(|a| learned.get(a)).map(|(node, _)| &node.name),
-                    ),
+                    Key::Addresses(addresses) => {
+                        there.extend(
+                            addresses.iter().filter_map(|a| owners.last(a)).map(|node| &node.name),
+                        );
+                    }
                 }
             }
         }
@@ -246,10 +255,8 @@ impl Wanted {
 
     /// Somebody asked for a connection to these addresses.
     pub(crate) fn ask_addresses(&mut self, addresses: BTreeSet<SocketAddr>, now: Instant) {
-        let parted: Vec<Node> = addresses
-            .iter()
-            .filter_map(|a| self.learned.get(a).map(|(node, _)| node.clone()))
-            .collect();
+        let parted: Vec<Node> =
+            addresses.iter().filter_map(|a| self.owners.last(a).cloned()).collect();
         for node in parted {
             self.forgive(&node);
         }
@@ -276,9 +283,7 @@ impl Wanted {
             .filter(|(key, _)| matches!(key, Key::Node(n, _) if n == name))
             .flat_map(|(_, target)| target.addresses.iter().copied())
             .collect();
-        addresses.extend(
-            self.learned.iter().filter(|(_, (node, _))| node.name == *name).map(|(a, _)| *a),
-        );
+        addresses.extend(self.owners.places(name));
         if addresses.is_empty() {
             return false;
         }
@@ -298,12 +303,10 @@ impl Wanted {
     pub(crate) fn unask_name(&mut self, name: &NodeName) {
         self.asked.remove(&Key::Node(name.clone(), None));
         self.asked_addresses.remove(name);
-        let learned = &self.learned;
+        let owners = &self.owners;
         self.asked.retain(|key, _| match key {
             Key::Node(..) => true,
-            Key::Addresses(set) => !set
-                .iter()
-                .any(|address| learned.get(address).is_some_and(|(node, _)| node.name == *name)),
+            Key::Addresses(set) => !owners.any(set, |node| node.name == *name),
         });
     }
 
@@ -329,18 +332,30 @@ impl Wanted {
 
     /// `node` answered at `address`.
     pub(crate) fn learn(&mut self, address: SocketAddr, node: Node, now: Instant) {
-        if self.learned.len() >= LEARNED_MAX && !self.learned.contains_key(&address) {
-            let oldest = self.learned.iter().min_by_key(|(_, (_, at))| *at).map(|(a, _)| *a);
-            if let Some(oldest) = oldest {
-                self.learned.remove(&oldest);
-            }
-        }
-        self.learned.insert(address, (node, now));
+        self.owners.answered(address, node, now);
     }
 
-    /// Who answered last at this address.
+    /// The hello of a peer that is seen at `seen` was read.
+    pub(crate) fn meets(
+        &mut self,
+        node: &Node,
+        addresses: &[SocketAddr],
+        seen: IpAddr,
+        held: &Held,
+        now: Instant,
+    ) {
+        self.owners.meets(node);
+        self.owners.names(node, addresses, seen, held, now);
+    }
+
+    /// The connection with a peer whose hello was read is up, or has ended.
+    pub(crate) fn met(&mut self, node: &Node) {
+        self.owners.met(node);
+    }
+
+    /// Who was at this address last.
     pub(crate) fn owner(&self, address: &SocketAddr) -> Option<&Node> {
-        self.learned.get(address).map(|(node, _)| node)
+        self.owners.last(address)
     }
 
     /// Puts all sources together. Targets that stay keep their history; new ones, and ones with a new address, are
@@ -415,11 +430,7 @@ impl Wanted {
                 // One that is reported no longer and has said goodbye did not flicker.
                 let left = || match &name {
                     Some(name) => stopped.contains(name),
-                    None => addresses.iter().any(|address| {
-                        self.learned
-                            .get(address)
-                            .is_some_and(|(node, _)| self.hearsay.is_gone(node))
-                    }),
+                    None => self.owners.any(&addresses, |node| self.hearsay.is_gone(node)),
                 };
                 if me || addresses.is_empty() || (seen.gone.is_some() && left()) {
                     continue;
@@ -522,10 +533,7 @@ impl Wanted {
             Key::Node(name, incarnation) => {
                 (name, incarnation.unwrap_or(Incarnation(0))) < (&self.me.name, self.me.incarnation)
             }
-            Key::Addresses(addresses) => addresses
-                .iter()
-                .filter_map(|a| self.learned.get(a))
-                .any(|(node, _)| *node < self.me),
+            Key::Addresses(addresses) => self.owners.any(addresses, |node| *node < self.me),
         }
     }
 
@@ -548,20 +556,19 @@ impl Wanted {
         if target.barred.is_some() {
             return Err(Idle::Barred);
         }
+        if key.is_held(held) {
+            return Err(Idle::Connected);
+        }
         match key {
             Key::Node(name, Some(incarnation)) => {
-                if held.get(name) == Some(incarnation) {
-                    return Err(Idle::Connected);
-                }
                 let node = Node { name: name.clone(), incarnation: *incarnation };
                 if let Some(idle) = self.left_alone(&node) {
                     return Err(idle);
                 }
             }
-            Key::Node(name, None) if held.contains_key(name) => return Err(Idle::Connected),
-            Key::Node(..) => {}
+            Key::Node(_, None) => {}
             Key::Addresses(addresses) => {
-                let mut owners = addresses.iter().filter_map(|a| self.fresh_owner(a, held, now));
+                let mut owners = addresses.iter().filter_map(|a| self.owners.fresh(a, held, now));
                 if owners.any(|owner| owner.name != self.me.name) {
                     return Err(Idle::Connected);
                 }
@@ -573,11 +580,11 @@ impl Wanted {
             .iter()
             .copied()
             .filter(|address| {
-                if self.fresh_owner(address, held, now).is_some() {
+                if self.owners.fresh(address, held, now).is_some() {
                     return false;
                 }
                 // A goodbye at shutdown does not bar an address: the next run may listen there.
-                let owner = self.learned.get(address).map(|(node, _)| node);
+                let owner = self.owners.last(address);
                 let apart = owner.is_some_and(|owner| self.parted.contains_key(owner));
                 parted |= apart;
                 !apart
@@ -590,34 +597,35 @@ impl Wanted {
         }
     }
 
-    /// Who is known to be at an address, if that is this node itself or somebody connected.
-    fn fresh_owner(&self, address: &SocketAddr, held: &Held, now: Instant) -> Option<&Node> {
-        let (node, at) = self.learned.get(address)?;
-        let fresh = if *node == self.me {
-            now < *at + SELF_FOR
-        } else {
-            held.get(&node.name) == Some(&node.incarnation) && now < *at + LEARNED_FOR
-        };
-        fresh.then_some(node)
+    /// Whether it will soon be known of a target whether it is connected, without another dial.
+    fn is_soon_known(&self, key: &Key) -> bool {
+        matches!(key, Key::Node(name, run) if self.owners.is_met(name, *run))
     }
 
     /// The rounds that are due. Each is to be begun with [`Wanted::begun`].
     pub(crate) fn due(&self, held: &Held, now: Instant, dials_max: usize) -> Vec<Round> {
+        if dials_max == 0 {
+            return Vec::new();
+        }
         let mut due: Vec<(&Key, &Target)> = self
             .targets
             .iter()
             .filter(|(_, t)| t.dialling.is_empty() && t.next <= now && !t.sources.is_empty())
+            .filter(|(key, _)| !key.is_held(held))
             .collect();
         // Who has waited longest goes first, so that a thousand dead ones do not starve a living one.
         due.sort_by_key(|(_, target)| (target.next, target.lot));
-        let (mut rounds, mut dials) = (Vec::new(), 0);
+        let (mut rounds, mut dials) = (Vec::new(), BTreeSet::new());
         for (key, target) in due {
-            if dials >= dials_max {
+            if dials.len() >= dials_max {
                 break;
             }
-            if let Ok(addresses) = self.dialable(key, target, held, now) {
-                dials += addresses.len();
-                rounds.push(Round { target: target.id, addresses });
+            if let Ok(mut addresses) = self.dialable(key, target, held, now) {
+                // What another round dials now need not be dialled twice.
+                addresses.retain(|a| !self.owners.is_soon_known(a) && dials.insert(*a));
+                if !addresses.is_empty() && !self.is_soon_known(key) {
+                    rounds.push(Round { target: target.id, addresses });
+                }
             }
         }
         rounds
@@ -628,25 +636,27 @@ impl Wanted {
         self.targets
             .iter()
             .filter(|(_, target)| target.dialling.is_empty() && !target.sources.is_empty())
+            .filter(|(key, _)| !key.is_held(held))
             .filter_map(|(key, target)| match self.dialable(key, target, held, now) {
+                // The end of what is under way is what wakes us.
+                Ok(_) if self.is_soon_known(key) => None,
+                Ok(addresses) if addresses.iter().all(|a| self.owners.is_soon_known(a)) => None,
                 Ok(_) => Some(target.next),
                 Err(Idle::Barred | Idle::Parted | Idle::Goodbye) => None,
                 // What was learned of its addresses goes stale some time.
                 Err(Idle::Connected) => target
                     .addresses
                     .iter()
-                    .filter(|address| self.fresh_owner(address, held, now).is_some())
-                    .filter_map(|address| {
-                        let (node, at) = self.learned.get(address)?;
-                        Some(*at + if *node == self.me { SELF_FOR } else { LEARNED_FOR })
-                    })
+                    .filter(|address| self.owners.fresh(address, held, now).is_some())
+                    .filter_map(|address| self.owners.until(address))
                     .min(),
             })
             .min()
     }
 
     /// A dial of a round was begun.
-    pub(crate) fn begun(&mut self, target: TargetId, conn: ConnId) {
+    pub(crate) fn begun(&mut self, target: TargetId, conn: ConnId, address: SocketAddr) {
+        self.owners.dials(address);
         if let Some(target) = self.target(target) {
             if target.dialling.is_empty() {
                 target.failing.clear();
@@ -665,6 +675,7 @@ impl Wanted {
         outcome: Outcome,
         now: Instant,
     ) -> Option<(String, String)> {
+        self.owners.dialled(&address);
         let mut rng = Rng::new(self.rng.next());
         let key = self.targets.iter().find(|(_, t)| t.id == target).map(|(key, _)| key.clone())?;
         let senior = self.is_senior(&key);
@@ -735,14 +746,12 @@ impl Wanted {
         &'a mut self,
         node: &'a Node,
     ) -> impl Iterator<Item = (&'a Key, &'a mut Target)> {
-        let learned = &self.learned;
+        let owners = &self.owners;
         self.targets.iter_mut().filter(move |(key, _)| match key {
             Key::Node(name, incarnation) => {
                 *name == node.name && incarnation.is_none_or(|i| i == node.incarnation)
             }
-            Key::Addresses(addresses) => {
-                addresses.iter().any(|a| learned.get(a).is_some_and(|(owner, _)| owner == node))
-            }
+            Key::Addresses(addresses) => owners.any(addresses, |owner| owner == node),
         })
     }
 

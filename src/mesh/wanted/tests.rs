@@ -2,6 +2,7 @@
 
 use pillion_strategies::Health;
 
+use super::owners::{NAMED_FOR, SELF_FOR};
 use super::*;
 use crate::mesh::sources::LINGER;
 
@@ -44,7 +45,7 @@ fn held(nodes: &[(&str, u64)]) -> Held {
 /// Dials and fails the one round that is due; how long until the next.
 fn fail(wanted: &mut Wanted, now: Instant, failure: Failure) -> Duration {
     let round = wanted.due(&nobody(), now, 9).remove(0);
-    wanted.begun(round.target, ConnId(1));
+    wanted.begun(round.target, ConnId(1), round.addresses[0]);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
     let outcome = Outcome::Failed(failure, "refused".to_owned());
     assert!(wanted.over(round.target, ConnId(1), round.addresses[0], outcome, now).is_some());
@@ -143,6 +144,47 @@ fn an_address_that_leads_to_somebody_connected_is_left_alone() {
 }
 
 #[test]
+fn an_address_that_a_peer_names_is_not_dialled_if_it_is_seen_there() {
+    let (mut wanted, now) = (wanted(), Instant::now());
+    let list = (1..=3).map(|last| sighting(None, &[at(last)])).collect();
+    see(&mut wanted, "list", list, now);
+    wanted.merge(&[ID], now);
+    let (z, y) = (node("z@h", 1), node("y@h", 1));
+    wanted.meets(&z, &[at(1), at(2)], at(1).ip(), &nobody(), now);
+    let dialled = |wanted: &Wanted, held: &Held, now| -> BTreeSet<SocketAddr> {
+        wanted.due(held, now, 9).into_iter().flat_map(|round| round.addresses).collect()
+    };
+    let others = BTreeSet::from([at(2), at(3)]);
+    assert_eq!(dialled(&wanted, &nobody(), now), others, "the connection is not decided on yet");
+    wanted.met(&z);
+    let connected = held(&[("z@h", 1), ("y@h", 1)]);
+    assert_eq!(dialled(&wanted, &connected, now), others);
+    // Another one that claims to be there too is not believed.
+    wanted.meets(&y, &[at(1)], at(1).ip(), &connected, now);
+    assert_eq!(wanted.owner(&at(1)), Some(&z));
+    wanted.met(&y);
+    assert_eq!(dialled(&wanted, &nobody(), now).len(), 3, "it is gone");
+    assert_eq!(dialled(&wanted, &connected, now + NAMED_FOR).len(), 3, "it may have been mistaken");
+}
+
+#[test]
+fn an_address_is_dialled_once_at_a_time() {
+    let (mut wanted, now) = (wanted(), Instant::now());
+    let both = vec![sighting(None, &[at(1)]), sighting(None, &[at(1), at(2)])];
+    see(&mut wanted, "list", both, now);
+    wanted.merge(&[ID], now);
+    let rounds = wanted.due(&nobody(), now, 9);
+    let dialled: Vec<SocketAddr> = rounds.iter().flat_map(|r| r.addresses.clone()).collect();
+    assert_eq!(dialled.len(), 2, "{dialled:?}");
+    for (conn, round) in (1..).zip(&rounds) {
+        for address in &round.addresses {
+            wanted.begun(round.target, ConnId(conn), *address);
+        }
+    }
+    assert!(wanted.due(&nobody(), now, 9).is_empty());
+}
+
+#[test]
 fn failures_back_off_and_a_fresh_sighting_resets_them() {
     let (mut wanted, mut now) = (wanted(), Instant::now());
     see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
@@ -171,7 +213,7 @@ fn absence_forgets_a_target_after_a_minute_and_only_once_nothing_is_under_way() 
     see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
     wanted.merge(&[ID], now);
     let round = wanted.due(&nobody(), now, 9).remove(0);
-    wanted.begun(round.target, ConnId(1));
+    wanted.begun(round.target, ConnId(1), round.addresses[0]);
     see(&mut wanted, "mdns", Vec::new(), now);
     wanted.merge(&[ID], now);
     assert_eq!(wanted.known(&nobody(), now).len(), 1, "a flicker forgets nobody");
@@ -198,7 +240,7 @@ fn an_explicit_disconnect_holds_until_somebody_asks_or_a_later_run_shows_up() {
     assert!(wanted.ask_name(&node("z@h", 1).name, now));
     wanted.merge(&[ID], now);
     wanted.hurry(now);
-    assert_eq!(wanted.due(&nobody(), now, 9).len(), 2);
+    assert_eq!(wanted.due(&nobody(), now, 9).len(), 1, "two targets, one address");
     wanted.part(&node("z@h", 1), now);
     wanted.unask_name(&node("z@h", 1).name);
     see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 2)), &[at(1)])], now);
@@ -223,7 +265,7 @@ fn one_that_said_goodbye_is_not_dialled_though_it_is_still_listed() {
 fn nobody_can_ask_for_a_name_that_nobody_spoke_of() {
     let (mut wanted, now) = (wanted(), Instant::now());
     assert!(!wanted.ask_name(&node("z@h", 1).name, now));
-    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], now);
+    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], &nobody(), now);
     wanted.merge(&[ID], now);
     assert!(wanted.ask_name(&node("z@h", 1).name, now));
 }
@@ -232,7 +274,7 @@ fn nobody_can_ask_for_a_name_that_nobody_spoke_of() {
 fn a_hidden_node_does_not_act_on_hearsay() {
     let now = Instant::now();
     let mut wanted = Wanted::new(node("m@h", 100), "default", true, Remember::default(), 7, now);
-    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], now);
+    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], &nobody(), now);
     wanted.merge(&[ID], now);
     assert!(wanted.due(&nobody(), now, 9).is_empty());
 }
@@ -243,8 +285,8 @@ fn a_round_that_fails_differently_each_time_gives_one_sorted_reason() {
     see(&mut wanted, "list", vec![sighting(None, &[at(1), at(2)])], now);
     wanted.merge(&[ID], now);
     let round = wanted.due(&nobody(), now, 9).remove(0);
-    wanted.begun(round.target, ConnId(1));
-    wanted.begun(round.target, ConnId(2));
+    wanted.begun(round.target, ConnId(1), round.addresses[0]);
+    wanted.begun(round.target, ConnId(2), round.addresses[1]);
     let failed = |why: &str| Outcome::Failed(Failure::Passing, why.to_owned());
     assert_eq!(wanted.over(round.target, ConnId(2), at(2), failed("no answer"), now), None);
     let (subject, reason) =
@@ -256,16 +298,20 @@ fn a_round_that_fails_differently_each_time_gives_one_sorted_reason() {
 #[test]
 fn the_dead_do_not_starve_the_living() {
     let (mut wanted, mut now) = (wanted(), Instant::now());
-    let many = (0..1000).map(|i| sighting(Some((&format!("n{i:04}@h"), 1)), &[at(1)])).collect();
-    see(&mut wanted, "list", many, now);
+    let many = (0..1000_u16).map(|i| {
+        let [high, low] = i.to_be_bytes();
+        let address = SocketAddr::from(([10, 0, high, low], 4470));
+        sighting(Some((&format!("n{i:04}@h"), 1)), &[address])
+    });
+    see(&mut wanted, "list", many.collect(), now);
     wanted.merge(&[ID], now);
     let mut dialled = BTreeSet::new();
     for conn in 0..400 {
         for round in wanted.due(&nobody(), now, 10) {
             dialled.insert(round.target);
-            wanted.begun(round.target, ConnId(conn));
+            wanted.begun(round.target, ConnId(conn), round.addresses[0]);
             let outcome = Outcome::Failed(Failure::Passing, "dead".to_owned());
-            wanted.over(round.target, ConnId(conn), at(1), outcome, now);
+            wanted.over(round.target, ConnId(conn), round.addresses[0], outcome, now);
         }
         now += Duration::from_millis(50);
     }
@@ -287,7 +333,7 @@ fn a_node_that_one_strategy_lost_is_wanted_while_another_or_a_peer_reports_it() 
     let minute = Duration::from_secs(60);
     see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
     see(&mut wanted, "dns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
-    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], now);
+    wanted.hearsay.told(&node("t@h", 1).name, [(node("z@h", 1), vec![at(1)])], &nobody(), now);
     let sources = |wanted: &mut Wanted, now: Instant| -> Vec<(String, bool)> {
         wanted.expire(now);
         wanted.merge(&[ID], now);
