@@ -244,7 +244,10 @@ async fn connect() -> Result<Client, InjectorError> {
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, InjectorError> {
     let mut bound = TcpListener::bind(address).await;
-    if bound.is_err() && address.ip() == SocketAddr::from(([0_u16; 8], 0)).ip() {
+    if let Err(error) = &bound
+        && error.kind() != io::ErrorKind::AddrInUse
+        && address.ip() == SocketAddr::from(([0_u16; 8], 0)).ip()
+    {
         // A machine without IPv6.
         bound = TcpListener::bind(SocketAddr::from(([0_u8; 4], address.port()))).await;
     }
