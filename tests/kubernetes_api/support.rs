@@ -330,10 +330,10 @@ impl Injector {
         }
     }
 
-    /// How many lines of its log hold these words.
-    pub fn count(&self, words: &str) -> usize {
+    /// The lines of its log that hold these words.
+    pub fn lines(&self, words: &str) -> Vec<String> {
         let lines = self.lines.0.lock().expect("no panic");
-        lines.iter().filter(|line| line.contains(words)).count()
+        lines.iter().filter(|line| line.contains(words)).cloned().collect()
     }
 
     /// Holds it up, or lets it go on.
