@@ -86,7 +86,7 @@ use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
-pub use self::machine::{MachinePod, PodNews, follow_pods};
+pub use self::machine::follow_pods;
 pub use self::review::{Access, Review, review};
 
 use self::cluster::Connect;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::metrics::{self, Sample};
 use super::process::Process;
-use crate::hub::Hub;
+use crate::hub::{Hub, PodsNote};
 use crate::router::Limits;
 use crate::wire::id::{Incarnation, Node};
 
@@ -20,6 +20,7 @@ async fn sample() -> Sample {
     hub.note(|notes| {
         notes.reported("dns", 3, Some(true), now);
         notes.joining(true, "joined");
+        notes.pods = Some(PodsNote { known: 7, problem: None, refused: [1, 0, 0, 0] });
     });
     Sample {
         node,

@@ -62,6 +62,22 @@ pub struct Notes {
     pub lost: u64,
     /// By name.
     pub strategies: BTreeMap<String, StrategyNote>,
+    /// What is known of the pods of this machine, where they are served.
+    pub pods: Option<PodsNote>,
+}
+
+/// Why apps are turned away where the pods of a machine are served.
+pub const REFUSALS: [&str; 4] = ["no_pod", "not_allowed", "unknown", "too_many"];
+
+/// The pods of this machine, where a node serves them.
+#[derive(Clone, Debug, Default)]
+pub struct PodsNote {
+    /// How many are known.
+    pub known: usize,
+    /// Why they cannot be looked up now.
+    pub problem: Option<String>,
+    /// Apps that were turned away, by [`REFUSALS`].
+    pub refused: [u64; REFUSALS.len()],
 }
 
 impl Notes {

@@ -10,6 +10,7 @@ use tracing::instrument::WithSubscriber;
 use super::cluster::{self, Connect};
 use super::follow::{Follow, News, Place};
 use super::objects::{ContainerStatus, Pod, PodStatus};
+use crate::pods::{MachinePod, PodNews};
 
 /// News on their way.
 const NEWS_MAX: usize = 64;
@@ -19,42 +20,6 @@ const CONTAINERS_MAX: usize = 64;
 const APP: &str = "app.kubernetes.io/name";
 /// How the kubelet knows a pod that it runs from a file: its processes carry this, and its object another uid.
 const HASH: &str = "kubernetes.io/config.hash";
-
-/// A pod of the machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MachinePod {
-    /// Its uid, which its control groups carry.
-    pub uid: String,
-    /// What they carry instead, where the kubelet runs it from a file.
-    pub hash: Option<String>,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its service account.
-    pub account: String,
-    /// What is in it, as its label `app.kubernetes.io/name` says.
-    pub app: Option<String>,
-    /// The ids of its containers, as their runtime gave them. At most 64.
-    pub containers: Vec<String>,
-}
-
-/// What is told of the pods of a machine. A pod goes by `namespace/name`.
-#[derive(Debug)]
-pub enum PodNews {
-    /// A new list begins; what was known holds until it is whole.
-    Begins,
-    /// One of the list.
-    Listed(String, MachinePod),
-    /// The list is whole: there are no others.
-    Whole,
-    /// A pod is there, or is as this now.
-    Put(String, MachinePod),
-    /// A pod is gone.
-    Gone(String),
-    /// The API server cannot be asked at the moment, and why, with what to do. It is asked again, later and later.
-    Failed(String),
-}
 
 /// Tells what pods there are on a machine, by the name that Kubernetes has for it, for as long as the future is polled and
 /// somebody listens. It asks as a pod, or by the kubeconfig that is usual, and never gives up. Dropping it ends the
@@ -93,8 +58,9 @@ pub(super) async fn follow(connect: Connect, machine: String, news: mpsc::Sender
         }
     };
     tokio::select! {
-        () = asks => {}
+        biased;
         () = tells => {}
+        () = asks => {}
     }
 }
 

@@ -189,6 +189,46 @@ pub(super) fn strategies(diagnosis: &Json, findings: &mut Vec<Finding>) {
     }
 }
 
+/// The pods that an agent serves: whether they can be looked up, and who was turned away.
+pub(super) fn pods(diagnosis: &Json, findings: &mut Vec<Finding>) {
+    let pods = &diagnosis["pods"];
+    if !pods.is_object() {
+        return;
+    }
+    let known = format!(
+        "serves the pods {} of its machine; {} are known",
+        texts(pods, "allowed").join(", "),
+        pods["known"]
+    );
+    findings.push(match pods["problem"].as_str() {
+        None => Finding::ok("pods", known),
+        Some(problem) => {
+            let found = format!("{known}, and new ones cannot be looked up: {}", problem.trim_end_matches('.'));
+            let advice = "apps of known pods come as before, those of new ones wait 5 s and are told; it is tried on and on";
+            Finding::failed("pods", found, advice)
+        }
+    });
+    for (reason, count) in pods["refused"].as_object().into_iter().flatten() {
+        let (what, advice) = match reason.as_str() {
+            "no_pod" => (
+                "run in no pod",
+                "an app on the machine itself starts a node of its own, `pillion up`",
+            ),
+            "not_allowed" => (
+                "run in pods that may not come",
+                "if they may, add their namespace to `pods` (in the chart `agent.namespaces`)",
+            ),
+            "unknown" => (
+                "run in pods that the API server does not tell of",
+                "is NODE_NAME of this node the name of its machine? `kubectl get nodes` lists them",
+            ),
+            _ => ("were too many", "see the log of the node for the pod that they are of"),
+        };
+        let found = format!("turned {count} apps away that {what}");
+        findings.push(Finding::warning("pods", found, advice));
+    }
+}
+
 /// What strategies heard and did not believe: whose it is, and whether it matters.
 pub(super) fn ignored(diagnosis: &Json, findings: &mut Vec<Finding>) {
     let alone = diagnosis["connected"] == 0;

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::super::machine::{MachinePod, PodNews, follow};
+use super::super::machine::follow;
 use super::script::{Mood, Script};
+use crate::pods::{MachinePod, PodNews};
 
 fn pod(namespace: &str, name: &str, uid: &str) -> Value {
     json!({
