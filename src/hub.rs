@@ -252,6 +252,7 @@ impl Hub {
         let now = tokio::time::Instant::now().into_std();
         let mut state = self.lock();
         state.out.begin();
+        state.router.on_time(now);
         let result = act(&mut state, now);
         self.settle(&mut state, now);
         result

@@ -614,6 +614,7 @@ fn limits(config: &Config) -> Limits {
         queue_bytes: config.queue_bytes_max,
         body_bytes: config.body_bytes_max,
         send_timeout: config.send_timeout,
+        counted_topics: config.metrics_topics,
         remote: match config.remote {
             config::Remote::None => router::Remote::None,
             config::Remote::Read => router::Remote::Read,

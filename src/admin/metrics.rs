@@ -311,6 +311,20 @@ impl Sample {
                 ("no_member", counters.no_member),
             ],
         )?;
+        let help = "What was published to topics, by apps here (`here`) and, where somebody here has subscribed, by other nodes (`there`). Left out unless `metrics-topics` is set; topics beyond those are `other`.";
+        let name = "pillion_topic_published";
+        let mut family = families.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for topic in &self.observed.topics {
+            for (from, value) in [("here", topic.here), ("there", topic.there)] {
+                let labels = [("topic", &*topic.topic), ("from", from)];
+                count(&mut family.encode_family(&labels)?, value)?;
+            }
+        }
+        families.durations(
+            "pillion_mailbox_wait_seconds",
+            "How long events waited in a mailbox until they were taken, one at a time of each; those that an app got at once are not among them.",
+            &counters.waited,
+        )?;
         families.gauge("pillion_mailbox_events", "Events in all mailboxes.", survey.events)?;
         families.gauge(
             "pillion_mailbox_events_most",

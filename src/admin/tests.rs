@@ -15,7 +15,8 @@ use crate::wire::id::{Incarnation, Node};
 /// A sample of a node in which each family has something to show.
 async fn sample() -> Sample {
     let node = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1 << 20) };
-    let hub = Hub::new(node.clone(), Limits::default());
+    let limits = Limits { counted_topics: 1, ..Limits::default() };
+    let hub = Hub::new(node.clone(), limits);
     let now = tokio::time::Instant::now();
     hub.note(|notes| {
         notes.reported("dns", 3, Some(true), now);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Hub;
 use crate::router::life::Readiness;
 use crate::router::tally::{Survey, Tally};
+use crate::router::topics::counted::TopicCount;
 
 /// What went through, counted under the lock that it goes through.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,6 +117,8 @@ pub struct Observed {
     pub tally: Tally,
     /// What its mailboxes hold.
     pub survey: Survey,
+    /// What was published by topic; nothing unless the configuration asks for it.
+    pub topics: Vec<TopicCount>,
     /// What the mesh has done.
     pub notes: Notes,
     /// Whether it is ready for work.
@@ -153,12 +156,21 @@ impl Hub {
             }
             tokio::task::yield_now().await;
         }
+        let mut topics = Vec::new();
+        loop {
+            let more = self.lock().router.list_counted_topics(&mut topics);
+            if !more {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let state = self.lock();
         let traffic = state.traffic;
         Observed {
             tally: state.router.tally(&state.out),
             survey,
+            topics,
             notes,
             readiness: state.router.readiness(),
             connections: state.sessions.len(),
