@@ -122,7 +122,9 @@ impl Pods {
     /// Keeps up with what is told of the pods of the machine, for as long as somebody tells. Cancel safe.
     pub async fn listen(&self, mut news: mpsc::Receiver<PodNews>, hub: &Hub) {
         while let Some(news) = news.recv().await {
-            if let PodNews::Failed(why) = &news {
+            if let PodNews::Failed(why) = &news
+                && self.known().problem() != Some(why)
+            {
                 tracing::warn!("the pods of this machine cannot be looked up: {why}; trying again");
             }
             let (changed, count, problem) = {

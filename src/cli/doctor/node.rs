@@ -333,3 +333,29 @@ pub(super) fn peers(diagnosis: &Json, findings: &mut Vec<Finding>) {
     let advice = format!("`pillion explain {}` says more", names[0]);
     findings.push(Finding::warning("peers", found, advice));
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_told_of_pods_that_cannot_be_looked_up_and_of_apps_that_were_turned_away() {
+        let told = |diagnosis: Json| {
+            let mut findings = Vec::new();
+            pods(&diagnosis, &mut findings);
+            findings.into_iter().map(|finding| format!("{finding:?}")).collect::<Vec<_>>()
+        };
+        assert!(told(json!({"node": "a@h"})).is_empty(), "it is no agent");
+        let well = told(json!({"pods": {"allowed": ["*"], "known": 12, "refused": {}}}));
+        assert!(well.len() == 1 && well[0].contains("12 are known"), "{well:?}");
+        let problem = "ida may not list pods in all namespaces";
+        let refused = json!({"no_pod": 2, "not_allowed": 1});
+        let pods = json!({"allowed": ["shop"], "known": 0, "refused": refused, "problem": problem});
+        let ill = told(json!({"pods": pods}));
+        assert_eq!(ill.len(), 3, "{ill:?}");
+        assert!(ill[0].contains(problem), "{ill:?}");
+        assert!(ill[1].contains("2 apps") && ill[2].contains("agent.namespaces"), "{ill:?}");
+    }
+}
