@@ -28,6 +28,7 @@ mod hosting;
 pub mod key;
 pub mod local_dir;
 pub mod machine;
+pub mod pods;
 pub mod problem;
 pub mod value;
 
@@ -49,6 +50,7 @@ pub use key::Key;
 pub use local_dir::{Claim, LocalDir, LocalDirError, SOCKET_PATH_BYTES_MAX, claim_base};
 pub use machine::Machine;
 use meaning::Named;
+pub use pods::{PodRule, PodsServed};
 pub use problem::{Origin, Problem, Problems};
 pub use value::{Advertise, Host, IssuerUrl, Listen, MeshName};
 
@@ -73,6 +75,8 @@ pub struct Config {
     pub socket_mode: u32,
     /// The operators' socket, where it is not to be beside the app socket.
     pub operator_socket: Option<PathBuf>,
+    /// The pods of this machine whose apps it serves; none where apps are not told apart.
+    pub pods: Option<PodsServed>,
     /// URLs of the strategies, `list://` of the addresses to join last.
     pub strategies: Vec<String>,
     /// The node is ready once so many others were up at the same time.
@@ -95,6 +99,8 @@ pub struct Config {
     pub grace: Duration,
     /// Where probes and metrics are served; nowhere unless it was asked for.
     pub health: Option<Listen>,
+    /// How many topics are counted one by one.
+    pub metrics_topics: usize,
     /// Largest body of a message.
     pub body_bytes_max: usize,
     /// Most entries of one mailbox.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use self::observed::Traffic;
-pub use self::observed::{Joining, Notes, Observed, StrategyNote};
+pub use self::observed::{Joining, Notes, Observed, PodsNote, REFUSALS, StrategyNote};
 pub use crate::router::hosting::{Exit, HostRequest, Start};
 pub use crate::router::life::{Readiness, Unready};
 use crate::router::nodes::SelfSeen;
@@ -29,6 +29,7 @@ use crate::wire::command::{Id, Refused};
 use crate::wire::host::{DEFAULT_SUPERVISOR, Hosting, SupervisorSpec};
 use crate::wire::id::{Node, NodeName};
 use crate::wire::message::{Frame, FrameError, Goodbye, Kind, Peers};
+use crate::wire::pod::Pod;
 
 /// Largest frame of a peer: a fragment and its head, or a short message.
 const PEER_FRAME_BYTES_MAX: usize = crate::wire::message::FRAGMENT_BYTES + 4096;
@@ -251,6 +252,7 @@ impl Hub {
         let now = tokio::time::Instant::now().into_std();
         let mut state = self.lock();
         state.out.begin();
+        state.router.on_time(now);
         let result = act(&mut state, now);
         self.settle(&mut state, now);
         result
@@ -442,6 +444,16 @@ impl Hub {
 
     /// An app has connected, which reads lines of JSON (or something made of them) or frames.
     pub fn open_session(self: &Arc<Self>, operator: bool, lines: bool) -> SessionHandle {
+        self.open_session_of(operator, lines, None)
+    }
+
+    /// The same of an app in a pod, where the node serves several.
+    pub fn open_session_of(
+        self: &Arc<Self>,
+        operator: bool,
+        lines: bool,
+        pod: Option<Arc<Pod>>,
+    ) -> SessionHandle {
         let secret = format!("{:032x}", u128::from_ne_bytes(random()));
         let signal = self.with(|state, _| {
             state.last_connection += 1;
@@ -453,6 +465,9 @@ impl Hub {
             });
             state.sessions.insert(id, Arc::clone(&signal));
             state.router.on_session_open(id, operator, &secret, &mut state.out);
+            if let Some(pod) = pod {
+                state.router.on_session_of_pod(id, pod);
+            }
             state.out.set_reads_lines(id, lines);
             signal
         });

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::{
-    self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, Profile, SyncNodes,
-    Trust, claim_base,
+    self, Claim, Config, Host, Key, LocalDir, LocalDirError, Machine, Origin, PodsServed, Profile,
+    SyncNodes, Trust, claim_base,
 };
 use crate::hosting::{self, HostingOptions};
 use crate::hub::Hub;
@@ -36,6 +36,7 @@ use crate::peer::health;
 use crate::router::nodes::SelfSeen;
 use crate::router::{self, Limits};
 use crate::shutdown::{self, Trigger};
+use crate::socket::pods::Pods;
 use crate::socket::{Socket, SocketError};
 use crate::tls::{self, CookieError, Tls, TlsError};
 use crate::transport::{self, Tcp, Transport};
@@ -52,6 +53,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The pauses before a failed strategy is started again.
 const STRATEGY_WAITS: Waits =
     Waits { first: Duration::from_millis(500), cap: Duration::from_secs(60) };
+/// News of pods on their way.
+#[cfg(feature = "kubernetes")]
+const POD_NEWS_MAX: usize = 64;
 /// How long the tasks may take to end once they were asked.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -234,7 +238,9 @@ pub async fn start(config: Config, machine: &Machine) -> Result<Running, NodeErr
         let (hub, shutdown) = (Arc::clone(&hub), apps_shutdown.clone());
         tasks.spawn(async move { hub.run_deadlines(shutdown).await });
     }
-    for socket in std::iter::once(socket).chain(operators) {
+    let pods = config.pods.clone().map(|served| Arc::new(Pods::new(served)));
+    follow_pods(pods.as_ref(), &hub, &apps_shutdown, &mut tasks);
+    for socket in std::iter::once(socket.for_pods(pods)).chain(operators) {
         tasks.spawn(socket.serve(Arc::clone(&hub), config.body_bytes_max, apps_shutdown.clone()));
     }
     hub.set_bound();
@@ -443,6 +449,32 @@ fn operator_socket(path: &Path, config: &Config) -> Result<Option<Socket>, NodeE
     Ok(Some(Socket::bind(&path, MODE)?))
 }
 
+/// A task that keeps up with the pods of this machine, where they are served.
+#[cfg(feature = "kubernetes")]
+fn follow_pods(
+    pods: Option<&Arc<Pods>>,
+    hub: &Arc<Hub>,
+    shutdown: &shutdown::Shutdown,
+    tasks: &mut JoinSet<()>,
+) {
+    let Some(pods) = pods.cloned() else { return };
+    let (hub, mut shutdown) = (Arc::clone(hub), shutdown.clone());
+    tasks.spawn(async move {
+        let (tell, news) = tokio::sync::mpsc::channel(POD_NEWS_MAX);
+        let follows = pillion_strategies::kubernetes::follow_pods(pods.machine().to_owned(), tell);
+        tokio::select! {
+            biased;
+            () = shutdown.asked() => {}
+            () = follows => {}
+            () = pods.listen(news, &hub) => {}
+        }
+    });
+}
+
+/// The configuration has refused it.
+#[cfg(not(feature = "kubernetes"))]
+fn follow_pods(_: Option<&Arc<Pods>>, _: &Arc<Hub>, _: &shutdown::Shutdown, _: &mut JoinSet<()>) {}
+
 /// A task that is still to get its node.
 type Health =
     Box<dyn FnOnce(Arc<Hub>, shutdown::Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>>>;
@@ -528,6 +560,7 @@ fn facts(config: &Config, socket: &Path, book: &past::Book) -> Facts {
         state_file: (!config.remember.is_zero()).then(|| text(book.path())),
         urls: config.strategies.iter().map(|url| without_secrets(url)).collect(),
         min_peers: config.min_peers as u64,
+        pods: config.pods.as_ref().map(PodsServed::shown),
     }
 }
 
@@ -581,6 +614,7 @@ fn limits(config: &Config) -> Limits {
         queue_bytes: config.queue_bytes_max,
         body_bytes: config.body_bytes_max,
         send_timeout: config.send_timeout,
+        counted_topics: config.metrics_topics,
         remote: match config.remote {
             config::Remote::None => router::Remote::None,
             config::Remote::Read => router::Remote::Read,

@@ -53,7 +53,7 @@ mod supervisor;
 pub mod tally;
 #[cfg(test)]
 mod tests;
-mod topics;
+pub mod topics;
 mod waits;
 mod work;
 
@@ -117,6 +117,8 @@ pub struct Limits {
     pub send_timeout: Duration,
     /// What other nodes may ask.
     pub remote: Remote,
+    /// How many topics are counted one by one.
+    pub counted_topics: usize,
 }
 
 impl Limits {
@@ -142,6 +144,7 @@ impl Default for Limits {
             body_bytes: 1024 * 1024,
             send_timeout: Duration::from_secs(1),
             remote: Remote::Read,
+            counted_topics: 0,
         }
     }
 }
@@ -327,7 +330,7 @@ impl Router {
             groups: BTreeMap::new(),
             scopes: BTreeMap::new(),
             modules: BTreeMap::new(),
-            topics: topics::Topics::default(),
+            topics: topics::Topics::new(limits.counted_topics),
             presences: presence::Presences::default(),
             waits: waits::Waits::new(),
             tree: hosting::Tree::default(),
@@ -403,6 +406,11 @@ impl Router {
         if !self.work.is_empty() {
             self.run_work(now, out);
         }
+    }
+
+    /// The time of what is done next.
+    pub fn on_time(&mut self, now: Instant) {
+        self.clock = Some(now);
     }
 
     /// Answers a command that could not even be read.

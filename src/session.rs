@@ -5,6 +5,7 @@
 //! no other session notices. HTTP, where each answer belongs to a request, has a loop of its own.
 
 mod http;
+mod refusal;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -20,6 +21,9 @@ use crate::dialect::{Dialect, json};
 use crate::hub::{Frames, Hub, Piece, Room, SessionHandle, Taken};
 use crate::shutdown::Shutdown;
 use crate::wire::command::{Refused, Request};
+use crate::wire::pod::Pod;
+
+pub use self::refusal::refuse;
 
 /// A frame announced longer than this cannot be meant: the session ends.
 const FRAME_BYTES_ABSURD: usize = 64 * 1024 * 1024 + 128 * 1024;
@@ -50,10 +54,29 @@ pub struct SessionOptions {
 /// # Errors
 /// What the streams say. The session is over either way: its processes have died, unless it asked for a grace.
 pub async fn run<R, W>(
+    reader: R,
+    writer: W,
+    hub: &Arc<Hub>,
+    options: SessionOptions,
+    shutdown: Shutdown,
+) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    run_of(reader, writer, hub, options, None, shutdown).await
+}
+
+/// The same for an app in a pod, where the node serves several.
+///
+/// # Errors
+/// As of [`run`].
+pub async fn run_of<R, W>(
     mut reader: R,
     mut writer: W,
     hub: &Arc<Hub>,
     options: SessionOptions,
+    pod: Option<Arc<Pod>>,
     mut shutdown: Shutdown,
 ) -> io::Result<()>
 where
@@ -73,9 +96,9 @@ where
     let dialect = Dialect::of(input.rest().first().copied().unwrap_or(0));
     if dialect == Dialect::Http {
         // On the heap, so that sessions of other dialects are not as large.
-        return Box::pin(http::run(reader, writer, input, hub, options, shutdown)).await;
+        return Box::pin(http::run(reader, writer, input, hub, (options, pod), shutdown)).await;
     }
-    let handle = hub.open_session(options.operator, dialect == Dialect::Json);
+    let handle = hub.open_session_of(options.operator, dialect == Dialect::Json, pod);
     let result = {
         let reading = read_commands(&mut reader, input, dialect, &handle, options, &mut shutdown);
         let writing = write_events(&mut writer, dialect, &handle);

@@ -3,6 +3,8 @@
 //! Two daemons never fight over one path: whoever holds the lock beside the socket owns it, and a socket file
 //! is removed only under that lock and only when nobody answers behind it.
 
+pub mod pods;
+
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,6 +16,9 @@ use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
+use tracing::Instrument as _;
+
+use self::pods::Pods;
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::config::SOCKET_PATH_BYTES_MAX;
 use crate::hub::Hub;
@@ -75,6 +80,8 @@ pub struct Socket {
     /// Device and inode of the file that we made.
     file: (u64, u64),
     operator: bool,
+    /// The pods that are served here, where they are told apart.
+    pods: Option<Arc<Pods>>,
     _lock: File,
 }
 
@@ -104,6 +111,7 @@ impl Socket {
                 path: path.into(),
                 file: (metadata.dev(), metadata.ino()),
                 operator: mode & 0o777 == OPERATOR_MODE,
+                pods: None,
                 _lock: lock,
             }),
             Err(source) => {
@@ -111,6 +119,13 @@ impl Socket {
                 Err(failed("set up the socket")(source))
             }
         }
+    }
+
+    /// Serves the apps of these pods only, and tells them apart.
+    #[must_use]
+    pub fn for_pods(mut self, pods: Option<Arc<Pods>>) -> Self {
+        self.pods = pods;
+        self
     }
 
     /// Hands every app that comes to a session, until it is asked to stop; then waits for the sessions to end.
@@ -146,6 +161,10 @@ impl Socket {
             }
             let options = SessionOptions { operator: self.operator, body_bytes_max };
             let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
+            if let Some(pods) = &self.pods {
+                sessions.spawn(serve_pod(stream, Arc::clone(pods), hub, options, shutdown));
+                continue;
+            }
             sessions.spawn(async move {
                 let (reader, writer) = stream.into_split();
                 session::run(reader, writer, &hub, options, shutdown).await
@@ -183,6 +202,37 @@ impl Drop for Socket {
         if same {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// One app of some pod: it is found out which one, and whether it may come.
+async fn serve_pod(
+    stream: UnixStream,
+    pods: Arc<Pods>,
+    hub: Arc<Hub>,
+    options: SessionOptions,
+    mut shutdown: Shutdown,
+) -> io::Result<()> {
+    // On the heap, because a session lasts much longer.
+    let admitted = tokio::select! {
+        biased;
+        () = shutdown.asked() => return Ok(()),
+        admitted = Box::pin(pods.admit(&stream, &hub)) => admitted,
+    };
+    let (reader, writer) = stream.into_split();
+    match admitted {
+        Ok(guest) => {
+            let pod = Arc::clone(&guest.pod);
+            let span = tracing::info_span!("app", %pod);
+            session::run_of(reader, writer, &hub, options, Some(pod), shutdown)
+                .instrument(span)
+                .await
+        }
+        Err(turned) => tokio::select! {
+            biased;
+            () = shutdown.asked() => Ok(()),
+            told = Box::pin(session::refuse(reader, writer, &turned.refused)) => told,
+        },
     }
 }
 

@@ -8,4 +8,5 @@ pub mod event;
 pub mod host;
 pub mod id;
 pub mod message;
+pub mod pod;
 pub mod shown;

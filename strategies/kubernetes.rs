@@ -64,6 +64,7 @@ mod cluster;
 mod fallback;
 mod follow;
 mod guard;
+mod machine;
 mod objects;
 mod own;
 mod pause;
@@ -85,11 +86,12 @@ use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
+pub use self::machine::follow_pods;
 pub use self::review::{Access, Review, review};
 
 use self::cluster::Connect;
 use self::fallback::Fallback;
-use self::follow::{Follow, News};
+use self::follow::{Follow, News, Place};
 use self::objects::{Pod, Slice};
 use self::own::Own;
 use self::seen::{Entry, Key};
@@ -134,7 +136,7 @@ impl Kubernetes {
         for (index, table) in state.tables.iter().enumerate() {
             let follow = Follow {
                 connect: self.connect.clone(),
-                namespace: table.asked.clone(),
+                place: table.asked.clone().map_or(Place::Home, Place::Namespace),
                 resource: table.kind.resource(),
                 selector: match table.kind {
                     // Whose labels they are is known by the slices only; of one label, who has it is asked for.
@@ -144,6 +146,7 @@ impl Kubernetes {
                     },
                     Kind::Slices | Kind::Pods => self.wish.asked(&announcement.mesh),
                 },
+                fields: String::new(),
                 index,
                 news: news.clone(),
             };
@@ -290,12 +293,12 @@ impl<'a> State<'a> {
     }
 
     /// Takes news in. True when they may change what is reported.
-    fn on_news(&mut self, index: usize, news: News) -> bool {
+    fn on_news(&mut self, index: usize, news: News<Entry>) -> bool {
         let Some(table) = self.tables.get_mut(index) else { return false };
         match news {
             News::Connected { namespace, home } => {
                 self.own.namespace = self.own.namespace.take().or(home);
-                table.namespace = namespace;
+                table.namespace = namespace.unwrap_or_default();
                 return false;
             }
             News::Begins => {

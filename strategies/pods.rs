@@ -1,4 +1,5 @@
-//! How nodes in pods are called, for those who name them and for those who have seen a pod and guess who is in it.
+//! How nodes in pods are called, for those who name them and for those who have seen a pod and guess who is in it; and what is
+//! told of the pods of a machine.
 //!
 //! A node in a pod is `<app>@<pod>.<namespace>`. Which app it is says the pod's manifest; where it does not, the pod's name
 //! does, without the end that Kubernetes has put behind it.
@@ -13,6 +14,42 @@ const RANDOM: &str = "bcdfghjklmnpqrstvwxz2456789";
 const RANDOM_CHARS: usize = 5;
 /// How long the hash is that a ReplicaSet adds before it.
 const HASH_CHARS: std::ops::RangeInclusive<usize> = 6..=10;
+
+/// A pod of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachinePod {
+    /// Its uid, which its control groups carry.
+    pub uid: String,
+    /// What they carry instead, where the kubelet runs it from a file.
+    pub hash: Option<String>,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its service account.
+    pub account: String,
+    /// What is in it, as its label `app.kubernetes.io/name` says.
+    pub app: Option<String>,
+    /// The ids of its containers, as their runtime gave them. At most 64.
+    pub containers: Vec<String>,
+}
+
+/// What is told of the pods of a machine. A pod goes by `namespace/name`.
+#[derive(Debug)]
+pub enum PodNews {
+    /// A new list begins; what was known holds until it is whole.
+    Begins,
+    /// One of the list.
+    Listed(String, MachinePod),
+    /// The list is whole: there are no others.
+    Whole,
+    /// A pod is there, or is as this now.
+    Put(String, MachinePod),
+    /// A pod is gone.
+    Gone(String),
+    /// The API server cannot be asked at the moment, and why, with what to do. It is asked again, later and later.
+    Failed(String),
+}
 
 /// The host of a node's name in this pod: `web-0.shop`; the pod alone where its namespace is not known.
 #[must_use]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::process::Process;
 use crate::hub::Observed;
+use crate::hub::REFUSALS;
 use crate::router::tally::{ARRIVALS, CALL_ENDS, Durations, RANGES};
 use crate::wire::id::Node;
 
@@ -247,6 +248,7 @@ impl Sample {
             "Sessions, those that wait to be resumed among them.",
             tally.sessions,
         )?;
+        self.pods(families)?;
         families.counter("pillion_commands", "Commands of apps.", self.observed.commands)?;
         families.counters(
             "pillion_app_bytes",
@@ -272,6 +274,30 @@ impl Sample {
         families.gauge("pillion_timers", "Messages that are to be sent later.", tally.timers)
     }
 
+    fn pods(&self, families: &mut Families<'_>) -> Result {
+        let pods = self.observed.notes.pods.as_ref();
+        families.gauge_f64(
+            "pillion_pods_up",
+            "Whether the API server tells of the pods of this machine; left out where the node is no agent.",
+            pods.map(|pods| f64::from(u8::from(pods.problem.is_none()))),
+        )?;
+        let mut family = families.0.encode_descriptor(
+            "pillion_pods",
+            "Pods of this machine that are known; left out where the node is no agent.",
+            None,
+            MetricType::Gauge,
+        )?;
+        if let Some(pods) = pods {
+            family.encode_gauge(&whole(pods.known))?;
+        }
+        families.counters(
+            "pillion_apps_refused",
+            "Apps that an agent turned away: they run in `no_pod`, or in one that is `not_allowed` or `unknown`, or there were `too_many`.",
+            "reason",
+            pods.into_iter().flat_map(|pods| REFUSALS.into_iter().zip(pods.refused)),
+        )
+    }
+
     fn messages(&self, families: &mut Families<'_>) -> Result {
         let Observed { tally, survey, .. } = &self.observed;
         let counters = &tally.counters;
@@ -291,6 +317,20 @@ impl Sample {
                 ("too_large", counters.too_large),
                 ("no_member", counters.no_member),
             ],
+        )?;
+        let help = "What was published to topics, by apps here (`here`) and, where somebody here has subscribed, by other nodes (`there`). Left out unless `metrics-topics` is set; topics beyond those are `other`.";
+        let name = "pillion_topic_published";
+        let mut family = families.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for topic in &self.observed.topics {
+            for (from, value) in [("here", topic.here), ("there", topic.there)] {
+                let labels = [("topic", &*topic.topic), ("from", from)];
+                count(&mut family.encode_family(&labels)?, value)?;
+            }
+        }
+        families.durations(
+            "pillion_mailbox_wait_seconds",
+            "How long events waited in a mailbox until they were taken, one at a time of each; those that an app got at once are not among them.",
+            &counters.waited,
         )?;
         families.gauge("pillion_mailbox_events", "Events in all mailboxes.", survey.events)?;
         families.gauge(

@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use super::metrics::{self, Sample};
 use super::process::Process;
-use crate::hub::Hub;
+use crate::hub::{Hub, PodsNote};
 use crate::router::Limits;
 use crate::wire::id::{Incarnation, Node};
 
 /// A sample of a node in which each family has something to show.
 async fn sample() -> Sample {
     let node = Node { name: "a@h".parse().expect("a name"), incarnation: Incarnation(1 << 20) };
-    let hub = Hub::new(node.clone(), Limits::default());
+    let limits = Limits { counted_topics: 1, ..Limits::default() };
+    let hub = Hub::new(node.clone(), limits);
     let now = tokio::time::Instant::now();
     hub.note(|notes| {
         notes.reported("dns", 3, Some(true), now);
         notes.joining(true, "joined");
         notes.certificate_ends = Some(std::time::UNIX_EPOCH + Duration::from_secs(1_086_400));
+        notes.pods = Some(PodsNote { known: 7, problem: None, refused: [1, 0, 0, 0] });
     });
     Sample {
         node,

@@ -78,6 +78,7 @@ pub(super) async fn doctor(globals: &Globals, _: &DoctorArgs) -> Result<(), Fail
     machine::clock(diagnosis.as_ref(), &mut findings);
     machine::ports(diagnosis.as_ref(), &mut findings).await;
     if let Some(diagnosis) = &diagnosis {
+        node::pods(diagnosis, &mut findings);
         node::strategies(diagnosis, &mut findings);
         node::ignored(diagnosis, &mut findings);
         node::peers(diagnosis, &mut findings);

@@ -26,7 +26,7 @@ Examples:
 
 const INFO_EXAMPLES: &str = "\
 Keys: pid, registered_name, label, status, message_queue_len, messages, links, monitors, monitored_by, trap_exit, parent, \
-delivery, mailbox, dropped, memory, os_pid, sensitive, client, session. Without any, all but the messages and a few rare ones.
+delivery, mailbox, dropped, memory, os_pid, sensitive, client, session, pod, service_account. Without any, all but the messages and a few rare ones.
 
 Examples:
   pillion info stock
@@ -40,6 +40,9 @@ and 1 for every other reason, noproc (it was not there) among them.
 Examples:
   pillion monitor stock && echo 'it ended well'
   pillion monitor stock@b@hal --timeout 1h";
+
+/// The column of the pod.
+const POD: usize = 6;
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = PS_EXAMPLES)]
@@ -160,6 +163,7 @@ pub(super) fn processes_table(processes: &Json) -> String {
                 "message_queue_len",
                 "session",
                 "client",
+                "pod",
                 "label",
                 "os_pid",
                 "parent",
@@ -170,9 +174,20 @@ pub(super) fn processes_table(processes: &Json) -> String {
             })
         })
         .collect();
-    let headings =
-        ["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "LABEL", "OS PID", "PARENT"];
-    table(headings, &rows)
+    let [pid, name, status, queue, session, client, pod, label, os_pid, parent] =
+        ["PID", "NAME", "STATUS", "QUEUE", "SESSION", "CLIENT", "POD", "LABEL", "OS PID", "PARENT"];
+    if rows.iter().any(|row| !row[POD].is_empty()) {
+        let all = [pid, name, status, queue, session, client, pod, label, os_pid, parent];
+        return table(all, &rows);
+    }
+    // Few nodes serve several pods.
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|[pid, name, status, queue, session, client, _, label, os_pid, parent]| {
+            [pid, name, status, queue, session, client, label, os_pid, parent]
+        })
+        .collect();
+    table([pid, name, status, queue, session, client, label, os_pid, parent], &rows)
 }
 
 pub(super) fn info_lines(info: &Json) -> String {

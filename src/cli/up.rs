@@ -58,6 +58,11 @@ pub struct UpArgs {
     #[arg(long, value_name = "MODE")]
     pub socket_mode: Option<String>,
 
+    /// Serves pods of this machine and tells them apart, as an agent of Kubernetes: every pod (*), those of a NAMESPACE, or of a
+    /// NAMESPACE/ACCOUNT; may be repeated [default: apps are not told apart]
+    #[arg(long, value_name = "WHICH")]
+    pub pods: Vec<String>,
+
     /// The operators' socket, always 0600 [default: NAME.operator.sock beside NAME.sock where that is wider than 0600]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub operator_socket: Option<String>,
@@ -142,6 +147,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDR")]
     pub health: Option<String>,
 
+    /// How many topics are counted one by one, up to 1000; the others count together [default: 0]
+    #[arg(long, value_name = "N")]
+    pub metrics_topics: Option<String>,
+
     /// Largest body of a message, up to 63MiB [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
     pub body_max: Option<String>,
@@ -205,6 +214,7 @@ impl UpArgs {
                 Key::Socket => one(&self.socket.0),
                 Key::SocketMode => one(&self.socket_mode),
                 Key::OperatorSocket => one(&self.operator_socket),
+                Key::Pods => self.pods.clone(),
                 Key::Dir => one(&self.dir),
                 Key::Join => self.join.clone(),
                 Key::Strategy => self.strategy.clone(),
@@ -225,6 +235,7 @@ impl UpArgs {
                 Key::Profile => one(&self.profile),
                 Key::Grace => one(&self.grace),
                 Key::Health => one(&self.health),
+                Key::MetricsTopics => one(&self.metrics_topics),
                 Key::BodyMax => one(&self.body_max),
                 Key::MailboxEntries => one(&self.mailbox_entries),
                 Key::MailboxBytes => one(&self.mailbox_bytes),

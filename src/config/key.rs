@@ -19,6 +19,8 @@ pub enum Key {
     SocketMode,
     /// The operators' socket.
     OperatorSocket,
+    /// Which pods of this machine it serves.
+    Pods,
     /// The directory of sockets and of the local registry.
     Dir,
     /// Addresses of nodes to join.
@@ -59,6 +61,8 @@ pub enum Key {
     Grace,
     /// Where probes and metrics are served.
     Health,
+    /// How many topics are counted one by one.
+    MetricsTopics,
     /// Largest body.
     BodyMax,
     /// Most entries of one mailbox.
@@ -103,7 +107,7 @@ pub enum Shape {
 
 impl Key {
     /// Every key, in the order in which `pillion config print` shows them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Name,
         Self::Mesh,
         Self::Listen,
@@ -111,6 +115,7 @@ impl Key {
         Self::Socket,
         Self::SocketMode,
         Self::OperatorSocket,
+        Self::Pods,
         Self::Dir,
         Self::Join,
         Self::Strategy,
@@ -130,6 +135,7 @@ impl Key {
         Self::Profile,
         Self::Grace,
         Self::Health,
+        Self::MetricsTopics,
         Self::BodyMax,
         Self::MailboxEntries,
         Self::MailboxBytes,
@@ -156,6 +162,7 @@ impl Key {
             Self::Socket => "socket",
             Self::SocketMode => "socket-mode",
             Self::OperatorSocket => "operator-socket",
+            Self::Pods => "pods",
             Self::Dir => "dir",
             Self::Join => "join",
             Self::Strategy => "strategy",
@@ -176,6 +183,7 @@ impl Key {
             Self::Profile => "profile",
             Self::Grace => "grace",
             Self::Health => "health",
+            Self::MetricsTopics => "metrics-topics",
             Self::BodyMax => "body-max",
             Self::MailboxEntries => "mailbox-entries",
             Self::MailboxBytes => "mailbox-bytes",
@@ -209,13 +217,16 @@ impl Key {
     #[must_use]
     pub const fn shape(self) -> Shape {
         match self {
-            Self::Join | Self::Advertise | Self::SyncNodesMandatory | Self::SyncNodesOptional => {
-                Shape::List
-            }
+            Self::Join
+            | Self::Advertise
+            | Self::Pods
+            | Self::SyncNodesMandatory
+            | Self::SyncNodesOptional => Shape::List,
             Self::Strategy => Shape::Urls,
             Self::Labels => Shape::Pairs,
             Self::Hidden => Shape::Switch,
             Self::MinPeers
+            | Self::MetricsTopics
             | Self::BodyMax
             | Self::MailboxEntries
             | Self::MailboxBytes

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pillion_strategies::pods;
 
 use crate::wire::id::NodeName;
+use crate::wire::pod;
 
 /// The environment, the working directory, the machine's name and the user.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,17 @@ impl Machine {
         let namespace = self.variable("POD_NAMESPACE").or(self.namespace.as_deref());
         let app = self.variable("PILLION_APP").unwrap_or_else(|| pods::workload(&pod));
         Some(Pod { app: pods::base(app), host: pods::host(&pod, namespace) })
+    }
+
+    /// The same as one of the pods of a machine, where its manifest says which one it is.
+    pub(crate) fn own_pod(&self) -> Option<Arc<pod::Pod>> {
+        let (name, namespace) = (self.variable("POD_NAME")?, self.variable("POD_NAMESPACE")?);
+        Some(Arc::new(pod::Pod {
+            namespace: namespace.into(),
+            name: name.into(),
+            account: "".into(),
+            app: self.pod()?.app.into(),
+        }))
     }
 
     /// The value of an environment variable that is text and not empty.

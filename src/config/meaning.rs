@@ -16,7 +16,8 @@ use crate::config::problem::{Origin, Problem, Problems};
 use crate::config::typed::{Item, Typed};
 use crate::config::value::{self, Advertise, Host, Listen, MeshName};
 use crate::config::{
-    Anchor, Config, LogFormat, LogLevel, Profile, Remote, Shown, SyncNodes, Trust, WantedBase,
+    Anchor, Config, LogFormat, LogLevel, PodRule, PodsServed, Profile, Remote, Shown, SyncNodes,
+    Trust, WantedBase,
 };
 use crate::wire::id::NodeName;
 
@@ -70,6 +71,12 @@ const REMEMBER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const REMEMBER_MIN: Duration = Duration::from_secs(1);
 /// Above this it is another mesh than the one that this was made for.
 const MIN_PEERS_MAX: usize = 4096;
+/// Each is a line of each scrape, and a series for ever in what collects them.
+const METRICS_TOPICS_MAX: usize = 1000;
+/// Whoever lists more namespaces means all of them.
+const POD_RULES_MAX: usize = 256;
+/// How the machine is called that a pod is on: its manifest fills it by `fieldRef: spec.nodeName`.
+const MACHINE: &str = "NODE_NAME";
 /// Where the injector mounts the token that it asks for.
 const ISSUER_TOKEN: &str = "/var/run/secrets/pillion.dev/token";
 /// Sixteen anchors are 20 KiB.
@@ -114,6 +121,7 @@ impl Reader<'_> {
             toml_text(&format!("{m:04o}"))
         });
         let operator_socket = self.operator_socket(socket_mode);
+        let pods = self.pods();
         let strategies = self.strategies();
         let min_peers = self.or_default(
             Key::MinPeers,
@@ -143,6 +151,12 @@ impl Reader<'_> {
             |grace| toml_text(&value::show_duration(*grace)),
         );
         let health = self.health();
+        let metrics_topics = self.or_default(
+            Key::MetricsTopics,
+            |text| value::parse_count(text, 0, METRICS_TOPICS_MAX),
+            0,
+            ToString::to_string,
+        );
         let send_timeout = self.or_default(
             Key::SendTimeout,
             |text| value::parse_duration(text, SEND_TIMEOUT_MIN, SEND_TIMEOUT_MAX),
@@ -171,6 +185,7 @@ impl Reader<'_> {
             socket,
             socket_mode,
             operator_socket,
+            pods,
             strategies,
             min_peers,
             remember: remember.unwrap_or_default(),
@@ -182,6 +197,7 @@ impl Reader<'_> {
             profile,
             grace,
             health,
+            metrics_topics,
             body_bytes_max: bounds.body,
             mailbox_entries_max: bounds.entries,
             mailbox_bytes_max: bounds.mailbox,
@@ -360,6 +376,38 @@ impl Reader<'_> {
             self.problem(&item, Key::OperatorSocket, words);
         }
         Some(path)
+    }
+
+    /// The pods of this machine whose apps are served; none where the key is not given.
+    fn pods(&mut self) -> Option<PodsServed> {
+        let given = self.several(Key::Pods, PodRule::parse);
+        let Some(item) = self.typed.items.get(&Key::Pods).and_then(|items| items.first()).cloned()
+        else {
+            self.show_list(Key::Pods, &[], "apps are not told apart by pods");
+            return None;
+        };
+        if let Some((_, item)) = given.get(POD_RULES_MAX) {
+            let words = format!(
+                "is one too many: at most {POD_RULES_MAX}, or `*` for every pod of the machine"
+            );
+            self.problem(item, Key::Pods, words);
+        }
+        if !cfg!(all(feature = "kubernetes", target_os = "linux")) {
+            let words =
+                "cannot be done by this pillion: it takes Linux, and the feature `kubernetes`";
+            self.problem(&item, Key::Pods, words);
+        }
+        let machine = self.machine.variable(MACHINE).map(str::to_owned);
+        if machine.is_none() {
+            let words = format!(
+                "needs {MACHINE}, the machine whose pods are served: set it in the pod by `fieldRef: {{fieldPath: spec.nodeName}}`"
+            );
+            self.problem(&item, Key::Pods, words);
+        }
+        let allowed: Vec<PodRule> = given.into_iter().map(|(rule, _)| rule).collect();
+        let texts: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        self.show_list(Key::Pods, &texts, "");
+        Some(PodsServed { machine: machine?, allowed, own: self.machine.own_pod() })
     }
 
     fn sync_nodes(&mut self, host: &str) -> SyncNodes {

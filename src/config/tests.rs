@@ -410,3 +410,41 @@ fn what_is_remembered_may_be_turned_off_and_pruning_on() {
     let said = words(load(&[(Key::Prune, "soon"), (Key::MinPeers, "-1")]));
     assert!(said.iter().any(|said| said.contains("--prune") && said.contains("off")), "{said:?}");
 }
+
+#[test]
+fn the_pods_that_are_served_come_with_their_machine_or_it_is_said_what_is_missing() {
+    let flags = [(Key::Pods, vec!["shop".to_owned(), "till/cashier".to_owned()])];
+    let told: Vec<String> = Config::load(&flags, None, &machine())
+        .unwrap_err()
+        .0
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(told[0].contains("NODE_NAME") && told[0].contains("spec.nodeName"), "{told:?}");
+    let mut agent = machine();
+    for (key, value) in
+        [("NODE_NAME", "node-1"), ("POD_NAME", "agent-x7x2k"), ("POD_NAMESPACE", "mesh")]
+    {
+        agent.environment.push((key.into(), value.into()));
+    }
+    let config = Config::load(&flags, None, &agent).unwrap();
+    assert!(print(&config).contains("pods = [\"shop\", \"till/cashier\"]"), "{}", print(&config));
+    let pods = config.pods.expect("they are served");
+    assert_eq!(
+        (pods.machine.as_str(), pods.shown().join(" ")),
+        ("node-1", "shop till/cashier".into())
+    );
+    assert_eq!(pods.own.expect("it is in one").to_string(), "mesh/agent-x7x2k");
+    assert_eq!(load(&[]).unwrap().pods, None);
+    assert!(words(load(&[(Key::Pods, "Shop")]))[0].contains("namespace/service-account"));
+    agent.environment.push(("PILLION_PODS".into(), "*".into()));
+    let pods = Config::load(&[], None, &agent).unwrap().pods.expect("they are served");
+    assert_eq!(pods.allowed, [PodRule::All]);
+}
+
+#[test]
+fn topics_are_counted_one_by_one_up_to_a_thousand_and_not_unless_asked_for() {
+    assert_eq!(load(&[]).unwrap().metrics_topics, 0);
+    assert_eq!(load(&[(Key::MetricsTopics, "20")]).unwrap().metrics_topics, 20);
+    assert!(words(load(&[(Key::MetricsTopics, "1001")]))[0].contains("from 0 to 1000"));
+}

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Hub;
 use crate::router::life::Readiness;
 use crate::router::tally::{Survey, Tally};
+use crate::router::topics::counted::TopicCount;
 
 /// What went through, counted under the lock that it goes through.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +66,22 @@ pub struct Notes {
     pub strategies: BTreeMap<String, StrategyNote>,
     /// When the certificate ends, or has ended, that the node was issued; none before, and where nobody issues one.
     pub certificate_ends: Option<SystemTime>,
+    /// What is known of the pods of this machine, where they are served.
+    pub pods: Option<PodsNote>,
+}
+
+/// Why apps are turned away where the pods of a machine are served.
+pub const REFUSALS: [&str; 4] = ["no_pod", "not_allowed", "unknown", "too_many"];
+
+/// The pods of this machine, where a node serves them.
+#[derive(Clone, Debug, Default)]
+pub struct PodsNote {
+    /// How many are known.
+    pub known: usize,
+    /// Why they cannot be looked up now.
+    pub problem: Option<String>,
+    /// Apps that were turned away, by [`REFUSALS`].
+    pub refused: [u64; REFUSALS.len()],
 }
 
 impl Notes {
@@ -103,6 +120,8 @@ pub struct Observed {
     pub tally: Tally,
     /// What its mailboxes hold.
     pub survey: Survey,
+    /// What was published by topic; nothing unless the configuration asks for it.
+    pub topics: Vec<TopicCount>,
     /// What the mesh has done.
     pub notes: Notes,
     /// Whether it is ready for work.
@@ -140,12 +159,21 @@ impl Hub {
             }
             tokio::task::yield_now().await;
         }
+        let mut topics = Vec::new();
+        loop {
+            let more = self.lock().router.list_counted_topics(&mut topics);
+            if !more {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let state = self.lock();
         let traffic = state.traffic;
         Observed {
             tally: state.router.tally(&state.out),
             survey,
+            topics,
             notes,
             readiness: state.router.readiness(),
             connections: state.sessions.len(),

@@ -12,6 +12,7 @@ use super::attempts::{Attempt, Subject};
 use super::explain::{self, Case, Connected};
 use super::wanted::{Held, Provenances, Row, RowState};
 use super::{Conn, Mesh};
+use crate::hub::{PodsNote, REFUSALS};
 use crate::peer::Met;
 use crate::peer::interfaces::nearest_first;
 use crate::tls::Validity;
@@ -20,7 +21,7 @@ use crate::transport::Transport;
 use crate::wire::id::{Node, NodeName};
 use crate::wire::shown::{
     AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, IssuedShown, PeerShown,
-    SourceShown, StrategyShown,
+    PodsShown, SourceShown, StrategyShown,
 };
 
 /// Most nodes that a strategy is shown to see.
@@ -45,6 +46,8 @@ pub struct Facts {
     pub urls: Vec<String>,
     /// How many peers make it ready.
     pub min_peers: u64,
+    /// The pods that may come, where they are served.
+    pub pods: Option<Vec<String>>,
 }
 
 pub(super) fn ms(time: Duration) -> u64 {
@@ -341,6 +344,24 @@ impl<T: Transport> Mesh<T> {
         })
     }
 
+    /// The pods of this machine, where they are served.
+    fn pods(&self) -> Option<PodsShown> {
+        let allowed = self.facts.pods.clone()?;
+        let mut note = None;
+        self.context.hub.note(|notes| note.clone_from(&notes.pods));
+        let PodsNote { known, problem, refused } = note.unwrap_or_else(|| PodsNote {
+            problem: Some("the API server has not answered yet".to_owned()),
+            ..PodsNote::default()
+        });
+        let refused = REFUSALS.into_iter().zip(refused).filter(|(_, count)| *count > 0);
+        Some(PodsShown {
+            allowed,
+            known: known as u64,
+            refused: refused.map(|(reason, count)| (reason.to_owned(), count)).collect(),
+            problem,
+        })
+    }
+
     /// What only the node knows of how it is doing.
     pub(super) fn diagnosis(&self, now: Instant) -> Diagnosis {
         let ready = self.context.hub.readiness().ready();
@@ -379,6 +400,7 @@ impl<T: Transport> Mesh<T> {
             // The directory that is being read is one of them.
             files: files.map(|files| files.saturating_sub(1)),
             files_max: getrlimit(Resource::Nofile).current,
+            pods: self.pods(),
             strategies: self.strategies(now),
             connected: self.connected().count() as u64,
             wanted,

@@ -13,6 +13,7 @@ use super::peers::PeerId;
 use super::send::Target;
 use super::sessions::SessionId;
 use super::shared::Shared;
+use super::topics::counted::From;
 use super::topics::publish::KnownTopic;
 use super::topics::table::{Text, check_topic};
 use super::{Outbox, Router};
@@ -93,6 +94,7 @@ impl Router {
                     return Again::No;
                 }
                 state.commands += 1;
+                self.topics.published(known.topic(), From::Here);
                 if subscriptions > 0 {
                     self.publish_here(now, session, own, said, out);
                 }

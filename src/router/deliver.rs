@@ -307,6 +307,9 @@ impl Router {
             Event::Shared(shared) => process.mailbox.push_shared(tag, shared.clone()),
             _ => process.mailbox.push(tag, size, &mut out.shelf, |bytes| event.put(bytes)),
         }
+        if let Some(now) = self.clock {
+            process.mailbox.measure(now);
+        }
         self.mailbox_bytes += size;
         let (heavier, served, queued) =
             (process.weight_now() != process.weight, !process.receivers.is_empty(), process.queued);
@@ -581,6 +584,9 @@ impl Router {
                 out.share_session_behind(session, behind, event);
             }
             self.mailbox_bytes -= before - process.mailbox.bytes();
+            if let Some(waited) = self.clock.and_then(|now| process.mailbox.measured(now)) {
+                self.counters.waited.note(waited);
+            }
             if more {
                 process.queued = true;
                 if let Some(state) = self.sessions.get_mut(&session) {

@@ -322,6 +322,16 @@ impl Router {
                 let client = self.sessions.get(&process.session).and_then(|s| s.client.as_deref());
                 put_maybe(body, client);
             }
+            "pod" => {
+                let session = self.sessions.get(&process.session);
+                let pod = session.and_then(|s| s.pod.as_ref()).map(ToString::to_string);
+                put_maybe(body, pod.as_deref());
+            }
+            "service_account" => {
+                let session = self.sessions.get(&process.session);
+                let pod = session.and_then(|s| s.pod.as_deref());
+                put_maybe(body, pod.map(|pod| &*pod.account));
+            }
             "session" => cbor::put_uint(body, process.session),
             "os_pid" => match self.tree.runs.get(&serial).and_then(|run| run.os_pid) {
                 Some(os_pid) => cbor::put_uint(body, os_pid.into()),
@@ -330,7 +340,7 @@ impl Router {
             _ => {
                 let shown: String = key.chars().take(40).collect();
                 return Err(Failure::badarg(format!(
-                    "`{shown}` is not a key of info; there are: {}, messages, memory, os_pid, session, sensitive",
+                    "`{shown}` is not a key of info; there are: {}, messages, memory, os_pid, pod, service_account, session, sensitive",
                     USUAL.join(", ")
                 )));
             }

@@ -329,10 +329,12 @@ impl Router {
         let session = self.sessions.get(&process.session);
         let client = session.and_then(|session| session.client.as_deref());
         let parent = process.parent.map(|parent| self.pid(parent.get()).to_string());
+        let pod = session.and_then(|session| session.pod.as_ref()).map(ToString::to_string);
         let texts = [
             ("name", process.name.as_deref()),
             ("label", process.label.as_deref()),
             ("client", client),
+            ("pod", pod.as_deref()),
             ("parent", parent.as_deref()),
         ];
         let os_pid = self.tree.runs.get(&serial).and_then(|run| run.os_pid);

@@ -5,6 +5,7 @@
 //! too is a chunk of its own, which belongs to all of them.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::few::Few;
 use super::shared::{Kept, Shared};
@@ -125,14 +126,22 @@ pub struct Bounds {
     pub policy: Overflow,
 }
 
+/// An entry whose wait is measured.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// How many entries will have left when it has.
+    at: u64,
+    since: Instant,
+}
+
 /// One process's events in arrival order.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     chunks: VecDeque<Chunk>,
     /// Empty ones, for the next events.
     spare: Few<Vec<Vec<u8>>>,
-    /// How much of the first chunk has left.
-    head: usize,
+    /// How much of the first chunk has left: none is longer than the longest frame by much.
+    head: u32,
     entries: VecDeque<Entry>,
     messages: u32,
     signals: u32,
@@ -148,6 +157,8 @@ pub struct Mailbox {
     shed: u64,
     /// Entries that were taken back and still stand in line.
     removed: u32,
+    /// One of those that wait, boxed because most mailboxes are empty.
+    mark: Option<Box<Mark>>,
 }
 
 impl Mailbox {
@@ -196,6 +207,27 @@ impl Mailbox {
     #[must_use]
     pub fn call_bytes(&self) -> usize {
         self.call_bytes
+    }
+
+    /// Measures how long the last entry waits, unless another one is measured: one at a time costs next to nothing, and each that
+    /// has gone is followed by the next that comes.
+    pub fn measure(&mut self, now: Instant) {
+        if self.mark.is_none() {
+            let at = self.popped + self.entries.len() as u64;
+            self.mark = Some(Box::new(Mark { at, since: now }));
+        }
+    }
+
+    /// How long the entry that is measured has waited, once it has left.
+    #[must_use]
+    pub fn measured(&mut self, now: Instant) -> Option<Duration> {
+        let mark = *self.mark.as_deref().filter(|mark| mark.at <= self.popped)?;
+        self.mark = None;
+        Some(now.saturating_duration_since(mark.since))
+    }
+
+    fn head(&self) -> usize {
+        self.head as usize
     }
 
     /// Whether nothing waits.
@@ -317,7 +349,7 @@ impl Mailbox {
         if let Tag::Gap(_) = entry.tag {
             return Some((entry.tag, &[]));
         }
-        let (from, to) = (self.head, self.head + entry.bytes as usize);
+        let (from, to) = (self.head(), self.head() + entry.bytes as usize);
         let frame = self.chunks.front().and_then(|chunk| chunk.bytes().get(from..to));
         Some((entry.tag, frame.unwrap_or_default()))
     }
@@ -382,14 +414,15 @@ impl Mailbox {
     pub fn take_run(&mut self, bytes_max: usize, out: &mut Vec<u8>) -> u64 {
         let Some(Chunk::Own(chunk)) = self.chunks.front() else { return 0 };
         let (mut bytes, mut count) = (0, 0);
-        let left = chunk.len() - self.head;
+        let head = self.head();
+        let left = chunk.len() - head;
         while let Some(entry) = self.entries.get(count).filter(|entry| entry.tag.is_message())
             && bytes < left.min(bytes_max)
         {
             bytes += entry.bytes as usize;
             count += 1;
         }
-        out.extend_from_slice(chunk.get(self.head..self.head + bytes).unwrap_or_default());
+        out.extend_from_slice(chunk.get(head..head + bytes).unwrap_or_default());
         self.gone(count, bytes);
         self.leave(bytes);
         count as u64
@@ -411,8 +444,8 @@ impl Mailbox {
     }
 
     fn leave(&mut self, bytes: usize) {
-        self.head += bytes;
-        while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.head) {
+        self.head = u32::try_from(self.head() + bytes).unwrap_or(u32::MAX);
+        while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.head()) {
             // An entry lies in one chunk, so the head never passes its end.
             self.head = 0;
             if let [Chunk::Own(chunk)] = self.chunks.make_contiguous()
@@ -529,7 +562,7 @@ impl Mailbox {
         }
         let old = std::mem::take(self);
         let mut shelf = Shelf::default();
-        let (mut chunk, mut at) = (0, old.head);
+        let (mut chunk, mut at) = (0, old.head());
         for entry in &old.entries {
             let bytes = entry.bytes as usize;
             while bytes > 0 && old.chunks.get(chunk).is_some_and(|chunk| chunk.len() <= at) {
@@ -584,7 +617,7 @@ impl Mailbox {
     /// Takes back every event for which `unwanted` says so. How many there were.
     pub fn remove(&mut self, mut unwanted: impl FnMut(Tag, &[u8]) -> bool) -> usize {
         let mut removed = 0_u32;
-        let (mut chunk, mut at) = (0, self.head);
+        let (mut chunk, mut at) = (0, self.head());
         for entry in &mut self.entries {
             let bytes = entry.bytes as usize;
             while bytes > 0 && self.chunks.get(chunk).is_some_and(|chunk| chunk.len() <= at) {
@@ -628,7 +661,7 @@ impl Mailbox {
 
     /// Shows every event in order, without taking any. Gaps have an empty frame.
     pub fn peek(&self, mut show: impl FnMut(Tag, &[u8]) -> bool) {
-        let (mut chunk, mut at) = (0, self.head);
+        let (mut chunk, mut at) = (0, self.head());
         for entry in &self.entries {
             let bytes = entry.bytes as usize;
             while bytes > 0 && self.chunks.get(chunk).is_some_and(|chunk| chunk.len() <= at) {
@@ -678,6 +711,36 @@ mod tests {
                 bytes.extend_from_slice(frame);
                 mailbox.pop();
             }
+        }
+    }
+
+    #[test]
+    fn the_wait_of_one_event_at_a_time_is_measured_however_it_leaves() {
+        let start = tokio::time::Instant::now().into_std();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let write = |chunk: &mut Vec<u8>| chunk.resize(chunk.len() + 40_000, 1);
+        let takes: [fn(&mut Mailbox); 3] = [
+            |mailbox| mailbox.pop(),
+            |mailbox| assert_eq!(mailbox.take_run(1, &mut Vec::new()), 1),
+            |mailbox| assert!(mailbox.take_chunk(1).is_some()),
+        ];
+        for take in takes {
+            let mut mailbox = Mailbox::default();
+            for ms in 0..3 {
+                mailbox.push(Tag::Message, 40_000, &mut Shelf::default(), write);
+                mailbox.measure(at(ms));
+            }
+            assert_eq!(mailbox.measured(at(5)), None, "it waits");
+            take(&mut mailbox);
+            assert_eq!(mailbox.measured(at(7)), Some(Duration::from_millis(7)), "the first");
+            assert_eq!(mailbox.measured(at(7)), None);
+            mailbox.push(Tag::Message, 40_000, &mut Shelf::default(), write);
+            mailbox.measure(at(8));
+            take(&mut mailbox);
+            take(&mut mailbox);
+            assert_eq!(mailbox.measured(at(9)), None, "two that came before it have gone");
+            take(&mut mailbox);
+            assert_eq!(mailbox.measured(at(10)), Some(Duration::from_millis(2)));
         }
     }
 

@@ -205,6 +205,9 @@ impl Router {
                 taking.left -= 1;
             }
             self.mailbox_bytes -= before - process.mailbox.bytes();
+            if let Some(waited) = self.clock.and_then(|now| process.mailbox.measured(now)) {
+                self.counters.waited.note(waited);
+            }
             if process.mailbox.is_empty() {
                 process.mailbox.rest(&mut out.shelf);
             }

@@ -1,6 +1,7 @@
 //! Sessions: how an app comes, leaves, and takes up again what it left.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::again::Last;
@@ -10,6 +11,7 @@ use super::work::Work;
 use super::{Asker, Failure, Outbox, Router, answer};
 use crate::wire::command::{Delivery, Resume};
 use crate::wire::event::Head;
+use crate::wire::pod::Pod;
 
 /// Which session of this node. Never given twice.
 pub type SessionId = u64;
@@ -33,6 +35,8 @@ pub(super) struct Session {
     pub(super) own: u64,
     pub(super) operator: bool,
     pub(super) client: Option<Box<str>>,
+    /// The pod that its app is in, where the node serves several.
+    pub(super) pod: Option<Arc<Pod>>,
     pub(super) delivery: Delivery,
     pub(super) processes: BTreeSet<u64>,
     /// Command frames processed.
@@ -70,6 +74,7 @@ impl Session {
             own,
             operator,
             client: None,
+            pod: None,
             delivery: Delivery::Push,
             processes: BTreeSet::new(),
             commands: 0,
@@ -131,6 +136,16 @@ impl Router {
             // What it wants may still be done; it is to know that it had better be short.
             Self::tell_draining(session, out);
         }
+    }
+
+    /// A session that has just been opened is that of an app in this pod, whose name its own process has for a label until the
+    /// app gives it another one.
+    pub fn on_session_of_pod(&mut self, session: SessionId, pod: Arc<Pod>) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if let Some(process) = self.processes.get_mut(&state.own) {
+            process.label = Some(pod.app.clone());
+        }
+        state.pod = Some(pod);
     }
 
     /// The session of the node itself: processes that no app owns.
@@ -321,8 +336,15 @@ impl Router {
         resume: Resume<'_>,
         out: &mut Outbox,
     ) -> Result<u64, Failure> {
+        // A secret that has got into another pod is of no use there.
+        let of = |session: &Session| {
+            session.pod.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone()))
+        };
+        let pod = self.sessions.get(&asker.session).and_then(of);
         let known = self.sessions.get(&resume.session).is_some_and(|session| {
-            !session.secret.is_empty() && same_secret(&session.secret, resume.secret)
+            !session.secret.is_empty()
+                && same_secret(&session.secret, resume.secret)
+                && of(session) == pod
         });
         if !known || resume.session == asker.session {
             let text = format!(

@@ -92,6 +92,8 @@ pub struct Counters {
     pub calls: [u64; CALL_ENDS.len()],
     /// How long those took that were answered.
     pub answered: Durations,
+    /// How long events waited in mailboxes, one at a time of each.
+    pub waited: Durations,
     /// Processes that have died.
     pub died: u64,
 }

@@ -16,6 +16,7 @@ use crate::router::peers::PeerId;
 use crate::wire::event;
 use crate::wire::id::check_name;
 
+pub mod counted;
 pub(super) mod interest;
 pub(super) mod publish;
 pub(super) mod queues;
@@ -56,9 +57,17 @@ pub(super) struct Topics {
     pub(super) spread_events: usize,
     /// Whose publications are not read for now.
     pub(super) stall: stall::Stall,
+    /// How much is published by topic; none where nobody asks.
+    counted: Option<Box<counted::Counted>>,
 }
 
 impl Topics {
+    /// So many topics are counted one by one.
+    pub(super) fn new(counted: usize) -> Self {
+        let counted = (counted > 0).then(|| Box::new(counted::Counted::new(counted)));
+        Self { counted, ..Self::default() }
+    }
+
     /// How many topics and patterns anybody wants to hear, or keep a last value.
     pub(super) fn points(&self) -> usize {
         self.table.len()

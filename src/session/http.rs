@@ -23,6 +23,7 @@ use crate::dialect::http::{Refusal, chunks::Chunks, events};
 use crate::dialect::json;
 use crate::hub::{Frames, Hub, Piece, Room, SessionHandle, Taken};
 use crate::shutdown::Shutdown;
+use crate::wire::pod::Pod;
 
 /// How long a head may take from its first byte to its last.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ pub(super) async fn run<R, W>(
     writer: W,
     input: Input,
     hub: &Arc<Hub>,
-    options: SessionOptions,
+    (options, pod): (SessionOptions, Option<Arc<Pod>>),
     mut shutdown: Shutdown,
 ) -> io::Result<()>
 where
@@ -65,7 +66,7 @@ where
         reader,
         writer,
         input,
-        handle: hub.open_session(options.operator, true),
+        handle: hub.open_session_of(options.operator, true, pod),
         options,
         last_id: 0,
         until: None,

@@ -159,6 +159,20 @@ pub struct IssuedShown {
     pub trouble: Option<String>,
 }
 
+/// The pods of its machine, where a node serves them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PodsShown {
+    /// Which may come, as it was configured.
+    pub allowed: Vec<String>,
+    /// How many are known.
+    pub known: u64,
+    /// Apps that were turned away, by the reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Why they cannot be looked up now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// The answer to `doctor`: what only the node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
@@ -206,6 +220,9 @@ pub struct Diagnosis {
     /// How many files it may have open; none where there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files_max: Option<u64>,
+    /// The pods that it serves; none where apps are not told apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsShown>,
     /// Its strategies.
     pub strategies: Vec<StrategyShown>,
     /// How many nodes are connected, wanted and known.

@@ -1,4 +1,4 @@
-//! One kind of object in one namespace: listed, watched, and begun anew when that fails.
+//! One kind of object, in one namespace or in all: listed, watched, and begun anew when that fails.
 
 use std::fmt::Debug;
 use std::pin::{Pin, pin};
@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Connect;
 use super::pause::{Pause, part};
-use super::seen::Entry;
 use super::words::{Asked, Meaning, meaning};
 
 /// Objects in one answer: a full slice has a thousand endpoints, a pod's text is some ten kilobytes.
@@ -27,39 +26,53 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// A watch that went well for so long was no failure.
 const LASTED: Duration = Duration::from_secs(30);
 
-/// What a [`Follow`] tells.
+/// Where objects are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the namespace that the client comes with.
+    Home,
+    /// In this one.
+    Namespace(String),
+    /// In all of them.
+    Everywhere,
+}
+
+/// What a [`Follow`] tells, of objects that are read as `T`. Each goes by its name, which is `namespace/name` where it was looked
+/// for everywhere.
 #[derive(Debug)]
-pub(super) enum News {
-    /// It talks to an API server, about this namespace. `home` is the one of this pod, if this is one.
+pub(super) enum News<T> {
+    /// It talks to an API server, about this namespace; none is all of them. `home` is the one of this pod, if this is one.
     Connected {
-        namespace: String,
+        namespace: Option<String>,
         home: Option<String>,
     },
     /// A new list begins; what was known holds until it is whole.
     Begins,
-    Listed(String, Entry),
+    Listed(String, T),
     Whole,
-    Put(String, Entry),
+    Put(String, T),
     Gone(String),
     /// It cannot go on at the moment, and why.
     Failed(String),
 }
 
 /// Where to look, and whom to tell.
-pub(super) struct Follow {
+pub(super) struct Follow<T> {
     pub(super) connect: Connect,
-    /// The one that the client comes with, where none is given.
-    pub(super) namespace: Option<String>,
+    pub(super) place: Place,
     /// As in a role.
     pub(super) resource: &'static str,
+    /// By labels.
     pub(super) selector: String,
+    /// By fields.
+    pub(super) fields: String,
     pub(super) index: usize,
-    pub(super) news: mpsc::Sender<(usize, News)>,
+    pub(super) news: mpsc::Sender<(usize, News<T>)>,
 }
 
-impl Follow {
+impl<T: Send> Follow<T> {
     /// Goes on until nobody listens any more.
-    pub(super) async fn run<K>(self, read: impl Fn(&K) -> Entry + Send)
+    pub(super) async fn run<K>(self, read: impl Fn(&K) -> T + Send)
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -85,7 +98,7 @@ impl Follow {
     /// One client for as long as it works. Each has read token, certificates and kubeconfig afresh.
     async fn session<K>(
         &self,
-        read: &(impl Fn(&K) -> Entry + Send),
+        read: &(impl Fn(&K) -> T + Send),
         well_since: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, String>
     where
@@ -102,14 +115,19 @@ impl Follow {
             Err(_) => {
                 // Another try would start another program.
                 let why = format!(
-                    "what the kubeconfig names to get a token has not ended within {} s: run `kubectl get endpointslices` by hand to see what it asks for",
-                    CONNECT.as_secs()
+                    "what the kubeconfig names to get a token has not ended within {} s: run `kubectl get {}` by hand to see what it asks for",
+                    CONNECT.as_secs(),
+                    self.resource.split('.').next().unwrap_or_default()
                 );
                 self.tell(News::Failed(why)).await.map_err(|()| ended())?;
                 connecting.await?
             }
         };
-        let namespace = self.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
+        let namespace = match &self.place {
+            Place::Home => Some(cluster.namespace.clone()),
+            Place::Namespace(namespace) => Some(namespace.clone()),
+            Place::Everywhere => None,
+        };
         let home = cluster.inside.then_some(cluster.namespace);
         let asked =
             Asked { resource: self.resource, namespace: namespace.clone(), url: cluster.url };
@@ -118,9 +136,13 @@ impl Follow {
         let lasts = (WATCH - part(WATCH_SOONER)).as_secs();
         let config = watcher::Config::default()
             .labels(&self.selector)
+            .fields(&self.fields)
             .page_size(PAGE)
             .timeout(u32::try_from(lasts).unwrap_or_default());
-        let api: Api<K> = Api::namespaced(cluster.client, &namespace);
+        let api: Api<K> = match &namespace {
+            Some(namespace) => Api::namespaced(cluster.client, namespace),
+            None => Api::all(cluster.client),
+        };
         let mut expired = Pause::new();
         loop {
             let events = pin!(watcher(api.clone(), config.clone()));
@@ -138,20 +160,20 @@ impl Follow {
     async fn listen<K: ResourceExt>(
         &self,
         mut events: Pin<&mut (impl Stream<Item = watcher::Result<Event<K>>> + Send)>,
-        read: &(impl Fn(&K) -> Entry + Send),
+        read: &(impl Fn(&K) -> T + Send),
         asked: &Asked,
         well_since: &mut Option<Instant>,
     ) -> Result<(), String> {
         while let Some(event) = events.next().await {
             let news = match event {
                 Ok(Event::Init) => News::Begins,
-                Ok(Event::InitApply(object)) => News::Listed(object.name_any(), read(&object)),
+                Ok(Event::InitApply(object)) => News::Listed(self.name(&object), read(&object)),
                 Ok(Event::InitDone) => {
                     well_since.get_or_insert_with(Instant::now);
                     News::Whole
                 }
-                Ok(Event::Apply(object)) => News::Put(object.name_any(), read(&object)),
-                Ok(Event::Delete(object)) => News::Gone(object.name_any()),
+                Ok(Event::Apply(object)) => News::Put(self.name(&object), read(&object)),
+                Ok(Event::Delete(object)) => News::Gone(self.name(&object)),
                 Err(error) => match meaning(&error, asked) {
                     Meaning::Trouble(why) => return Err(why),
                     Meaning::Expired => return Ok(()),
@@ -162,7 +184,16 @@ impl Follow {
         Err("the watch ended".to_owned())
     }
 
-    async fn tell(&self, news: News) -> Result<(), ()> {
+    /// By which it is told apart from others that are followed.
+    fn name(&self, object: &impl ResourceExt) -> String {
+        let name = object.name_any();
+        match (&self.place, object.namespace()) {
+            (Place::Everywhere, Some(namespace)) => format!("{namespace}/{name}"),
+            _ => name,
+        }
+    }
+
+    async fn tell(&self, news: News<T>) -> Result<(), ()> {
         self.news.send((self.index, news)).await.map_err(|_| ())
     }
 }

@@ -73,6 +73,7 @@ pub(super) struct Pod {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct PodSpec {
     pub(super) hostname: Option<String>,
+    pub(super) service_account_name: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub(super) containers: Vec<Container>,
     #[serde(deserialize_with = "nullable")]
@@ -105,6 +106,19 @@ pub(super) struct PodStatus {
     pub(super) pod_ips: Vec<PodIp>,
     #[serde(deserialize_with = "nullable")]
     pub(super) conditions: Vec<PodCondition>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) init_container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) ephemeral_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ContainerStatus {
+    #[serde(rename = "containerID")]
+    pub(super) container_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

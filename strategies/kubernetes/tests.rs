@@ -1,6 +1,7 @@
 //! The strategy against an API server in memory, with time paused.
 
 mod conformance;
+mod machine;
 mod script;
 
 use std::collections::BTreeMap;

@@ -11,14 +11,26 @@ use crate::problems;
 const TOLD_MAX: usize = 300;
 /// What the role is called that the hint makes.
 const ROLE: &str = "pillion-discovery";
+/// And the one for the pods of a machine, which are in all namespaces.
+const CLUSTER_ROLE: &str = "pillion-agent";
 
 /// What is asked of the API server, for people.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     /// `endpointslices.discovery.k8s.io` or `pods`, as in a role.
     pub(super) resource: &'static str,
-    pub(super) namespace: String,
+    /// None for all of them.
+    pub(super) namespace: Option<String>,
     pub(super) url: String,
+}
+
+impl Asked {
+    fn place(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("in the namespace {namespace}"),
+            None => "in all namespaces".to_owned(),
+        }
+    }
 }
 
 /// What an error of a watch means.
@@ -75,7 +87,7 @@ fn unreadable(why: &str, asked: &Asked) -> String {
 }
 
 fn refusal(status: &Status, verb: &str, asked: &Asked) -> String {
-    let Asked { resource, namespace, url } = asked;
+    let Asked { resource, url, .. } = asked;
     match status.code {
         403 => forbidden(status, verb, asked),
         401 => format!(
@@ -89,7 +101,8 @@ fn refusal(status: &Status, verb: &str, asked: &Asked) -> String {
             short(&status.message)
         ),
         code => format!(
-            "the API server at {url} answers {code} when asked to {verb} {resource} in the namespace {namespace}: {}",
+            "the API server at {url} answers {code} when asked to {verb} {resource} {}: {}",
+            asked.place(),
             short(&status.message)
         ),
     }
@@ -97,7 +110,7 @@ fn refusal(status: &Status, verb: &str, asked: &Asked) -> String {
 
 /// Who may not do what, and the role that mends it.
 fn forbidden(status: &Status, verb: &str, asked: &Asked) -> String {
-    let Asked { resource, namespace, .. } = asked;
+    let (resource, place) = (asked.resource, asked.place());
     let between = |start: &str, end: char| {
         let (_, rest) = status.message.split_once(start)?;
         rest.split_once(end).map(|(word, _)| word)
@@ -105,13 +118,14 @@ fn forbidden(status: &Status, verb: &str, asked: &Asked) -> String {
     let verb = between("cannot ", ' ').unwrap_or(verb);
     let Some(user) = between("User \"", '"') else {
         return format!(
-            "it is forbidden to {verb} {resource} in the namespace {namespace}: {}. Give the verbs list and watch on {resource} by a Role there",
-            short(&status.message)
+            "it is forbidden to {verb} {resource} {place}: {}. Give the verbs list and watch on {resource} by a {} there",
+            short(&status.message),
+            if asked.namespace.is_some() { "Role" } else { "ClusterRole" }
         );
     };
     if user == "system:anonymous" {
         return format!(
-            "the API server took this node for system:anonymous, who may not {verb} {resource} in the namespace {namespace}: no token or certificate was sent. Check the kubeconfig's user or the pod's service account"
+            "the API server took this node for system:anonymous, who may not {verb} {resource} {place}: no token or certificate was sent. Check the kubeconfig's user or the pod's service account"
         );
     }
     let account = user.strip_prefix("system:serviceaccount:");
@@ -119,8 +133,13 @@ fn forbidden(status: &Status, verb: &str, asked: &Asked) -> String {
         Some((namespace, name)) => format!("--serviceaccount={namespace}:{name}"),
         None => format!("--user={user}"),
     };
+    let Some(namespace) = &asked.namespace else {
+        return format!(
+            "{user} may not {verb} {resource} {place}. Allow it: kubectl create clusterrole {CLUSTER_ROLE} --verb=list,watch --resource={resource} && kubectl create clusterrolebinding {CLUSTER_ROLE} --clusterrole={CLUSTER_ROLE} {subject}"
+        );
+    };
     format!(
-        "{user} may not {verb} {resource} in the namespace {namespace}. Allow it: kubectl -n {namespace} create role {ROLE} --verb=list,watch --resource={resource} && kubectl -n {namespace} create rolebinding {ROLE} --role={ROLE} {subject}"
+        "{user} may not {verb} {resource} {place}. Allow it: kubectl -n {namespace} create role {ROLE} --verb=list,watch --resource={resource} && kubectl -n {namespace} create rolebinding {ROLE} --role={ROLE} {subject}"
     )
 }
 
@@ -140,7 +159,7 @@ mod tests {
     fn asked() -> Asked {
         Asked {
             resource: "endpointslices.discovery.k8s.io",
-            namespace: "shop".into(),
+            namespace: Some("shop".into()),
             url: "https://10.96.0.1/".into(),
         }
     }
@@ -171,6 +190,18 @@ mod tests {
         assert!(told.contains("--user=ida") && told.contains("may not list"), "{told}");
         let told = said(watcher::Error::WatchError(status(403, "because\nof a webhook")));
         assert!(told.contains("because of a webhook") && told.contains("shop"), "{told}");
+        let everywhere = Asked { resource: "pods", namespace: None, ..asked() };
+        let message = "pods is forbidden: User \"system:serviceaccount:mesh:agent\" cannot list resource \"pods\" in API group \"\" at the cluster scope";
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(status(403, message)));
+        assert_eq!(
+            meaning(&error, &everywhere),
+            Meaning::Trouble(
+                "system:serviceaccount:mesh:agent may not list pods in all namespaces. \
+                 Allow it: kubectl create clusterrole pillion-agent --verb=list,watch --resource=pods \
+                 && kubectl create clusterrolebinding pillion-agent --clusterrole=pillion-agent --serviceaccount=mesh:agent"
+                    .to_owned()
+            )
+        );
         let message = "x is forbidden: User \"system:anonymous\" cannot list resource \"x\"";
         assert!(said(watcher::Error::WatchError(status(403, message))).contains("no token"));
     }

@@ -168,9 +168,49 @@ fn metrics_move_by_what_was_done_and_by_nothing_else() {
     assert!(moved("pillion_app_bytes_total{direction=\"in\"}") > 0.0);
     assert!(moved("pillion_event_loop_lag_seconds_count") > 0.0);
 
+    assert!(!now.keys().any(|name| name.starts_with("pillion_topic_published")), "not asked for");
+
+    // Of the two that wait, the first one is measured once it is taken.
+    let waited = moved("pillion_mailbox_wait_seconds_count");
+    stock.ok(json!({"op": "receive", "pid": small, "max": 10}));
+    assert_eq!(moved("pillion_mailbox_wait_seconds_count") - waited, 1.0);
+    assert!(moved("pillion_mailbox_wait_seconds_sum") > 0.0);
+
     shop.ok(json!({"op": "kill", "to": small, "reason": "kill"}));
     eventually("the death is counted", || moved("pillion_processes_died_total") == 1.0);
     assert_eq!(moved("pillion_processes"), 2.0);
+}
+
+#[test]
+fn topics_are_counted_one_by_one_where_that_is_asked_for_and_on_each_node_by_itself() {
+    let place = Place::new();
+    let counting = [&HEALTH[..], &["--metrics-topics", "2"]].concat();
+    let (a, b) = (place.start("a", &counting), place.start("b", &counting));
+    let (mut shop, mut stock) = (a.json(), b.cbor());
+    shop.meets(&[&b]);
+    stock.ok(json!({"op": "subscribe", "topic": "shop.>", "sync": true}));
+    // Again and again goes another way than the first time; no answer is asked for.
+    for number in 0..20 {
+        shop.tell(json!({"op": "publish", "topic": "shop.tea", "body": number}));
+    }
+    for topic in ["shop.milk", "shop.bread", "other"] {
+        shop.ok(json!({"op": "publish", "topic": topic, "body": 1}));
+    }
+    for _ in 0..22 {
+        stock.event_of("message");
+    }
+    let count = |at: &str, topic: &str, from: &str| {
+        let name = format!("pillion_topic_published_total{{topic=\"{topic}\",from=\"{from}\"}}");
+        scrape(at).get(&name).copied()
+    };
+    let (here, there) = (address(&a), address(&b));
+    assert_eq!(count(&here, "shop.tea", "here"), Some(20.0));
+    assert_eq!(count(&here, "shop.milk", "here"), Some(1.0));
+    assert_eq!(count(&here, "shop.bread", "here"), None, "a third one has no count of its own");
+    assert_eq!(count(&here, "other", "here"), Some(2.0));
+    assert_eq!(count(&there, "shop.tea", "there"), Some(20.0));
+    assert_eq!(count(&there, "shop.tea", "here"), Some(0.0));
+    assert_eq!(count(&there, "other", "there"), Some(1.0), "nobody there wants `other`");
 }
 
 #[test]

@@ -139,6 +139,40 @@ fn a_wider_socket_has_no_operators_and_the_operator_has_his_own() {
 }
 
 #[test]
+fn an_agent_turns_away_who_runs_in_no_pod_of_its_machine_and_its_operators_come_all_the_same() {
+    let place = Place::new();
+    // Where there is no API server nobody is told of any pod.
+    std::fs::write(place.path().join("kubeconfig"), "{}").unwrap();
+    let args = ["--strategy", "none", "--socket-mode", "0666", "--pods", "*"];
+    let mut command = place.command("a", &args);
+    command.env("NODE_NAME", "node-1").env("KUBECONFIG", place.path().join("kubeconfig"));
+    let a = place.run("a", &args, command);
+    for ask in ["{\"op\":\"self\",\"id\":7}\n", "GET /v1/nodes HTTP/1.1\r\nHost: p\r\n\r\n"] {
+        let mut stream = UnixStream::connect(&a.socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(ask.as_bytes()).unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).unwrap();
+        // Where the tests themselves run in a pod it is one that nobody has told of.
+        let words = ["runs in no pod", "the pod of this app"];
+        assert!(words.iter().any(|words| told.contains(words)), "{told}");
+        assert!(told.contains("denied") || told.contains("timeout"), "{told}");
+    }
+    let operators = a.socket.with_extension("operator.sock");
+    let mut operator = App::connect(&operators, Dialect::Json);
+    let processes = operator.ok(json!({"op": "processes"}));
+    let processes = processes["processes"].as_array().unwrap();
+    assert!(processes.iter().all(|process| process["session"] == processes[0]["session"]));
+    let diagnosis = operator.ok(json!({"op": "doctor"}));
+    assert_eq!(diagnosis["diagnosis"]["pods"]["allowed"], json!(["*"]));
+    assert!(diagnosis["diagnosis"]["pods"]["problem"].is_string(), "{diagnosis}");
+    let refused = diagnosis["diagnosis"]["pods"]["refused"].as_object().unwrap();
+    let refused: u64 = refused.values().map(|count| count.as_u64().unwrap()).sum();
+    assert!(refused >= 2, "{diagnosis}");
+    assert!(a.logged().contains("an app was turned away"), "{}", a.logged());
+}
+
+#[test]
 fn nobody_acts_as_the_process_of_another_session_not_even_an_operator() {
     let a = Daemon::alone(&[]);
     for dialect in DIALECTS {

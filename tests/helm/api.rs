@@ -208,6 +208,40 @@ fn may(account: &str, namespace: &str, what: &[&str]) -> bool {
 }
 
 #[test]
+fn an_agents_account_may_look_at_pods_and_at_slices_of_its_namespace_and_nothing_else() {
+    let Some(api) = Api::here() else { return };
+    let place = Api::namespace("agent-rights", "privileged");
+    let elsewhere = Api::namespace("agent-elsewhere", "restricted");
+    let (here, there) = (place.name.as_str(), elsewhere.name.as_str());
+    let file = case("agent");
+    let release = Release::install(&api, &place, &["--values", &file]);
+    let agent = format!("system:serviceaccount:{here}:{}-agent", release.name);
+    for (namespace, what) in [
+        (there, ["list", "pods"]),
+        (there, ["watch", "pods"]),
+        (here, ["list", "endpointslices"]),
+        (here, ["watch", "endpointslices"]),
+    ] {
+        assert!(may(&agent, namespace, &what), "an agent may {what:?} in {namespace}");
+    }
+    for (namespace, what) in [
+        (there, ["get", "pods"]),
+        (there, ["patch", "pods"]),
+        (there, ["create", "pods"]),
+        (there, ["list", "endpointslices"]),
+        (here, ["list", "secrets"]),
+        (here, ["get", "secrets/pillion-cookie"]),
+        (here, ["list", "nodes"]),
+        (here, ["create", "tokenreviews"]),
+    ] {
+        assert!(!may(&agent, namespace, &what), "an agent may not {what:?} in {namespace}");
+    }
+    // Not only said.
+    let question = ["get", "pods", "-A", "--field-selector", "spec.nodeName=node-1"];
+    Api::kubectl(&[&["--as", &agent][..], &question].concat());
+}
+
+#[test]
 fn each_account_may_what_it_needs_and_nothing_beside_it() {
     let Some(api) = Api::here() else { return };
     let place = Api::namespace("rights", "restricted");

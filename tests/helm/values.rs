@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Chart, Helm, root};
 
 /// What is set, and what the refusal must say: the path of the value and what would be right.
-const REFUSED: [(&str, &[&str]); 33] = [
+const REFUSED: [(&str, &[&str]); 34] = [
     ("nope=1", &["(root)", "nope"]),
     ("nameOverride=No", &["nameOverride"]),
     ("meshes={shop}", &["(root)", "meshes"]),
@@ -20,6 +20,7 @@ const REFUSED: [(&str, &[&str]); 33] = [
     ("injector.port=70000", &["injector.port", "65535"]),
     ("injector.logLevel=loud", &["injector.logLevel", "info"]),
     ("injector.resources.limit.memory=1", &["injector.resources", "limit"]),
+    ("agent.namespaces={Shop}", &["agent.namespaces.0"]),
     ("networkPolicy.apiServerCIDR=10.0.0.1", &["networkPolicy.apiServerCIDR"]),
     ("networkPolicy.namespaces={a,a}", &["networkPolicy.namespaces", "unique"]),
     ("monitoring.podMonitor.interval=soon", &["monitoring.podMonitor.interval"]),

@@ -1,5 +1,8 @@
 //! The other two ways to have a node beside an app: one per machine, and the library in a chart of one's own.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
 use serde_json::{Value, json};
 
 use crate::charts::{App, Release, able, elsewhere, full_mesh, image_flags, pods, said, tell};
@@ -39,9 +42,12 @@ fn apps_on_two_machines_talk_through_the_agents_of_their_machines() {
     for (at, place) in places.into_iter().enumerate() {
         cookie(&place);
         let mut flags = image_flags(&cluster);
+        // The second serves the pods of its own namespace only.
+        let namespaces = if at == 0 { json!([]) } else { json!([place.name]) };
+        let machine = json!({"kubernetes.io/hostname": machines[at]});
         let values = json!({
             "injector": {"enabled": false},
-            "agent": {"enabled": true, "nodeSelector": {"kubernetes.io/hostname": machines[at]}},
+            "agent": {"enabled": true, "nodeSelector": machine, "namespaces": namespaces},
             "sidecar": {
                 "trust": {"cookieSecret": "pillion-cookie"},
                 "socket": {"dir": directories[at]},
@@ -57,20 +63,9 @@ fn apps_on_two_machines_talk_through_the_agents_of_their_machines() {
     let agent = |at: usize| format!("daemonset/{}-agent", releases[at].name);
     for (at, release) in releases.iter().enumerate() {
         release.namespace.kubectl(&["rollout", "status", &agent(at), "--timeout=180s"]);
-        let app = App::new("shop", 1, "listen");
-        let mut container = App::container(&cluster, &app.command().each_ref().map(String::as_str));
-        container["env"] = json!([{"name": "PILLION_SOCKET", "value": format!("{}/pillion.sock", directories[at])}]);
-        container["volumeMounts"] =
-            json!([{"name": "pillion", "mountPath": directories[at], "readOnly": true}]);
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop", "labels": {"app": "shop"}},
-            "spec": {
-                "nodeSelector": {"kubernetes.io/hostname": machines[at]}, "containers": [container],
-                "volumes": [{"name": "pillion", "hostPath": {"path": directories[at]}}],
-            },
-        });
-        release.namespace.apply(&pod.to_string());
-        pods(&release.namespace, "shop", 1);
+        let command = App::new("shop", 1, "listen").command();
+        let command = command.each_ref().map(String::as_str);
+        app_of_agent(&release.namespace, "shop", &command, &machines[at], &directories[at]);
     }
     let node = |at: usize| {
         let place = &releases[at].namespace;
@@ -100,6 +95,43 @@ fn apps_on_two_machines_talk_through_the_agents_of_their_machines() {
     eventually("the app on the other machine has it", || {
         said(&releases[1].namespace, "shop").contains("good evening")
     });
+    // Each knows of which pod its apps are, and who runs in none, or in one that may not come.
+    for release in &releases {
+        let told = tell(&release.namespace, "shop", &json!({"op": "processes", "id": 2}));
+        let pod = format!("\"pod\":\"{}/shop\"", release.namespace.name);
+        // The app that listens, and the one that asks.
+        assert!(told.matches(&pod).count() >= 2, "{told}");
+    }
+    let (place, stranger) = (&releases[0].namespace, "stranger");
+    app_of_agent(place, stranger, &["sleep", "3600"], &machines[1], &directories[1]);
+    let told = tell(place, stranger, &json!({"op": "self", "id": 3}));
+    assert!(told.contains("\"code\":\"denied\""), "{told}");
+    assert!(told.contains(&format!("the pod {}/{stranger}", place.name)), "{told}");
+    let Ok(mut socket) = UnixStream::connect(format!("{}/pillion.sock", directories[0])) else {
+        return println!("SKIPPED: the machines of this cluster are not this one");
+    };
+    socket.write_all(b"{\"op\":\"self\",\"id\":4}\n").unwrap();
+    let mut told = String::new();
+    socket.read_to_string(&mut told).unwrap();
+    assert!(told.contains("\"code\":\"denied\"") && told.contains("runs in no pod"), "{told}");
+}
+
+/// A pod that uses the agent of a machine.
+fn app_of_agent(place: &Namespace, name: &str, command: &[&str], machine: &str, directory: &str) {
+    let mut container = App::container(&place.cluster, command);
+    container["env"] =
+        json!([{"name": "PILLION_SOCKET", "value": format!("{directory}/pillion.sock")}]);
+    container["volumeMounts"] =
+        json!([{"name": "pillion", "mountPath": directory, "readOnly": true}]);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": machine}, "containers": [container],
+            "volumes": [{"name": "pillion", "hostPath": {"path": directory}}],
+        },
+    });
+    place.apply(&pod.to_string());
+    pods(place, name, 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Events and answers, as a real router writes them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pillion::dialect::json::{json_to_cbor, line_to_frame};
@@ -8,9 +9,10 @@ use pillion::router::hosting::{Exit, HostRequest};
 use pillion::router::nodes::{KnownNode, MeshAnswer, MeshRequest, SelfSeen};
 use pillion::wire::event::split_frame;
 use pillion::wire::host::{FactorySpec, Program, Restart, Shutdown};
+use pillion::wire::pod::Pod;
 use pillion::wire::shown::{
     AttemptShown, CertificateShown, Diagnosis, Explained, IgnoredShown, IssuedShown, PeerShown,
-    SourceShown, StrategyShown, item,
+    PodsShown, SourceShown, StrategyShown, item,
 };
 
 use super::golden::{self, Record, line};
@@ -238,6 +240,7 @@ fn reasons(told: &mut Told) {
         wanted: 1,
         known: 0,
         skews_ms: [("store@io".to_owned(), -14)].into(),
+        pods: None,
         min_peers: 0,
         ready: true,
         unready: None,
@@ -268,6 +271,34 @@ fn reasons(told: &mut Told) {
     assert!(paper.say(app, r#"{"op":"doctor","id":51}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
     told.all(&["ok, of doctor, of a node whose issued certificate has ended"], &paper.heard(app));
+    let pods = PodsShown {
+        allowed: vec!["shop".to_owned(), "till/cashier".to_owned()],
+        known: 12,
+        refused: [("no_pod".to_owned(), 1)].into(),
+        problem: Some("the API server at https://10.96.0.1/ answers 503".to_owned()),
+    };
+    let diagnosis =
+        Diagnosis { trust: "cookie".to_owned(), issued: None, pods: Some(pods), ..diagnosis };
+    assert!(paper.say(app, r#"{"op":"doctor","id":52}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
+    told.all(&["ok, of doctor, of an agent"], &paper.heard(app));
+}
+
+/// Apps of pods, at an agent.
+fn pods(told: &mut Told) {
+    let mut paper = Paper::new("stock@hal");
+    let app = paper.open(true);
+    let pod = Pod {
+        namespace: "shop".into(),
+        name: "cart-6d4cf56db6-x7x2k".into(),
+        account: "till".into(),
+        app: "cart".into(),
+    };
+    paper.router.on_session_of_pod(app, Arc::new(pod));
+    let answer = paper.answer(app, r#"{"op":"processes","id":15}"#);
+    told.add("ok, of processes, of an agent", &answer);
+    let info = r#"{"op":"info","id":14,"keys":["pod","service_account","label"]}"#;
+    told.add("ok, of info, of an app in a pod", &paper.answer(app, info));
 }
 
 fn leaving(told: &mut Told) {
@@ -615,6 +646,7 @@ fn told() -> Vec<Record> {
     let mut told = Told(Vec::new());
     sessions(&mut told);
     processes(&mut told);
+    pods(&mut told);
     reasons(&mut told);
     messages(&mut told);
     calls(&mut told);

@@ -1,6 +1,6 @@
 {{/*
 The one place that says what the sidecar's container is. Modes: "" (a Secret of its own namespace), "issued" (the injector adds
-it, and its certificate comes from there), "agent" (the same as "", for all pods of a machine).
+it, and its certificate comes from there), "agent" (the same as "", for all pods of a machine; `pods` says which may come).
 
 What an annotation of a pod may change stands in the environment, where the injector finds it by name; flags beat the
 environment, so what nobody may change stands in the arguments. $(PILLION_MESH) is put in by the kubelet.
@@ -25,6 +25,10 @@ args:
   - {{ $s.socket.mode | quote }}
   - --health
   - "[::]:{{ int $s.healthPort }}"
+  {{- range .pods }}
+  - --pods
+  - {{ . | quote }}
+  {{- end }}
   {{- range include "pillion.strategies" . | fromYamlArray }}
   - --strategy
   - {{ . | quote }}
@@ -53,6 +57,10 @@ env:
     valueFrom: {fieldRef: {fieldPath: status.podIP}}
   - name: POD_IPS
     valueFrom: {fieldRef: {fieldPath: status.podIPs}}
+  {{- if eq $mode "agent" }}
+  - name: NODE_NAME
+    valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+  {{- end }}
   - name: PILLION_APP
     {{- if or $s.name (ne $mode "issued") }}
     value: {{ include "pillion.base" . }}
@@ -138,7 +146,7 @@ volumeMounts:
     mountPath: {{ $s.socket.dir }}
   - name: pillion-operator
     mountPath: /run/pillion-operator
-  {{- if eq $s.discovery.strategy "kubernetes" }}
+  {{- if or (eq $s.discovery.strategy "kubernetes") (eq $mode "agent") }}
   - name: pillion-api
     mountPath: /var/run/secrets/kubernetes.io/serviceaccount
     readOnly: true
@@ -167,7 +175,7 @@ volumeMounts:
   {{- end }}
 - name: pillion-operator
   emptyDir: {sizeLimit: {{ $s.socket.sizeLimit }}}
-{{- if eq $s.discovery.strategy "kubernetes" }}
+{{- if or (eq $s.discovery.strategy "kubernetes") (eq $mode "agent") }}
 - name: pillion-api
   projected:
     defaultMode: 0444

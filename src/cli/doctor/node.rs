@@ -189,6 +189,46 @@ pub(super) fn strategies(diagnosis: &Json, findings: &mut Vec<Finding>) {
     }
 }
 
+/// The pods that an agent serves: whether they can be looked up, and who was turned away.
+pub(super) fn pods(diagnosis: &Json, findings: &mut Vec<Finding>) {
+    let pods = &diagnosis["pods"];
+    if !pods.is_object() {
+        return;
+    }
+    let known = format!(
+        "serves the pods {} of its machine; {} are known",
+        texts(pods, "allowed").join(", "),
+        pods["known"]
+    );
+    findings.push(match pods["problem"].as_str() {
+        None => Finding::ok("pods", known),
+        Some(problem) => {
+            let found = format!("{known}, and new ones cannot be looked up: {}", problem.trim_end_matches('.'));
+            let advice = "apps of known pods come as before, those of new ones wait 5 s and are told; it is tried on and on";
+            Finding::failed("pods", found, advice)
+        }
+    });
+    for (reason, count) in pods["refused"].as_object().into_iter().flatten() {
+        let (what, advice) = match reason.as_str() {
+            "no_pod" => (
+                "run in no pod",
+                "an app on the machine itself starts a node of its own, `pillion up`",
+            ),
+            "not_allowed" => (
+                "run in pods that may not come",
+                "if they may, add their namespace to `pods` (in the chart `agent.namespaces`)",
+            ),
+            "unknown" => (
+                "run in pods that the API server does not tell of",
+                "is NODE_NAME of this node the name of its machine? `kubectl get nodes` lists them",
+            ),
+            _ => ("were too many", "see the log of the node for the pod that they are of"),
+        };
+        let found = format!("turned {count} apps away that {what}");
+        findings.push(Finding::warning("pods", found, advice));
+    }
+}
+
 /// What strategies heard and did not believe: whose it is, and whether it matters.
 pub(super) fn ignored(diagnosis: &Json, findings: &mut Vec<Finding>) {
     let alone = diagnosis["connected"] == 0;
@@ -292,4 +332,30 @@ pub(super) fn peers(diagnosis: &Json, findings: &mut Vec<Finding>) {
     let found = format!("{found}; in vain: {} ({}: {reason})", names.join(", "), names[0]);
     let advice = format!("`pillion explain {}` says more", names[0]);
     findings.push(Finding::warning("peers", found, advice));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_told_of_pods_that_cannot_be_looked_up_and_of_apps_that_were_turned_away() {
+        let told = |diagnosis: Json| {
+            let mut findings = Vec::new();
+            pods(&diagnosis, &mut findings);
+            findings.into_iter().map(|finding| format!("{finding:?}")).collect::<Vec<_>>()
+        };
+        assert!(told(json!({"node": "a@h"})).is_empty(), "it is no agent");
+        let well = told(json!({"pods": {"allowed": ["*"], "known": 12, "refused": {}}}));
+        assert!(well.len() == 1 && well[0].contains("12 are known"), "{well:?}");
+        let problem = "ida may not list pods in all namespaces";
+        let refused = json!({"no_pod": 2, "not_allowed": 1});
+        let pods = json!({"allowed": ["shop"], "known": 0, "refused": refused, "problem": problem});
+        let ill = told(json!({"pods": pods}));
+        assert_eq!(ill.len(), 3, "{ill:?}");
+        assert!(ill[0].contains(problem), "{ill:?}");
+        assert!(ill[1].contains("2 apps") && ill[2].contains("agent.namespaces"), "{ill:?}");
+    }
 }

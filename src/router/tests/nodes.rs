@@ -1,5 +1,6 @@
 //! Nodes and sessions: who is there, who came back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -7,6 +8,7 @@ use serde_json::json;
 use super::support::{Pair, Paper};
 use crate::router::Limits;
 use crate::router::nodes::MeshRequest;
+use crate::wire::pod::Pod;
 
 #[test]
 fn nodeup_comes_before_anything_of_the_connection_and_nodedown_after_all_of_it() {
@@ -117,6 +119,43 @@ fn a_session_with_a_grace_is_taken_up_again_and_told_what_was_lost() {
     assert_eq!(events.remove(1), json!({"ev": "ok", "id": 77}));
     assert_eq!(events[1], json!({"ev": "gap", "lost": 1, "reason": "resumed"}));
     assert_eq!(events[2]["body"], "kept");
+}
+
+#[test]
+fn a_session_of_a_pod_is_taken_up_by_apps_of_that_pod_only_whoever_knows_its_secret() {
+    let mut node = Paper::new("a");
+    let pod = |namespace: &str| {
+        Arc::new(Pod {
+            namespace: namespace.into(),
+            name: "cart-0".into(),
+            account: "till".into(),
+            app: "cart".into(),
+        })
+    };
+    let open = |node: &mut Paper, namespace: Option<&str>| {
+        let session = node.open_as(false);
+        if let Some(namespace) = namespace {
+            node.hold(|router, _, _| router.on_session_of_pod(session, pod(namespace)));
+        }
+        session
+    };
+    let app = open(&mut node, Some("shop"));
+    node.tell(app, &json!({"op": "hello", "grace_ms": 1000}));
+    let welcome = node.events(app).remove(0);
+    let shown = node.ask(app, json!({"op": "info", "keys": ["pod", "service_account", "label"]}));
+    let expected = json!({"pod": "shop/cart-0", "service_account": "till", "label": "cart"});
+    assert_eq!(shown["info"], expected);
+    node.close(app);
+    let resume = json!({"session": app, "secret": welcome["secret"], "seen": 3});
+    let hello = json!({"op": "hello", "id": 77, "resume": resume});
+    for other in [Some("other"), None] {
+        let thief = open(&mut node, other);
+        node.tell(thief, &hello);
+        assert_eq!(node.events(thief)[0]["code"], "not_found");
+    }
+    let again = open(&mut node, Some("shop"));
+    node.tell(again, &hello);
+    assert_eq!(node.events(app)[0]["ev"], "welcome");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::counted::From;
 use super::table::{PointId, Table, Text, check_topic};
 use crate::router::again::Again;
 use crate::router::deliver::{Event, Holder, Origin};
@@ -139,6 +140,11 @@ impl KnownTopic {
         message::finish(&mut bytes, 0);
         message::finish(&mut bytes, self.event);
         Some(Shared::new(bytes, self.event, &out.shared))
+    }
+
+    /// The topic.
+    pub(in crate::router) fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// How many subscriptions there are here, unless they have to be found out for each message.
@@ -272,6 +278,7 @@ impl Router {
         }
         let mut failure = None;
         if done.is_ok() {
+            self.topics.published(wanted.topic, From::Here);
             let mut points = std::mem::take(&mut self.topics.found);
             out.count(self.topics.table.collect(wanted.topic, &mut points));
             let here = exclude.as_ref().filter(|pid| pid.node == self.me).map(|pid| pid.serial);
@@ -381,6 +388,7 @@ impl Router {
             return if out.put_off(known.subscriptions) { Again::PutOff } else { Again::No };
         }
         self.clock = Some(now);
+        self.topics.published(&known.topic, From::There);
         out.count(1);
         let origin = Origin::Process(Holder::Remote(peer, frame.serial));
         if let [(serial, point, 1)] = *known.here {
@@ -660,6 +668,7 @@ impl Router {
             let topic = event::topic_of(head).filter(|_| is_said(head, Said::Message));
             known.turn(head, topic.ok_or_else(wrong)?);
         }
+        self.topics.published(&known.topic, From::There);
         out.count(known.look_up(&self.topics.table));
         let lossy = frame.flags & message::SEND_LOSSY != 0 || frame.serial == 0;
         let mode = if lossy { Mode::Lossy } else { Mode::Wait };

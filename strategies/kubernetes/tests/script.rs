@@ -72,6 +72,7 @@ struct Watch {
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) collection: String,
+    /// Empty for all of them.
     pub(super) namespace: String,
     pub(super) query: BTreeMap<String, String>,
     pub(super) accept: String,
@@ -244,14 +245,14 @@ impl Inside {
         let line = Bytes::from(line);
         self.watches.retain(|watch| {
             watch.collection != *collection
-                || watch.namespace != *namespace
+                || !is_in(&watch.namespace, namespace)
                 || watch.lines.try_send(line.clone()).is_ok()
         });
     }
 
     fn list(&self, asked: &Asked, mood: Mood) -> String {
         let here = self.objects.iter().filter(|((collection, namespace, _), _)| {
-            *collection == asked.collection && *namespace == asked.namespace
+            *collection == asked.collection && is_in(&asked.namespace, namespace)
         });
         let all: Vec<&Value> = here.map(|(_, object)| object).collect();
         let all = match mood {
@@ -276,8 +277,8 @@ impl Inside {
         let since =
             asked.query.get("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
         for (version, collection, namespace, line) in &self.history {
-            if *version > since && *collection == asked.collection && *namespace == asked.namespace
-            {
+            let is_asked = *collection == asked.collection && is_in(&asked.namespace, namespace);
+            if *version > since && is_asked {
                 lines.try_send(Bytes::from(line.clone())).expect("room");
             }
         }
@@ -286,6 +287,11 @@ impl Inside {
         self.begun.send_modify(|begun| *begun += 1);
         Response::new(Spoken { first: None, rest: Some(rest), _keep: None })
     }
+}
+
+/// Who asks in no namespace asks in all of them.
+fn is_in(asked: &str, namespace: &str) -> bool {
+    asked.is_empty() || asked == namespace
 }
 
 fn whole(text: &str) -> Response<Spoken> {
@@ -320,11 +326,15 @@ impl Service<Request<kube::client::Body>> for Script {
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let parts: Vec<&str> = request.uri().path().split('/').collect();
-        let at = parts.iter().position(|part| *part == "namespaces").expect("in a namespace");
+        let at = parts.iter().position(|part| *part == "namespaces");
+        let (namespace, collection) = match at {
+            Some(at) => (parts[at + 1], parts[at + 2]),
+            None => ("", *parts.last().expect("a path")),
+        };
         let query = request.uri().query().unwrap_or_default().split('&');
         let asked = Asked {
-            collection: parts[at + 2].to_owned(),
-            namespace: parts[at + 1].to_owned(),
+            collection: collection.to_owned(),
+            namespace: namespace.to_owned(),
             query: query
                 .filter_map(|pair| pair.split_once('='))
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
