@@ -118,6 +118,7 @@ const CHART: [(&str, &str, &str); 52] = [
     ("injector.affinity", r#"{"nodeAffinity":{}}"#, ""),
     ("injector.topologySpreadConstraints", r#"[{"maxSkew":1}]"#, ""),
     ("agent.enabled", "true", "injector.enabled=false,sidecar.trust.cookieSecret=a"),
+    ("agent.namespaces", r#"["a"]"#, AGENT),
     ("agent.maxUnavailable", "2", AGENT),
     ("agent.podLabels", r#"{"a":"b"}"#, AGENT),
     ("agent.podAnnotations", r#"{"a":"b"}"#, AGENT),
