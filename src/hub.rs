@@ -397,7 +397,7 @@ impl Hub {
         self.with(|state, _| state.router.on_looked());
     }
 
-    /// Whether the certificate of this node is there, where others issue it: while it is not, the node is not ready.
+    /// Whether this node has had its certificate, where others issue it: before, it is not ready.
     pub fn set_issued(&self, there: bool) {
         self.with(|state, _| state.router.on_issued(there));
     }

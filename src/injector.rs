@@ -27,6 +27,7 @@ mod sidecar;
 mod slices;
 mod store;
 mod template;
+mod told;
 mod webhook;
 
 use std::io;
@@ -37,6 +38,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use pillion_strategies::problems;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -53,6 +55,9 @@ pub use template::TemplateError;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer of the API server may take, a watch apart.
 pub(crate) const ANSWER: Duration = Duration::from_secs(15);
+
+/// Longest text of somebody else's that is told.
+const TOLD_MAX: usize = 300;
 
 /// What the injector is told to be.
 #[derive(Clone, Debug)]
@@ -239,7 +244,10 @@ async fn connect() -> Result<Client, InjectorError> {
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, InjectorError> {
     let mut bound = TcpListener::bind(address).await;
-    if bound.is_err() && address.ip() == SocketAddr::from(([0_u16; 8], 0)).ip() {
+    if let Err(error) = &bound
+        && error.kind() != io::ErrorKind::AddrInUse
+        && address.ip() == SocketAddr::from(([0_u16; 8], 0)).ip()
+    {
         // A machine without IPv6.
         bound = TcpListener::bind(SocketAddr::from(([0_u8; 4], address.port()))).await;
     }
@@ -260,16 +268,7 @@ pub(crate) fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// An error with its causes, each said once, in one line of at most 300 characters.
+/// An error with its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !said.contains(&more) {
-            said = format!("{said}: {more}");
-        }
-        cause = error.source();
-    }
-    said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    problems::line(&problems::chain(error), TOLD_MAX)
 }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use pillion_strategies::problems::{chain, line};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
@@ -158,7 +159,7 @@ impl Issuer {
         anchors: &[CertificateDer<'static>],
     ) -> Result<Answer, IssuerError> {
         let url = || self.url.to_string();
-        let garbage = |why: String| IssuerError::Garbage { url: url(), why: short(&why) };
+        let garbage = |why: String| IssuerError::Garbage { url: url(), why: line(&why, TOLD_MAX) };
         let token = token(&self.token)
             .map_err(|source| IssuerError::Token { path: self.token.clone(), source })?;
         let asked = Asked { csr, mesh: &self.mesh };
@@ -197,7 +198,7 @@ impl Issuer {
         }
         Err(match serde_json::from_slice::<Refusal>(&body) {
             Ok(Refusal { code, message }) => {
-                let (code, message) = (short(&code), short(&message));
+                let (code, message) = (line(&code, TOLD_MAX), line(&message, TOLD_MAX));
                 IssuerError::Refused { url: url(), code, message }
             }
             Err(_) => garbage(format!("it answers {status}")),
@@ -266,25 +267,6 @@ fn token(path: &Path) -> io::Result<String> {
     std::fs::File::open(path)?.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
     let token = text.trim();
     if token.is_empty() { Err(io::Error::other("it is empty")) } else { Ok(token.to_owned()) }
-}
-
-/// An error with its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !said.contains(&more) {
-            said = format!("{said}: {more}");
-        }
-        cause = error.source();
-    }
-    said
-}
-
-/// Text of somebody else's, in one line, as long as a sentence may be.
-fn short(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TOLD_MAX).collect()
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub async fn run<T: Transport>(
     mut shutdown: Shutdown,
 ) {
     let mut issuance = tls.issuance();
-    hub.set_issued(tls.joins());
+    note_issuance(&hub, &tls);
     let (mut mesh, mut inputs) = Mesh::new(options, &transport, listeners, tls, &hub, reports);
     let mut events = Vec::new();
     loop {
@@ -151,7 +151,7 @@ pub async fn run<T: Transport>(
                 mesh.on_inbound(inbound);
             }
             () = news(&mut issuance) => {
-                hub.set_issued(mesh.context.tls.joins());
+                note_issuance(&hub, &mesh.context.tls);
                 mesh.look_at = Instant::now();
             }
             () = sleep_until(next) => {}
@@ -178,6 +178,19 @@ async fn news(issuance: &mut Option<watch::Receiver<Issuance>>) {
     }
     // There is none, or its sender is gone with the node.
     std::future::pending::<()>().await;
+}
+
+/// Tells the hub where the certificate stands that is issued: what is ready, and what is collected.
+fn note_issuance(hub: &Hub, tls: &Tls) {
+    // One that has ended leaves the node with whom it is connected to, and ready.
+    hub.set_issued(tls.ever_issued());
+    if let Some(issuance) = tls.issuance() {
+        let ends = {
+            let issuance = issuance.borrow();
+            issuance.until.or(issuance.ended)
+        };
+        hub.note(|notes| notes.certificate_ends = ends);
+    }
 }
 
 /// The next accepted connection, not before `room`. Cancel safe.

@@ -364,6 +364,16 @@ impl Tls {
         self.shared.issuance.as_ref().is_none_or(|issuance| issuance.borrow().until.is_some())
     }
 
+    /// Whether there is an issued certificate, or was one: true where nobody issues one. One that has ended takes nothing
+    /// from the connections that were made with it.
+    #[must_use]
+    pub fn ever_issued(&self) -> bool {
+        self.shared.issuance.as_ref().is_none_or(|issuance| {
+            let issuance = issuance.borrow();
+            issuance.until.is_some() || issuance.ended.is_some()
+        })
+    }
+
     /// Where the certificate stands that is issued, now and whenever that changes; none where nobody issues one.
     #[must_use]
     pub fn issuance(&self) -> Option<watch::Receiver<Issuance>> {
@@ -412,7 +422,8 @@ impl Tls {
         self.with(|current| *current = fresh);
         if let Some(issuance) = issuance {
             issuance.send_modify(|issuance| {
-                (issuance.until, issuance.trouble) = (Some(answer.life.until), None);
+                issuance.until = Some(answer.life.until);
+                (issuance.ended, issuance.trouble) = (None, None);
             });
         }
         Ok(answer.life)
@@ -432,7 +443,9 @@ impl Tls {
     /// The certificate that was issued has ended: there is nothing to connect with until there is another one.
     pub fn lapsed(&self) {
         if let Some(issuance) = &self.shared.issuance {
-            issuance.send_modify(|issuance| issuance.until = None);
+            issuance.send_modify(|issuance| {
+                issuance.ended = issuance.until.take().or(issuance.ended);
+            });
         }
     }
 

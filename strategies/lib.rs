@@ -51,7 +51,7 @@ mod pace;
 pub mod pods;
 #[cfg(feature = "postgres")]
 pub mod postgres;
-mod problems;
+pub mod problems;
 #[cfg(any(
     feature = "dns",
     feature = "consul",

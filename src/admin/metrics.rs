@@ -4,7 +4,7 @@
 //! another node makes up, but for the names of strategies, which whoever runs the node wrote down.
 
 use std::fmt::{Error, Result};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -141,7 +141,14 @@ impl Sample {
             ready,
         )?;
         let draining = usize::from(tally.draining);
-        families.gauge("pillion_draining", "Whether it is about to leave.", draining)
+        families.gauge("pillion_draining", "Whether it is about to leave.", draining)?;
+        let ends = self.observed.notes.certificate_ends;
+        let ends = ends.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(seconds);
+        families.gauge_f64(
+            "pillion_certificate_end_timestamp_seconds",
+            "When the certificate ends, or has ended, that it was issued: after that it keeps the connections that it has and joins nobody. Left out before it has one, and where nobody issues one.",
+            ends,
+        )
     }
 
     fn mesh(&self, families: &mut Families<'_>) -> Result {

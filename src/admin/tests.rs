@@ -20,6 +20,7 @@ async fn sample() -> Sample {
     hub.note(|notes| {
         notes.reported("dns", 3, Some(true), now);
         notes.joining(true, "joined");
+        notes.certificate_ends = Some(std::time::UNIX_EPOCH + Duration::from_secs(1_086_400));
     });
     Sample {
         node,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -62,6 +63,8 @@ pub struct Notes {
     pub lost: u64,
     /// By name.
     pub strategies: BTreeMap<String, StrategyNote>,
+    /// When the certificate ends, or has ended, that the node was issued; none before, and where nobody issues one.
+    pub certificate_ends: Option<SystemTime>,
 }
 
 impl Notes {

@@ -218,10 +218,8 @@ impl Annotations {
 
 /// A warning about an annotation: which, its value, what is expected.
 fn told(key: &str, text: &str, words: &str) -> String {
-    let shown: String =
-        text.chars().take(TOLD_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let more = if text.chars().count() > TOLD_CHARS_MAX { "..." } else { "" };
-    short(&format!("{key}: \"{shown}{more}\" {words}"))
+    let shown = pillion_strategies::problems::line(text, TOLD_CHARS_MAX);
+    short(&format!("{key}: \"{shown}\" {words}"))
 }
 
 /// As long as a warning may be.

@@ -24,7 +24,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use self::state::State;
+use super::told::Told;
 use super::{Injector, chain, since_1970, store};
+use crate::backoff::{Backoff, Rng};
 use crate::shutdown::Shutdown;
 use crate::tls;
 
@@ -165,7 +167,15 @@ pub(crate) async fn keep(
 ) {
     let api: Api<Secret> = Api::namespaced(injector.client.clone(), &injector.settings.namespace);
     let mut secrets = pin!(store::follow(&api, &injector.settings.ca_secret));
-    let mut keeper = Keeper { injector: &injector, api: &api, known: None, tell };
+    let mut keeper = Keeper {
+        injector: &injector,
+        api: &api,
+        known: None,
+        told: Told::default(),
+        backoff: Backoff::default(),
+        rng: Rng::new(u64::from(std::process::id())),
+        tell,
+    };
     let mut found: Option<Option<Secret>> = None;
     let mut due = None;
     loop {
@@ -174,7 +184,10 @@ pub(crate) async fn keep(
             () = shutdown.asked() => return,
             event = secrets.next() => match event {
                 Some(Ok(secret)) => found = Some(secret),
-                Some(Err(error)) => keeper.told(format!("it cannot be read: {}", chain(&error))),
+                Some(Err(error)) => {
+                    let name = &injector.settings.ca_secret;
+                    keeper.trouble(format!("the Secret {name} cannot be read: {}", chain(&error)));
+                }
                 None => return,
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -193,6 +206,9 @@ struct Keeper<'a> {
     injector: &'a Injector,
     api: &'a Api<Secret>,
     known: Option<State>,
+    told: Told,
+    backoff: Backoff,
+    rng: Rng,
     tell: watch::Sender<Option<Arc<Authority>>>,
 }
 
@@ -204,7 +220,7 @@ impl Keeper<'_> {
         let worked = match self.state(found, now) {
             Ok(worked) => worked,
             Err(why) => {
-                self.told(why);
+                self.trouble(why);
                 return LOOK;
             }
         };
@@ -212,7 +228,7 @@ impl Keeper<'_> {
         let written = match state.written() {
             Ok(written) => written,
             Err(error) => {
-                self.told(error.to_string());
+                self.trouble(error.to_string());
                 return LOOK;
             }
         };
@@ -225,13 +241,16 @@ impl Keeper<'_> {
                     }
                 }
                 // What somebody else has written comes by itself; until then it is what it was.
-                Ok(store::Written::Outrun) => return store::AGAIN,
+                Ok(store::Written::Outrun) => {
+                    return self.backoff.next(store::WAITS, &mut self.rng);
+                }
                 Err(why) => {
-                    self.told(why);
-                    return store::AGAIN;
+                    self.trouble(why);
+                    return self.backoff.next(store::WAITS, &mut self.rng);
                 }
             }
         }
+        self.backoff.reset();
         let next = state.next(now, times).map_or(LOOK, |at| {
             Duration::from_secs(at.saturating_sub(now)).clamp(Duration::from_millis(100), LOOK)
         });
@@ -266,11 +285,11 @@ impl Keeper<'_> {
     }
 
     /// Says what is wrong. What is known goes on being used, and what is due of it is done.
-    fn told(&self, why: String) {
+    fn trouble(&mut self, why: String) {
         if self.known.is_none() {
             return self.injector.health.unwell("authority", why);
         }
-        tracing::warn!("{why}; the authority that is known is used meanwhile");
+        self.told.warn(&format!("{why}; the authority that is known is used meanwhile"));
         self.publish(since_1970().as_secs());
     }
 

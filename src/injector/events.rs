@@ -62,6 +62,12 @@ impl Events {
 }
 
 impl Told {
+    /// How many are waiting.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.warnings.len()
+    }
+
     /// Tells what is left, until it is asked to stop.
     pub(crate) async fn run(mut self, mut shutdown: Shutdown) {
         loop {

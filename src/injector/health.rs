@@ -8,7 +8,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// One label.
 pub(crate) type Label = [(&'static str, &'static str); 1];
@@ -41,6 +41,10 @@ pub(crate) struct Health {
     pub certificates: Counter<u64, AtomicU64>,
 }
 
+fn add(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+    registry.register(name, help, metric.clone());
+}
+
 impl Health {
     pub(crate) fn new() -> Self {
         let health = Self {
@@ -55,37 +59,19 @@ impl Health {
             certificates: Counter::default(),
         };
         health.register(|registry| {
-            registry.register(
-                "admissions",
-                "Pods that came by, by result",
-                health.admissions.clone(),
-            );
-            registry.register(
+            add(registry, "admissions", "Pods that came by, by result", &health.admissions);
+            add(
+                registry,
                 "annotation_warnings",
                 "Annotations that made no sense",
-                health.warnings.clone(),
+                &health.warnings,
             );
-            registry.register(
-                "missed_pods",
-                "Annotated pods without a sidecar",
-                health.missed.clone(),
-            );
+            add(registry, "missed_pods", "Annotated pods without a sidecar", &health.missed);
             let help = "When the certificate that is shown ends, in seconds since 1970";
-            registry.register(
-                "certificate_end_timestamp_seconds",
-                help,
-                health.certificate_ends.clone(),
-            );
-            registry.register(
-                "connections",
-                "Connections, by how they ended",
-                health.connections.clone(),
-            );
-            registry.register(
-                "certificates_made",
-                "Certificates made for the webhook",
-                health.certificates.clone(),
-            );
+            add(registry, "certificate_end_timestamp_seconds", help, &health.certificate_ends);
+            add(registry, "connections", "Connections, by how they ended", &health.connections);
+            let help = "Certificates made for the webhook";
+            add(registry, "certificates_made", help, &health.certificates);
         });
         health
     }

@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use pillion_strategies::problems;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData as _, SanType, SubjectPublicKeyInfo,
@@ -37,6 +38,8 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
 use super::authority::Authority;
+use super::chain;
+use super::told::Told;
 use crate::tls::{PeerIdentity, is_host, is_mesh};
 
 /// Whom tokens must be for.
@@ -243,13 +246,14 @@ pub(super) struct Issuing {
     authority: watch::Receiver<Option<Arc<Authority>>>,
     places: Arc<Semaphore>,
     often: Arc<Mutex<Often>>,
+    told: Arc<Mutex<Told>>,
 }
 
 impl Issuing {
     /// Asks the API server by this client, and signs with what is the authority then.
     pub(super) fn new(client: Client, authority: watch::Receiver<Option<Arc<Authority>>>) -> Self {
         let places = Arc::new(Semaphore::new(AT_A_TIME));
-        Self { client, authority, places, often: Arc::default() }
+        Self { client, authority, places, often: Arc::default(), told: Arc::default() }
     }
 
     /// The route `/v1/certificate`.
@@ -258,12 +262,13 @@ impl Issuing {
     }
 
     async fn answer(&self, headers: &HeaderMap, body: Body) -> Result<Answered, Refusal> {
-        let _place = self.places.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let token = token(headers)?;
         let body = timeout(WITHIN, to_bytes(body, BYTES_MAX))
             .await
             .map_err(|_| Refusal::Unreadable("it does not come".to_owned()))?
             .map_err(|_| Refusal::TooLarge)?;
+        // Whoever is slow to ask keeps nobody out.
+        let _place = self.places.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let asked: Asked = serde_json::from_slice(&body)
             .map_err(|error| Refusal::Unreadable(short(&error.to_string())))?;
         // What costs nothing is looked at before the API server is asked.
@@ -302,7 +307,7 @@ impl Issuing {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &holder.namespace);
         let pod = match timeout(WITHIN, pods.get_metadata_opt(&holder.pod)).await {
             Ok(Ok(pod)) => pod.ok_or_else(|| Refusal::Gone(holder.shown()))?,
-            Ok(Err(error)) => return Err(away(&error)),
+            Ok(Err(error)) => return Err(self.away(&error)),
             Err(_) => return Err(silent()),
         };
         let identity = holder.identity(&pod.metadata, mesh)?;
@@ -329,9 +334,16 @@ impl Issuing {
         };
         match timeout(WITHIN, reviews.create(&PostParams::default(), &review)).await {
             Ok(Ok(review)) => Holder::of(&review.status.unwrap_or_default()),
-            Ok(Err(error)) => Err(away(&error)),
+            Ok(Err(error)) => Err(self.away(&error)),
             Err(_) => Err(silent()),
         }
+    }
+
+    fn away(&self, error: &kube::Error) -> Refusal {
+        // What the API server says in words stays in this log: it is no business of a sidecar's.
+        let words = format!("the API server cannot be asked about a certificate: {}", chain(error));
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).warn(&words);
+        Refusal::Unavailable("the injector cannot ask the API server who you are".to_owned())
     }
 }
 
@@ -353,12 +365,6 @@ async fn certificate(State(issuing): State<Issuing>, headers: HeaderMap, body: B
 
 fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-fn away(error: &kube::Error) -> Refusal {
-    // What the API server says in words stays in this log: it is no business of a sidecar's.
-    tracing::warn!("the API server cannot be asked about a certificate: {error}");
-    Refusal::Unavailable("the injector cannot ask the API server who you are".to_owned())
 }
 
 fn silent() -> Refusal {
@@ -449,9 +455,8 @@ impl Often {
     }
 }
 
-/// Text of somebody else's, in one line, as long as a sentence may be.
 fn short(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TOLD_MAX).collect()
+    problems::line(text, TOLD_MAX)
 }
 
 #[cfg(test)]

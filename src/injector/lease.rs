@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::Settings;
+use super::told::Told;
 use crate::backoff::Rng;
 use crate::shutdown::Shutdown;
 
@@ -99,7 +100,7 @@ pub(super) async fn stand(
         Rng::new(u64::from(std::process::id()) ^ Timestamp::now().as_millisecond().cast_unsigned());
     let mut seen = Seen { version: None, since: Instant::now() };
     let mut renewed: Option<Instant> = None;
-    let mut told = String::new();
+    let mut told = Told::default();
     loop {
         let began = Instant::now();
         // Whoever holds it asks no longer than he may hold it without an answer.
@@ -112,7 +113,7 @@ pub(super) async fn stand(
         };
         match tried.unwrap_or_else(|_| Err("the API server does not answer".to_owned())) {
             Ok(true) => {
-                told.clear();
+                told.well();
                 renewed = Some(began);
                 if !*holds.borrow() {
                     tracing::info!("holds the Lease {}/{}", candidate.namespace, candidate.lease);
@@ -120,18 +121,12 @@ pub(super) async fn stand(
                 }
             }
             Ok(false) => {
-                told.clear();
+                told.well();
                 lose(&candidate, &holds, &mut renewed);
             }
             Err(why) => {
-                if why != told {
-                    tracing::warn!(
-                        "the Lease {}/{}: {why}; it is tried again",
-                        candidate.namespace,
-                        candidate.lease
-                    );
-                    told = why;
-                }
+                let Candidate { namespace, lease, .. } = &candidate;
+                told.warn(&format!("the Lease {namespace}/{lease}: {why}; it is tried again"));
                 if renewed.is_some_and(|at| at.elapsed() >= RENEW_WITHIN) {
                     lose(&candidate, &holds, &mut renewed);
                 }

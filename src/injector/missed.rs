@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::annotations::{INJECT, INJECTED};
 use super::events::Warning;
 use super::patch::{self, Decision, Sidecar};
+use super::told::Told;
 use super::{ANSWER, Injector, chain};
 use crate::shutdown::Shutdown;
 
@@ -46,6 +47,7 @@ async fn follow(injector: &Injector) {
     let without = watcher::Config::default().labels(&format!("{INJECTED}!=true"));
     let mut events = pin!(watcher(pods, without).default_backoff());
     let (mut missed, mut listed) = (BTreeSet::new(), BTreeSet::new());
+    let mut told = Told::default();
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Init) => listed.clear(),
@@ -67,10 +69,10 @@ async fn follow(injector: &Injector) {
             Ok(watcher::Event::Delete(pod)) => {
                 missed.remove(&pod.metadata.uid.unwrap_or_default());
             }
-            Err(error) => tracing::warn!(
+            Err(error) => told.warn(&format!(
                 "pods cannot be watched, to find those without a sidecar: {}",
                 chain(&error)
-            ),
+            )),
         }
         injector.health.missed.set(i64::try_from(missed.len()).unwrap_or(i64::MAX));
     }

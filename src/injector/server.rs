@@ -158,6 +158,22 @@ struct Place {
     leave: Notify,
 }
 
+/// A request that is under way; over with the value, whatever becomes of it.
+struct Busy(Arc<Place>);
+
+impl Busy {
+    fn at(place: &Arc<Place>) -> Self {
+        place.busy.store(true, Ordering::Relaxed);
+        Self(Arc::clone(place))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
 /// How connections are served.
 #[derive(Clone)]
 pub(crate) struct Serving {
@@ -280,10 +296,10 @@ async fn requests(
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let mut routes = routes.clone();
         asked.store(true, Ordering::Relaxed);
-        place.busy.store(true, Ordering::Relaxed);
+        let busy = Busy::at(place);
         async move {
             let answer = timeout(REQUEST, routes.call(request.map(Body::new))).await;
-            place.busy.store(false, Ordering::Relaxed);
+            drop(busy);
             Ok::<_, Infallible>(match answer {
                 Ok(Ok(answer)) => answer,
                 Err(_) => {

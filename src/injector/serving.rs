@@ -28,18 +28,22 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::authority::Authority;
 use super::server::Shown;
+use super::told::Told;
 use super::{ANSWER, Injector, chain, lasts, since_1970, store};
+use crate::backoff::{Backoff, Rng};
 use crate::shutdown::Shutdown;
 
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
-/// The clock is looked at no more seldom than this, because a machine's may be set.
-const LOOK_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The clock is looked at no more seldom than this: a machine's may be set, and machines sleep.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Nor oftener, where all is well.
+const LOOK_MIN: Duration = Duration::from_secs(1);
 
 /// A certificate with its key.
 struct Leaf {
@@ -148,8 +152,9 @@ struct Keeper {
     secret: Seen<Secret>,
     webhook: Seen<MutatingWebhookConfiguration>,
     leaf: Option<Leaf>,
-    /// Somebody else wrote the configuration first: what they wrote is looked at again soon.
+    /// Somebody else wrote the Secret or the configuration first: what they wrote is looked at again soon.
     outrun: bool,
+    told: Told,
     /// The anchors have changed: bundles are written even when they only have too many.
     exact: bool,
 }
@@ -175,9 +180,11 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
         webhook: Seen::NotYet,
         leaf: None,
         outrun: false,
+        told: Told::default(),
         exact: true,
     };
-    let mut wait = LOOK_EVERY;
+    let (mut backoff, mut rng) = (Backoff::default(), Rng::new(u64::from(std::process::id())));
+    let mut look = Instant::now() + LOOK_EVERY;
     loop {
         tokio::select! {
             biased;
@@ -187,7 +194,9 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
                 Ok(secret) => keeper.secret = secret.into(),
                 Err(error) => {
                     let name = &settings.tls_secret;
-                    keeper.injector.health.unwell("certificate", format!("the Secret {name} cannot be read: {}", chain(&error)));
+                    let said = format!("the Secret {name} cannot be read: {}", chain(&error));
+                    let known = !matches!(keeper.secret, Seen::NotYet);
+                    keeper.unseen("certificate", known, said);
                     continue;
                 }
             },
@@ -196,11 +205,12 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
                 Err(error) => {
                     let name = &settings.webhook;
                     let said = format!("the MutatingWebhookConfiguration {name} cannot be read: {}", chain(&error));
-                    keeper.injector.health.unwell("webhook", said);
+                    let known = !matches!(keeper.webhook, Seen::NotYet);
+                    keeper.unseen("webhook", known, said);
                     continue;
                 }
             },
-            () = tokio::time::sleep(wait) => {}
+            () = sleep_until(look) => {}
         }
         let now = since_1970();
         keeper.outrun = false;
@@ -218,7 +228,13 @@ pub(crate) async fn keep(injector: Injector, shown: Arc<Shown>, mut shutdown: Sh
         let due =
             keeper.leaf.as_ref().map_or(LOOK_EVERY, |leaf| leaf.due().saturating_sub(since_1970()));
         // What is due and was not mended yet is on its way through the API server, or failed.
-        wait = if failed { store::AGAIN } else { due.clamp(store::AGAIN, LOOK_EVERY) };
+        let wait = if failed {
+            backoff.next(store::WAITS, &mut rng)
+        } else {
+            backoff.reset();
+            due.clamp(LOOK_MIN, LOOK_EVERY)
+        };
+        look = Instant::now() + wait;
     }
 }
 
@@ -230,6 +246,16 @@ fn follow(
 }
 
 impl Keeper {
+    /// Something cannot be watched. What was seen of it is used: a watch that goes on tells nothing until there is news, so
+    /// nobody would say that all is well again.
+    fn unseen(&mut self, part: &'static str, known: bool, why: String) {
+        if known {
+            self.told.warn(&format!("{why}; what is known of it is used meanwhile"));
+        } else {
+            self.injector.health.unwell(part, why);
+        }
+    }
+
     /// Shows the Secret's certificate, or makes a better one; whether a good one is shown.
     async fn settle_certificate(&mut self, now: Duration) -> Result<bool, String> {
         let settings = Arc::clone(&self.injector.settings);
@@ -266,15 +292,19 @@ impl Keeper {
             },
             Err(why) => why,
         };
-        tracing::info!(
-            "a new certificate for {}: the one in the Secret {name}: {why}",
-            self.names.join(", ")
-        );
         let [chain, key] = make(&authority, &self.names, settings.tls_lifetime)
             .map_err(|error| format!("no certificate can be made: {error}"))?;
-        store::write(&self.secrets, name, secret.as_ref(), &[(CERTIFICATE, chain), (KEY, key)])
-            .await?;
-        self.injector.health.certificates.inc();
+        let texts = [(CERTIFICATE, chain), (KEY, key)];
+        match store::write(&self.secrets, name, secret.as_ref(), &texts).await? {
+            store::Written::Outrun => self.outrun = true,
+            store::Written::Done => {
+                self.injector.health.certificates.inc();
+                let names = self.names.join(", ");
+                tracing::info!(
+                    "a new certificate for {names}: the one in the Secret {name}: {why}"
+                );
+            }
+        }
         // Whoever wrote it: it comes as a change of the Secret.
         Ok(self.leaf.is_some())
     }
@@ -321,8 +351,13 @@ impl Keeper {
         }
         if !operations.is_empty() {
             let patch = bundles(found, &operations, authority.anchors_pem());
-            tracing::info!("the caBundle of the MutatingWebhookConfiguration {name} is written");
-            self.outrun = !self.write(&patch).await?;
+            let written = self.write(&patch).await?;
+            if written {
+                tracing::info!(
+                    "the caBundle of the MutatingWebhookConfiguration {name} is written"
+                );
+            }
+            self.outrun |= !written;
             // What became of it comes as a change.
             return Ok(false);
         }

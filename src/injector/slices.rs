@@ -13,7 +13,7 @@ mod objects;
 mod plan;
 mod watched;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ use tokio::time::{Instant, sleep_until};
 use self::objects::{MeshService, NodeZone, PodSeen};
 use self::plan::{Known, Write};
 use self::watched::Watched;
+use super::chain;
+use super::told::Told;
 use crate::backoff::{Backoff, Rng, Waits};
 use crate::shutdown::Shutdown;
 
@@ -64,7 +66,7 @@ pub(super) async fn keep(
     mut shutdown: Shutdown,
 ) {
     let mut rng = Rng::new(u64::from(std::process::id()));
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut told) = (Backoff::default(), Told::default());
     loop {
         tokio::select! {
             biased;
@@ -83,7 +85,7 @@ pub(super) async fn keep(
             () = shutdown.asked() => return,
             _ = held(&mut holds, false) => {}
             why = hold(&client, &place) => {
-                tracing::warn!("the endpoints of the mesh are not kept at the moment: {why}; it is tried again");
+                told.warn(&format!("the endpoints of the mesh are not kept at the moment: {why}; it is tried again"));
                 if began.elapsed() >= WAITS.cap {
                     backoff.reset();
                 }
@@ -116,7 +118,9 @@ async fn hold(client: &Client, place: &Place) -> String {
     let leases: Api<Lease> = Api::namespaced(client.clone(), &place.namespace);
     let lease = match leases.get_metadata(&place.lease).await {
         Ok(lease) => lease.metadata.uid.unwrap_or_default(),
-        Err(error) => return format!("the Lease {} cannot be read: {error}", place.lease),
+        Err(error) => {
+            return format!("the Lease {} cannot be read: {}", place.lease, chain(&error));
+        }
     };
     let all = watcher::Config::default;
     let ours = format!("{}={}", plan::MANAGED_BY_SLICES, plan::MANAGER);
@@ -145,7 +149,7 @@ async fn hold(client: &Client, place: &Place) -> String {
                 // A zone is a hint: without the permission, or while they cannot be had, what is known of them is used.
                 Err(why) => {
                     (nodes, zones_again) = (zones(), Some(Instant::now() + ZONES_AGAIN));
-                    state.without_zones(why);
+                    state.without_zones(&why);
                     Ok(true)
                 }
             },
@@ -162,7 +166,7 @@ async fn hold(client: &Client, place: &Place) -> String {
         match result {
             Ok(true) => state.changed(COALESCE),
             Ok(false) => {}
-            Err(why) => state.tell(format!("{why}; it is tried again")),
+            Err(why) => state.told.warn(&format!("{why}; it is tried again")),
         }
     }
 }
@@ -176,7 +180,7 @@ async fn at(time: Option<Instant>) {
 }
 
 fn of<K>(event: watcher::Result<Event<K>>, what: &str) -> Result<Event<K>, String> {
-    event.map_err(|error| format!("{what} cannot be watched: {error}"))
+    event.map_err(|error| format!("{what} cannot be watched: {}", chain(&error)))
 }
 
 /// All that is known, and what is to be written.
@@ -191,7 +195,7 @@ struct State<'a> {
     due: Option<Instant>,
     backoff: Backoff,
     rng: Rng,
-    told: BTreeSet<String>,
+    told: Told,
 }
 
 impl<'a> State<'a> {
@@ -206,7 +210,7 @@ impl<'a> State<'a> {
             due: None,
             backoff: Backoff::default(),
             rng: Rng::new(u64::from(std::process::id())),
-            told: BTreeSet::new(),
+            told: Told::default(),
         }
     }
 
@@ -215,17 +219,9 @@ impl<'a> State<'a> {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    fn without_zones(&mut self, why: String) {
-        self.tell(format!("{why}: endpoints are written without their zone"));
+    fn without_zones(&mut self, why: &str) {
+        self.told.warn(&format!("{why}: endpoints are written without their zone"));
         self.zones.without();
-    }
-
-    /// Says something once.
-    fn tell(&mut self, words: String) {
-        const TOLD_MAX: usize = 256;
-        if self.told.len() < TOLD_MAX && self.told.insert(words.clone()) {
-            tracing::warn!("{words}");
-        }
     }
 
     /// Writes what differs. What fails is tried again, later and later.
@@ -249,7 +245,7 @@ impl<'a> State<'a> {
         };
         let plan = plan::plan(&known);
         for words in plan.complaints {
-            self.tell(words);
+            self.told.warn(&words);
         }
         let (slices, services) = (self.slices_of(client), self.services_of(client));
         let done: Vec<(Write, Result<Done, kube::Error>)> = stream::iter(plan.writes)
@@ -279,7 +275,8 @@ impl<'a> State<'a> {
                     failed = true;
                 }
                 Err(error) => {
-                    self.tell(format!("{write} failed: {error}; it is tried again"));
+                    self.told
+                        .warn(&format!("{write} failed: {}; it is tried again", chain(&error)));
                     failed = true;
                 }
             }

@@ -13,9 +13,11 @@ use kube::{Api, ResourceExt as _};
 use tokio::time::timeout;
 
 use super::{ANSWER, chain};
+use crate::backoff::Waits;
 
-/// After how long what could not be written is tried again.
-pub(crate) const AGAIN: Duration = Duration::from_secs(2);
+/// The pauses before what could not be written is tried again.
+pub(crate) const WAITS: Waits =
+    Waits { first: Duration::from_secs(1), cap: Duration::from_secs(60) };
 
 /// The Secret as it is, again after each change; nothing when there is none. Errors are tried again, later and later.
 pub(crate) fn follow(

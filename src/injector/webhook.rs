@@ -3,6 +3,8 @@
 //! A pod is never refused: what makes no sense is told in warnings, which `kubectl` shows, and in an event of what owns
 //! the pod, since pods are mostly made by machines.
 
+use std::time::Duration;
+
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +19,9 @@ use tokio::time::timeout;
 
 use super::events::Warning;
 use super::patch::{self, Features, Outcome, Sidecar};
-use super::{ANSWER, Injector, chain, server, store};
+use super::told::Told;
+use super::{ANSWER, Injector, chain, server};
+use crate::backoff::{Backoff, Rng, Waits};
 use crate::shutdown::Shutdown;
 
 /// Most warnings of one answer; the API server takes 4096 bytes of them.
@@ -139,27 +143,136 @@ fn owner(metadata: &ObjectMeta, namespace: &str) -> Option<ObjectReference> {
     })
 }
 
-/// Asks the API server once what it can do; until it has answered nothing newer than 1.29 is used.
+/// How often the API server is asked what it can do: it may be upgraded, or put back, while the injector runs. Of several
+/// API servers that are upgraded one by one any may answer; for so long a pod may lack the sleep, or be refused it by an
+/// older one and be made again by its controller.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// The pauses before it is asked again that has not answered.
+const WAITS: Waits = Waits { first: Duration::from_secs(1), cap: Duration::from_secs(30) };
+
+/// Asks the API server what it can do, now and again; until it has answered nothing newer than 1.29 is used, and while it
+/// does not what it said last.
 pub(crate) async fn ask_features(
     injector: Injector,
     features: watch::Sender<Option<Features>>,
     mut shutdown: Shutdown,
 ) {
+    let (mut told, mut backoff) = (Told::default(), Backoff::default());
+    let mut rng = Rng::new(u64::from(std::process::id()));
     loop {
-        match timeout(ANSWER, injector.client.apiserver_version()).await {
+        let why = match timeout(ANSWER, injector.client.apiserver_version()).await {
             Ok(Ok(version)) => {
                 let found = Features::of(&version.major, &version.minor);
-                tracing::info!("the API server is Kubernetes {}: {found}", version.git_version);
-                features.send_replace(Some(found));
-                return;
+                if features.send_replace(Some(found)) != Some(found) {
+                    tracing::info!("the API server is Kubernetes {}: {found}", version.git_version);
+                }
+                None
             }
-            Ok(Err(error)) => {
-                tracing::warn!("the API server does not say its version: {}", chain(&error));
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some("it does not answer".to_owned()),
+        };
+        let wait = match why {
+            None => {
+                told.well();
+                backoff.reset();
+                ASK_AGAIN
             }
-            Err(_) => tracing::warn!("the API server does not say its version in time"),
-        }
-        if shutdown.asked_within(store::AGAIN).await {
+            Some(why) => {
+                told.warn(&format!("the API server does not say its version: {why}"));
+                backoff.next(WAITS, &mut rng)
+            }
+        };
+        if shutdown.asked_within(wait).await {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use axum::http;
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+    use crate::injector::annotations::INJECT;
+    use crate::injector::events;
+    use crate::injector::patch::tests::template;
+    use crate::shutdown;
+
+    /// Is asked for its version, and is upgraded, away, and put back.
+    #[derive(Clone)]
+    struct Server(Arc<AtomicUsize>);
+
+    impl tower_service::Service<http::Request<Body>> for Server {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            assert_eq!(request.uri().path(), "/version");
+            let asked = self.0.fetch_add(1, Ordering::Relaxed);
+            let minor = ["29", "30+", "", "30", "29"].get(asked).copied().unwrap_or("34");
+            let said = json!({"major": "1", "minor": minor, "gitVersion": "", "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
+            let mut answer = http::Response::new(Body::from(said.to_string().into_bytes()));
+            if minor.is_empty() {
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            ready(Ok(answer))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_comes_back_with_another_version_is_asked_what_it_can_do() {
+        let mut injector = Injector::alone(template());
+        let asked = Arc::new(AtomicUsize::new(0));
+        injector.client = Client::new(Server(Arc::clone(&asked)), "default");
+        let (trigger, shutdown) = shutdown::channel();
+        let (tell, mut features) = watch::channel(None);
+        let asking = ask_features(injector, tell, shutdown);
+        let watching = async {
+            // The third time it does not answer, and what it said last holds.
+            for (sleep, times) in [(false, 1), (true, 2), (true, 4), (false, 5), (true, 6)] {
+                features.changed().await.expect("it is asked");
+                let found = features.borrow_and_update().expect("it has answered");
+                assert_eq!((found.native, found.sleep), (true, sleep), "asked {times} times");
+                assert_eq!(asked.load(Ordering::Relaxed), times);
+            }
+            trigger.ask();
+        };
+        tokio::join!(asking, watching);
+    }
+
+    #[tokio::test]
+    async fn what_is_only_tried_leaves_no_event_behind() {
+        let mut injector = Injector::alone(template());
+        let (events, waiting) = events::channel(injector.client.clone());
+        injector.events = events;
+        for (dry, told) in [(true, 0), (false, 1)] {
+            let request: AdmissionRequest<DynamicObject> = serde_json::from_value(json!({
+                "uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+                "resource": {"group": "", "version": "v1", "resource": "pods"}, "operation": "CREATE", "namespace": "shop",
+                "userInfo": {}, "dryRun": dry,
+                "object": {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+                    "metadata": {"generateName": "web-", "annotations": {INJECT: "true", "pillion.dev/log-level": "loud"},
+                        "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": true}]}},
+            }))
+            .expect("a request");
+            let response = review(&injector, &request).expect("a pod");
+            assert_eq!(response.warnings.map(|warnings| warnings.len()), Some(1), "dry run: {dry}");
+            assert_eq!(waiting.len(), told, "dry run: {dry}");
         }
     }
 }

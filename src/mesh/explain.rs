@@ -215,9 +215,13 @@ impl Told {
     }
 
     fn wanted(&mut self, case: &Case<'_>, row: &Row<'_>, peer: &PeerShown) {
-        if let Some(IssuedShown { issuer, trouble, .. }) = &case.issued {
+        if let Some(IssuedShown { issuer, trouble, ended_ms, .. }) = &case.issued {
             let why = trouble.clone().unwrap_or_else(|| format!("{issuer} is being asked for it"));
-            self.so(format!("This node has no certificate, so it joins nobody: {why}."));
+            let lacks = match ended_ms {
+                None => "This node has no certificate".to_owned(),
+                Some(ended) => format!("The certificate of this node ended {} ago", ms(*ended)),
+            };
+            self.so(format!("{lacks}, so it joins nobody: {why}."));
             self.advise("`pillion doctor` here says more about the certificate.");
         }
         let mut failed = 0;

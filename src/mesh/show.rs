@@ -336,6 +336,7 @@ impl<T: Transport> Mesh<T> {
         Some(IssuedShown {
             issuer: issuance.issuer,
             ends_ms: issuance.until.map(|_| ms(left.unwrap_or_default())),
+            ended_ms: issuance.ended.map(|at| ms(at.elapsed().unwrap_or_default())),
             trouble: issuance.trouble,
         })
     }

@@ -36,7 +36,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(super) struct Life {
     bound: bool,
     looked: bool,
-    /// Its certificate is issued by others, and has not come yet.
+    /// Its certificate is issued by others, and none has come yet.
     unissued: bool,
     /// So many others are to be up before this node is ready.
     min_peers: usize,
@@ -140,7 +140,7 @@ impl Readiness {
         matches!(self.unready, Some(Unready::Draining))
     }
 
-    /// Whether the node is ready for work: its app socket is bound, its certificate is there, every strategy has looked
+    /// Whether the node is ready for work: its app socket is bound, it has had its certificate, every strategy has looked
     /// once or has had two seconds for it, `min-peers` others were up at the same time, and it is not draining.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl Router {
         self.life_changes();
     }
 
-    /// Whether the certificate of this node, which others issue, is there.
+    /// Whether a certificate of this node, which others issue, has come: it may have ended since.
     pub fn on_issued(&mut self, there: bool) {
         self.life.unissued = !there;
         self.life_changes();

@@ -33,6 +33,8 @@ pub struct Issuance {
     pub issuer: String,
     /// When it ends; none before there is one, and after it has ended.
     pub until: Option<SystemTime>,
+    /// When the last one has ended, while there is no other.
+    pub ended: Option<SystemTime>,
     /// Why the last attempt brought none; none when it did, or while the first is under way.
     pub trouble: Option<String>,
 }

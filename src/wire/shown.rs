@@ -151,6 +151,9 @@ pub struct IssuedShown {
     /// When it ends; none where there is none, and the node joins nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends_ms: Option<u64>,
+    /// How long ago the last one ended, while there is no other: the node keeps the connections that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
     /// Why the last request brought none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -5,6 +5,8 @@ use std::error::Error;
 use kube::core::Status;
 use kube::runtime::watcher;
 
+use crate::problems;
+
 /// Longest text of somebody else's that is told.
 const TOLD_MAX: usize = 300;
 /// What the role is called that the hint makes.
@@ -122,28 +124,13 @@ fn forbidden(status: &Status, verb: &str, asked: &Asked) -> String {
     )
 }
 
-/// An error with its causes, each said once.
+/// An error with its causes, in one line.
 pub(super) fn chain(error: &dyn Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !said.contains(&more) {
-            said = format!("{said}: {more}");
-        }
-        cause = error.source();
-    }
-    short(&said)
+    short(&problems::chain(error))
 }
 
-/// Text of somebody else's, as long as a sentence may be, in one line.
 fn short(text: &str) -> String {
-    let mut line: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TOLD_MAX).collect();
-    if text.chars().count() > TOLD_MAX {
-        line.push_str("...");
-    }
-    line
+    problems::line(text, TOLD_MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! A connection to the database that listens and notifies.
 
-use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::passfile::{self, For};
 use crate::options::{Url, unknown, wrong};
+use crate::problems::chain;
 use crate::{StrategyError, tls};
 
 /// What comes of a session.
@@ -272,20 +272,6 @@ fn why(error: &Error) -> String {
         None => ". Check that it runs and can be reached from here",
     };
     chain(error) + hint
-}
-
-/// The error with its causes.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Makes TLS connections, or refuses to.

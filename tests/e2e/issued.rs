@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
@@ -15,17 +16,24 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::support::{Daemon, Place, Value, eventually, json};
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Issues to everybody what he asks for: whose token it is, is what the injector is tested for.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
+    /// How long what it issues is good.
+    life: Duration,
+    /// Whether it answers.
+    there: Arc<AtomicBool>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(life: Duration) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self { params, key: KeyPair::generate().unwrap() }
+        let there = Arc::new(AtomicBool::new(true));
+        Self { params, key: KeyPair::generate().unwrap(), life, there }
     }
 
     fn pem(&self) -> String {
@@ -38,7 +46,7 @@ impl Authority {
         params.subject_alt_names = request.params.subject_alt_names;
         params.not_after = rcgen::date_time_ymd(1970, 1, 1)
             + SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
-            + Duration::from_secs(3600);
+            + self.life;
         let issuer = Issuer::from_params(&self.params, &self.key);
         params.signed_by(&request.public_key, &issuer).unwrap().pem()
     }
@@ -63,6 +71,9 @@ impl Authority {
         let (listener, config) = (TcpListener::bind(at).unwrap(), Arc::new(config));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
+                if !self.there.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
                 let mut stream = StreamOwned::new(connection, stream.unwrap());
                 let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
@@ -101,7 +112,7 @@ fn issued(daemon: &Daemon) -> Value {
 #[test]
 fn a_node_without_its_certificate_serves_its_apps_joins_nobody_and_joins_when_the_issuer_is_there()
 {
-    let (place, authority) = (Place::new(), Authority::new());
+    let (place, authority) = (Place::new(), Authority::new(HOUR));
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let anchor = authority.pem();
     let (a, b) = (start(&place, "a", at, &anchor), start(&place, "b", at, &anchor));
@@ -130,4 +141,28 @@ fn a_node_without_its_certificate_serves_its_apps_joins_nobody_and_joins_when_th
         });
         assert!(issued(from)["ends_ms"].is_u64());
     }
+}
+
+#[test]
+fn a_node_whose_certificate_has_ended_stays_ready_with_its_connections_and_says_since_when() {
+    let (place, authority) = (Place::new(), Authority::new(Duration::from_secs(6)));
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (anchor, there) = (authority.pem(), Arc::clone(&authority.there));
+    authority.serve(at);
+    let (a, b) = (start(&place, "a", at, &anchor), start(&place, "b", at, &anchor));
+    let connected = |from: &Daemon, to: &Daemon| from.json().connected() == [to.node.clone()];
+    eventually("they join", || connected(&a, &b) && connected(&b, &a));
+    let mut watch = a.json();
+    watch.ask(json!({"op": "monitor_nodes", "on": true}));
+    there.store(false, Ordering::Relaxed);
+    eventually("it has ended", || issued(&a)["ended_ms"].is_u64());
+    let ended = issued(&a);
+    assert!(ended["ends_ms"].is_null() && ended["trouble"].is_string(), "{ended}");
+    assert_eq!(a.json().ask(json!({"op": "ready"}))["ready"], true);
+    assert!(connected(&a, &b) && connected(&b, &a));
+    assert!(a.logged().contains("has ended: it stays connected"), "{}", a.logged());
+    there.store(true, Ordering::Relaxed);
+    eventually("there is another one", || issued(&a)["ends_ms"].is_u64());
+    assert!(issued(&a)["ended_ms"].is_null());
+    watch.nothing();
 }

@@ -10,6 +10,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test has no public interface")]
 
 mod api;
+mod keys;
 mod rendering;
 mod rules;
 mod security;

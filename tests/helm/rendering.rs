@@ -1,6 +1,6 @@
 //! What the charts render to, held by golden files: one for each mode, and what differs for each choice of security.
 
-use crate::support::{Chart, Helm, case, root, run};
+use crate::support::{Chart, Helm, case, root, run, sidecar};
 
 /// Renders, and compares with the golden file, or writes it.
 fn golden(name: &str, chart: Chart, flags: &[&str]) {
@@ -92,6 +92,18 @@ fn the_charts_render_alike_for_every_version_of_kubernetes_that_is_supported() {
     let example = |version| helm.template(Chart::Example, &["--kube-version", version]).unwrap();
     assert!(!example("1.29.0").contains("sleep:"));
     assert!(example("1.30.0").contains("sleep:"));
+}
+
+#[test]
+fn a_plain_sidecar_is_a_native_one_but_for_its_restart_policy_so_pods_may_ask_for_the_other_kind() {
+    let Some(helm) = Helm::here() else { return };
+    let container =
+        |set| sidecar(&helm.objects(Chart::Pillion, &["--set", set]))["container"].take();
+    let (mut native, plain) = (container("sidecar.native=true"), container("sidecar.native=false"));
+    assert_eq!(native["restartPolicy"], "Always");
+    assert!(native["startupProbe"].is_object());
+    native.as_object_mut().unwrap().remove("restartPolicy");
+    assert_eq!(native, plain);
 }
 
 #[test]

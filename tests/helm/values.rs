@@ -171,7 +171,13 @@ fn rows(yaml: &str) -> Vec<Row> {
     rows
 }
 
-/// The paths of all leaves.
+/// The paths of all leaves of a chart's values.
+pub fn leaves_of(chart: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    leaves(&serde_saphyr::from_str(&values(chart)).unwrap(), "", &mut paths);
+    paths
+}
+
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value.as_object().filter(|map| !map.is_empty()) {
         Some(map) => {

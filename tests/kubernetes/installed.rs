@@ -5,19 +5,29 @@ use serde_json::{Value, json};
 use crate::charts::{App, Release, able, full_mesh, left, pods, shared};
 use crate::support::{Namespace, eventually};
 
-#[test]
-fn helm_test_sends_a_message_between_two_pods() {
-    let Some(release) = shared() else { return };
-    let said = release.cluster.helm(&[
-        "test",
-        &release.name,
-        "--namespace",
-        &release.namespace.name,
-        "--timeout",
-        "180s",
-    ]);
-    let said = said.unwrap();
+/// Has helm test a release, and shows what its pods printed.
+fn tested(release: &Release) {
+    let (name, namespace) = (release.name.as_str(), release.namespace.name.as_str());
+    let flags = ["--namespace", namespace, "--timeout", "180s", "--logs"];
+    let said = release.cluster.helm(&[&["test", name][..], &flags].concat()).unwrap();
     assert!(said.contains("Phase:          Succeeded"), "{said}");
+    // The answer of the other pod.
+    let version = format!("pillion {}", env!("CARGO_PKG_VERSION"));
+    assert!(said.contains("POD LOGS: ") && said.contains(&version), "{said}");
+    let deployments = release.namespace.kubectl(&["get", "deployments", "-o", "name"]);
+    assert!(!deployments.lines().any(|name| name.ends_with("-test")), "{deployments}");
+}
+
+#[test]
+fn helm_test_sends_a_message_between_two_pods_and_shows_what_they_printed() {
+    let Some(release) = shared() else { return };
+    tested(&release);
+}
+
+#[test]
+fn helm_test_works_where_the_charts_sidecar_is_a_plain_container() {
+    let Some((cluster, helm)) = able() else { return };
+    tested(&Release::injector(&cluster, helm, "plain", &["--set", "sidecar.native=false"]));
 }
 
 /// A field of a Secret.

@@ -1,5 +1,7 @@
 //! The injector against a real API server: as the service account that the chart makes, asked through a real webhook.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use serde_json::{Value, json};
 
@@ -253,6 +255,101 @@ fn a_certificate_is_renewed_before_it_ends_and_no_pod_notices() {
         (injector.metric("pillion_injector_certificates_made_total") >= made + 2.0).then_some(())
     });
     assert_eq!(injector.probe("/readyz").0, 200);
+}
+
+/// What the API server believes, and what there is of the authority.
+fn bundle(world: &World) -> String {
+    let webhook = world.get("mutatingwebhookconfiguration", &world.name);
+    decoded(&webhook["webhooks"][0]["clientConfig"]["caBundle"])
+}
+
+#[test]
+fn an_authority_is_replaced_while_pods_go_on_being_made() {
+    let Some(world) = World::new("Fail") else { return };
+    let times = ["--leaf-lifetime", "9s", "--ca-publish", "6s", "--ca-lifetime", "1h"];
+    let _injector = world.ready("Fail", &times);
+    let before = bundle(&world);
+    assert_eq!(before.matches("BEGIN").count(), 1);
+    let secret = format!("{}-ca", world.name);
+    kubectl(&["-n", &world.home, "annotate", "secret", &secret, "pillion.dev/rotate=now"], None)
+        .ok();
+    // At no moment is a pod refused, and each believes those that the API server believes.
+    let mut both = false;
+    until("the new one alone", || {
+        let (said, pod) = world.create(&asking("steady", json!({})), true);
+        assert!(said.good && is_injected(&pod), "{said:?}");
+        let now = bundle(&world);
+        both |= now.contains(&before) && now != before;
+        (now.matches("BEGIN").count() == 1 && now != before).then_some(())
+    });
+    assert!(both, "for a while both were believed");
+    let authority = decoded(&world.get("secret", &secret)["data"]["ca.crt"]);
+    assert_eq!(bundle(&world), authority);
+    let (said, pod) = world.create(&asking("after", json!({})), true);
+    assert!(said.good && is_injected(&pod), "{said:?}");
+}
+
+#[test]
+fn an_injector_that_slept_past_the_end_of_its_certificate_makes_another_and_goes_on() {
+    let Some(world) = World::new("Fail") else { return };
+    let injector = world.ready("Fail", &["--tls-lifetime", "20s"]);
+    injector.signal(rustix::process::Signal::STOP);
+    let secret = format!("{}-webhook-tls", world.name);
+    let expired = decoded(&world.get("secret", &secret)["data"]["tls.crt"]);
+    until("its certificate has expired", || {
+        let certificate = world.dir.path().join("tls.crt");
+        std::fs::write(&certificate, &expired).expect("the file is written");
+        let mut check = std::process::Command::new("openssl");
+        let check = check.args(["x509", "-noout", "-checkend", "0", "-in"]).arg(certificate);
+        (!check.output().expect("openssl runs").status.success()).then_some(())
+    });
+    injector.signal(rustix::process::Signal::CONT);
+    until("pods are made again", || {
+        let (said, made) = world.create(&asking("again", json!({})), true);
+        (said.good && is_injected(&made)).then_some(())
+    });
+    assert_ne!(decoded(&world.get("secret", &secret)["data"]["tls.crt"]), expired);
+    injector.until_ready();
+}
+
+#[test]
+fn an_api_server_that_comes_back_finds_the_injector_ready_and_what_went_wrong_told_once() {
+    let Some(world) = World::new("Fail") else { return };
+    let way = World::way();
+    let injector = world.ready_by(Some(&way), "Fail", &["--log-level", "debug"]);
+    way.cut();
+    for what in ["-ca cannot be read", "-webhook-tls cannot be read", "Configuration inject-"] {
+        injector.said(what);
+    }
+    injector.said("used meanwhile");
+    // It goes on answering with what it has.
+    assert_eq!(injector.probe("/readyz"), (200, "ok".to_owned()));
+    let (said, made) = world.create(&asking("meanwhile", json!({})), true);
+    assert!(said.good && is_injected(&made), "{said:?}");
+    // One thing is forbidden when it comes back: it is tried again, and told once.
+    world.forbid("pods");
+    way.heal();
+    injector.said("pods cannot be watched, to find those without a sidecar: ");
+    until("it was tried again and again", || {
+        (injector.lines("watch initlist error with 403").len() >= 4).then_some(())
+    });
+    for trouble in ["to find those without a sidecar", "cannot be read", "the Lease "] {
+        let told = injector.lines(trouble);
+        // Behind the time of the day.
+        let once: BTreeSet<&str> =
+            told.iter().filter_map(|line| line.split_once("Z ")).map(|(_, words)| words).collect();
+        assert_eq!(told.len(), once.len(), "{told:#?}");
+    }
+    assert_eq!(injector.probe("/readyz"), (200, "ok".to_owned()));
+    // It sees again what becomes of the webhook.
+    let patch = json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]).to_string();
+    kubectl(
+        &["patch", "mutatingwebhookconfiguration", &world.name, "--type=json", "-p", &patch],
+        None,
+    )
+    .ok();
+    until("the bundle is written again", || (!bundle(&world).is_empty()).then_some(()));
+    injector.until_ready();
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! An API server to test with, namespaces in it, and an injector that runs beside it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -203,11 +203,12 @@ impl World {
             .collect()
     }
 
-    /// A kubeconfig of the injector's service account.
-    fn kubeconfig(&self) -> PathBuf {
-        let text =
-            kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"], None).ok();
-        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    /// A kubeconfig of the injector's service account; by this way, where there is one.
+    fn kubeconfig(&self, way: Option<&Way>) -> PathBuf {
+        let mut config = Self::config();
+        if let Some(way) = way {
+            config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", way.at));
+        }
         config["users"][0]["user"]["as"] =
             json!(format!("system:serviceaccount:{}:injector", self.home));
         let path = self.dir.path().join("kubeconfig");
@@ -215,8 +216,38 @@ impl World {
         path
     }
 
+    fn config() -> Value {
+        let text =
+            kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"], None).ok();
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// A way to the API server that can be cut.
+    pub fn way() -> Way {
+        let config = Self::config();
+        let server = config["clusters"][0]["cluster"]["server"].as_str().expect("a URL");
+        let to = server.trim_start_matches("https://").trim_end_matches('/').to_owned();
+        Way::to(to)
+    }
+
+    /// Takes from the injector's service account what it may do everywhere with these resources.
+    pub fn forbid(&self, resource: &str) {
+        let text = kubectl(&["get", "clusterrole", &self.name, "-o", "json"], None).ok();
+        let mut role: Value = serde_json::from_str(&text).expect("JSON");
+        for rule in role["rules"].as_array_mut().expect("rules") {
+            if rule["resources"] == json!([resource]) {
+                rule["resources"] = json!(["nothing"]);
+            }
+        }
+        kubectl(&["replace", "-f", "-"], Some(&role)).ok();
+    }
+
     /// Starts an injector with more flags than it needs.
     pub fn injector(&self, flags: &[&str]) -> Injector {
+        self.injector_by(None, flags)
+    }
+
+    fn injector_by(&self, way: Option<&Way>, flags: &[&str]) -> Injector {
         let template = self.dir.path().join("sidecar.json");
         std::fs::write(&template, include_str!("sidecar.json")).expect("the file is written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
@@ -226,7 +257,7 @@ impl World {
             .arg("--template")
             .arg(&template)
             .args(flags)
-            .env("KUBECONFIG", self.kubeconfig())
+            .env("KUBECONFIG", self.kubeconfig(way))
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the injector starts");
@@ -253,7 +284,12 @@ impl World {
 
     /// Starts an injector and leads the webhook to it.
     pub fn ready(&self, failure: &str, flags: &[&str]) -> Injector {
-        let injector = self.injector(flags);
+        self.ready_by(None, failure, flags)
+    }
+
+    /// The same, by a way that can be cut.
+    pub fn ready_by(&self, way: Option<&Way>, failure: &str, flags: &[&str]) -> Injector {
+        let injector = self.injector_by(way, flags);
         self.webhook(injector.port, failure);
         injector.until_ready();
         injector
@@ -294,6 +330,18 @@ impl Injector {
         }
     }
 
+    /// The lines of its log that hold these words.
+    pub fn lines(&self, words: &str) -> Vec<String> {
+        let lines = self.lines.0.lock().expect("no panic");
+        lines.iter().filter(|line| line.contains(words)).cloned().collect()
+    }
+
+    /// Holds it up, or lets it go on.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
     /// The status and the body of an answer of its probes.
     pub fn probe(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.health)).expect("it listens");
@@ -322,8 +370,7 @@ impl Injector {
 
     /// Asks it to end, and waits until it has.
     pub fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(rustix::process::Signal::TERM);
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "{status}");
     }
@@ -333,5 +380,54 @@ impl Drop for Injector {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A way to the API server, through this machine's loopback. While it is cut, connections break and none comes about.
+pub struct Way {
+    at: SocketAddr,
+    open: Arc<AtomicBool>,
+    through: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Way {
+    fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let open = Arc::new(AtomicBool::new(true));
+        let through = Arc::new(Mutex::new(Vec::new()));
+        let way = Self { at, open: Arc::clone(&open), through: Arc::clone(&through) };
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(&server) else { continue };
+                let mut through = through.lock().expect("no panic");
+                if !open.load(Ordering::Relaxed) {
+                    continue;
+                }
+                for (mut from, mut to) in
+                    [(near.try_clone(), far.try_clone()), (far.try_clone(), near.try_clone())]
+                        .map(|(from, to)| (from.expect("a file"), to.expect("a file")))
+                {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+                through.extend([near, far]);
+            }
+        });
+        way
+    }
+
+    pub fn cut(&self) {
+        let mut through = self.through.lock().expect("no panic");
+        self.open.store(false, Ordering::Relaxed);
+        for stream in through.drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    pub fn heal(&self) {
+        self.open.store(true, Ordering::Relaxed);
     }
 }

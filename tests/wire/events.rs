@@ -248,8 +248,10 @@ fn reasons(told: &mut Told) {
     let issued = IssuedShown {
         issuer: "https://pillion-injector.pillion.svc/v1/certificate".to_owned(),
         ends_ms: Some(28_800_000),
+        ended_ms: None,
         trouble: Some("the issuer does not answer within 15 s".to_owned()),
     };
+    let ended = IssuedShown { ends_ms: None, ended_ms: Some(90_000), ..issued.clone() };
     let diagnosis = Diagnosis {
         trust: "issued".to_owned(),
         issued: Some(issued),
@@ -262,6 +264,10 @@ fn reasons(told: &mut Told) {
     assert!(paper.say(app, r#"{"op":"doctor","id":50}"#).is_empty());
     mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
     told.all(&["ok, of doctor, of a node with an issued certificate"], &paper.heard(app));
+    let diagnosis = Diagnosis { issued: Some(ended), ..diagnosis };
+    assert!(paper.say(app, r#"{"op":"doctor","id":51}"#).is_empty());
+    mesh_says(&mut paper, MeshAnswer::Shown(item(&diagnosis)));
+    told.all(&["ok, of doctor, of a node whose issued certificate has ended"], &paper.heard(app));
 }
 
 fn leaving(told: &mut Told) {

@@ -11,11 +11,10 @@ environment, so what nobody may change stands in the arguments. $(PILLION_MESH) 
 {{- $mode := .mode | default "" -}}
 {{- include "pillion.validate" . -}}
 {{- $tls := include "pillion.tlsSecret" . -}}
-{{- $native := and $s.native (ne $mode "agent") -}}
 name: pillion
 image: {{ include "pillion.image" . | quote }}
 imagePullPolicy: {{ $s.image.pullPolicy }}
-{{- if $native }}
+{{- if and $s.native (ne $mode "agent") }}
 restartPolicy: Always
 {{- end }}
 args:
@@ -109,9 +108,7 @@ ports:
   - name: pillion-health
     containerPort: {{ int $s.healthPort }}
     protocol: TCP
-{{- if $native }}
 startupProbe: {{- include "pillion.probe" (dict "path" "/startupz" "timing" $s.probes.startup) | nindent 2 }}
-{{- end }}
 readinessProbe: {{- include "pillion.probe" (dict "path" "/readyz" "timing" $s.probes.readiness) | nindent 2 }}
 livenessProbe: {{- include "pillion.probe" (dict "path" "/livez" "timing" $s.probes.liveness) | nindent 2 }}
 {{- if $s.drain.preStop }}

@@ -102,6 +102,14 @@ pub(super) fn cut(buffer: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { header, body, bytes: PREFIX_BYTES + length })
 }
 
+/// Answers a call, or an rpc, with what it brought.
+pub(super) fn reply(out: &mut Vec<u8>, call: &Frame<'_>) {
+    let number = number_of(call.header, b"ref");
+    let mut header = header(&[("op", "reply")]);
+    put_number(&mut header, "ref", number.unwrap_or(0));
+    frame(out, &header, call.body);
+}
+
 /// Whether a header is that of a message event.
 #[inline]
 #[must_use]

@@ -135,10 +135,7 @@ pub(super) fn echo(spec: &EchoSpec) -> Result<(), Trouble> {
         while let Some(frame) = frames::cut(&buffer[used..filled]) {
             used += frame.bytes;
             if frames::is(frame.header, "call") {
-                let number = frames::number_of(frame.header, b"ref");
-                let mut header = frames::header(&[("op", "reply")]);
-                frames::put_number(&mut header, "ref", number.unwrap_or(0));
-                frames::frame(&mut out, &header, frame.body);
+                frames::reply(&mut out, &frame);
                 continue;
             }
             let from = frames::text_of(frame.header, b"from").map(std::str::from_utf8);

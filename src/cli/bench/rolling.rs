@@ -135,10 +135,7 @@ fn serve(socket: &Path) -> Result<(), Trouble> {
         while let Some(frame) = frames::cut(&buffer[used..filled]) {
             used += frame.bytes;
             if frames::is(frame.header, "rpc") {
-                let number = frames::number_of(frame.header, b"ref");
-                let mut header = frames::header(&[("op", "reply")]);
-                frames::put_number(&mut header, "ref", number.unwrap_or(0));
-                frames::frame(&mut out, &header, frame.body);
+                frames::reply(&mut out, &frame);
             } else if frames::is(frame.header, "draining") {
                 let mut header = frames::header(&[("op", "flag"), ("delivery", "pull")]);
                 frames::put_number(&mut header, "id", 1);

@@ -102,6 +102,14 @@ fn of_issuer(issued: &Json) -> Finding {
             let found = format!("good for {ends} and cannot be renewed: {why}");
             Finding::warning("certificate", found, advice)
         }
+        (None, why) if issued["ended_ms"].is_u64() => {
+            let ended = span(&issued["ended_ms"]);
+            let why = why.map_or_else(|| format!("{issuer} is being asked"), str::to_owned);
+            let found = format!(
+                "ended {ended} ago: this node keeps the connections that it has, and joins nobody: {why}"
+            );
+            Finding::failed("certificate", found, advice)
+        }
         (None, Some(why)) => {
             let found = format!("none, so this node joins nobody: {why}");
             Finding::failed("certificate", found, advice)
@@ -254,6 +262,33 @@ mod tests {
             "not_before_ms": 1000 * DAY + begins, "not_after_ms": 1000 * DAY + ends
         });
         judge(&certificate, 1000 * DAY)
+    }
+
+    #[test]
+    fn of_an_issued_certificate_it_is_told_when_it_ends_and_since_when_it_has_ended() {
+        let why = "the issuer does not answer";
+        for (issued, state, words) in [
+            (json!({"ends_ms": 7_200_000}), State::Ok, "good for 2 h"),
+            (
+                json!({"ends_ms": 7_200_000, "trouble": why}),
+                State::Warning,
+                "cannot be renewed: the",
+            ),
+            (
+                json!({"ended_ms": 600_000, "trouble": why}),
+                State::Failed,
+                "ended 10 min ago: this node keeps",
+            ),
+            (json!({"ended_ms": 600_000}), State::Failed, "https://i/ is being asked"),
+            (json!({"trouble": why}), State::Failed, "none, so this node joins nobody: the"),
+            (json!({}), State::Warning, "none yet: https://i/ is being asked"),
+        ] {
+            let mut issued = issued;
+            issued["issuer"] = json!("https://i/");
+            let finding = of_issuer(&issued);
+            assert_eq!(finding.state, state, "{finding:?}");
+            assert!(finding.found.contains(words), "{finding:?}");
+        }
     }
 
     #[test]

@@ -147,6 +147,30 @@ fn the_sidecar_starts_before_the_apps_init_containers_and_after_those_of_the_net
 }
 
 #[test]
+fn a_pod_gets_the_kind_that_it_asks_for_whichever_the_chart_has() {
+    let mut plain_template = template();
+    plain_template.native = false;
+    plain_template.container.remove("restartPolicy");
+    for (template, asked, kind) in [
+        (&plain_template, "true", "initContainers"),
+        (&plain_template, "false", "containers"),
+        (&template(), "true", "initContainers"),
+        (&template(), "false", "containers"),
+    ] {
+        let pod = asking(json!({"pillion.dev/native": asked}), plain());
+        let sidecar = Sidecar { template, anchors: ANCHORS, features: NEWEST };
+        let outcome = decide(&pod, &sidecar).expect("a pod");
+        let made = patched(&pod, &outcome.patch);
+        let container = &made["spec"][kind][0];
+        assert_eq!(container["name"], "pillion", "{made}");
+        // The API server refuses it in a plain container, and waits for the end of an init container without it.
+        let policy = container.get("restartPolicy").and_then(Value::as_str);
+        assert_eq!(policy, (asked == "true").then_some("Always"));
+        assert!(container["lifecycle"].is_object(), "both drain");
+    }
+}
+
+#[test]
 fn a_plain_container_goes_first_and_kubectl_still_means_the_app() {
     let mut spec = plain();
     spec["initContainers"] = json!([{"name": "migrate"}]);

@@ -92,8 +92,9 @@ impl<K: Kept> Watched<K> {
             Event::Init => self.coming.clear(),
             Event::InitApply(mut object) => {
                 object.lean();
-                self.coming.insert(key(&object), object);
-                bounded(self.coming.len())?;
+                let key = key(&object);
+                bounded(&self.coming, &key)?;
+                self.coming.insert(key, object);
             }
             Event::InitDone => {
                 self.objects = std::mem::take(&mut self.coming);
@@ -107,7 +108,7 @@ impl<K: Kept> Watched<K> {
                 if self.is_stale(&key, object.meta().resource_version.as_deref()) {
                     return Ok(false);
                 }
-                bounded(self.objects.len())?;
+                bounded(&self.objects, &key)?;
                 let news = self.objects.get(&key).is_none_or(|known| known.is_news(&object));
                 self.objects.insert(key, object);
                 return Ok(news);
@@ -157,8 +158,9 @@ fn key<K: Kept>(object: &K) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-fn bounded(count: usize) -> Result<(), String> {
-    if count <= OBJECTS_MAX {
+/// Whether there is room for one more, unless it is there.
+fn bounded<K>(objects: &BTreeMap<Key, K>, key: &Key) -> Result<(), String> {
+    if objects.len() < OBJECTS_MAX || objects.contains_key(key) {
         return Ok(());
     }
     Err(format!("there are more than {OBJECTS_MAX} of a kind, which is more than is kept"))
@@ -198,6 +200,24 @@ mod tests {
         assert_eq!(versions(&watched), ["5"]);
         assert!(watched.on(Event::Delete(slice("b", "6"))).expect("fine"));
         assert!(!watched.on(Event::Delete(slice("b", "6"))).expect("fine"));
+    }
+
+    #[test]
+    fn no_more_objects_are_kept_than_there_is_room_for_and_those_that_are_go_on_changing() {
+        let (mut listed, mut watched) = (Watched::default(), Watched::default());
+        listed.on(Event::Init).expect("fine");
+        for number in 0..OBJECTS_MAX {
+            let name = number.to_string();
+            listed.on(Event::InitApply(slice(&name, "1"))).expect("there is room");
+            watched.on(Event::Apply(slice(&name, "1"))).expect("there is room");
+        }
+        assert!(listed.on(Event::InitApply(slice("more", "1"))).is_err());
+        assert!(watched.on(Event::Apply(slice("more", "1"))).is_err());
+        listed.on(Event::InitDone).expect("fine");
+        for mut all in [listed, watched] {
+            assert_eq!(all.all().count(), OBJECTS_MAX);
+            assert!(all.on(Event::Apply(slice("7", "2"))).expect("it is there"));
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn issue(node: &Tls, by: &Authority, anchors: &[&Authority]) -> Life {
 async fn nodes_that_were_issued_certificates_join_and_before_that_nobody_takes_them() {
     let authority = Authority::new("one");
     let (a, b) = (node(&authority, "a-0.shop"), node(&authority, "b-0.shop"));
-    assert!(!a.joins() && !b.joins());
+    assert!(!a.joins() && !b.joins() && !a.ever_issued());
     let mut issuance = a.issuance().expect("it is issued");
     assert_eq!(issuance.borrow_and_update().until, None);
     let life = issue(&b, &authority, &[&authority]);
@@ -41,8 +41,12 @@ async fn nodes_that_were_issued_certificates_join_and_before_that_nobody_takes_t
     a.not_issued("the issuer is away".to_owned());
     assert!(a.joins(), "the one of before is good");
     assert_eq!(issuance.borrow().trouble.as_deref(), Some("the issuer is away"));
+    let ends = issuance.borrow().until;
     a.lapsed();
-    assert!(!a.joins());
+    assert!(!a.joins() && a.ever_issued());
+    assert_eq!((issuance.borrow().until, issuance.borrow().ended), (None, ends));
+    issue(&a, &authority, &[&authority]);
+    assert!(a.joins() && issuance.borrow().ended.is_none());
 }
 
 #[tokio::test]
