@@ -3,7 +3,7 @@
 //! It links the unwinder in, where the C compiler has it as an archive: a node then loads one shared library less, which is
 //! time at its start too. It puts side by side what a node runs (`link/order.ld`), because the system keeps 64 KiB of
 //! the program in memory around each page that was touched. And it packs the list of addresses that are put right at each
-//! start, all of which is read then and stays in memory, where the C library here knows the packed form (glibc 2.36).
+//! start, all of which is read then and stays in memory, where the C library knows the packed form (glibc 2.36, musl 1.2.4).
 
 use std::env;
 use std::path::Path;
@@ -27,6 +27,9 @@ fn main() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("link/order.ld");
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
     }
+    if is("CARGO_CFG_TARGET_ENV", "musl") && !chosen && rustc().is_some_and(|minor| minor >= 93) {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     let native = env::var("HOST").ok() == env::var("TARGET").ok();
     if !is("CARGO_CFG_TARGET_ENV", "gnu") || !native {
         return;
@@ -44,6 +47,14 @@ fn main() {
         println!("cargo::rustc-link-search=native={}", directory.display());
         println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
     }
+}
+
+/// The minor version of the compiler: since 1.93 it brings musl 1.2.5, which knows the packed form.
+fn rustc() -> Option<u32> {
+    let compiler = env::var_os("RUSTC")?;
+    let output = Command::new(compiler).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.strip_prefix("rustc 1.")?.split('.').next()?.parse().ok()
 }
 
 /// The version of the C library that is here, and that the program will need at least.

@@ -91,7 +91,7 @@ const SIDECAR: [(&str, &str, &str, &str); 54] = [
 ];
 
 /// The other keys of the chart: the key, another value for it as JSON, and what has to be set with it.
-const CHART: [(&str, &str, &str); 52] = [
+const CHART: [(&str, &str, &str); 53] = [
     ("nameOverride", r#""other""#, ""),
     ("fullnameOverride", r#""other""#, ""),
     ("commonLabels", r#"{"a":"b"}"#, ""),
@@ -106,6 +106,7 @@ const CHART: [(&str, &str, &str); 52] = [
     ("injector.port", "9443", ""),
     ("injector.hostNetwork", "true", ""),
     ("injector.logLevel", r#""debug""#, ""),
+    ("injector.args", r#"["--leaf-lifetime=12h"]"#, ""),
     ("injector.resources.requests.cpu", r#""11m""#, ""),
     ("injector.resources.requests.memory", r#""25Mi""#, ""),
     ("injector.resources.limits.memory", r#""129Mi""#, ""),

@@ -152,23 +152,15 @@ fn while_the_injector_is_away_pods_start_without_and_are_reported_later_or_wait_
 }
 
 #[test]
-fn the_certificate_of_the_webhook_is_renewed_before_it_ends_and_pods_go_on_being_injected() {
+fn the_certificate_of_the_webhook_is_renewed_before_it_ends_and_after_and_pods_go_on_being_injected()
+ {
     let Some((cluster, helm)) = able() else { return };
-    let release = Release::injector(&cluster, helm, "renewed", &[]);
+    // It ends during the test.
+    let short = ["--set", "injector.args={--tls-lifetime=15s}"];
+    let release = Release::injector(&cluster, helm, "renewed", &short);
     let place = release.place("renewed-apps");
     let tls = format!("{}-webhook-tls", release.name);
-    // Short-lived from now on: it ends during the test.
-    let patch = json!([{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--tls-lifetime=15s"}]);
     let deployment = format!("deployment/{}-injector", release.name);
-    release.namespace.kubectl(&["patch", &deployment, "--type=json", "-p", &patch.to_string()]);
-    release.ready();
-    eventually("those that make long-lived ones are gone", || {
-        let injectors = ["get", "pods", "-lapp.kubernetes.io/component=injector", "-o", "name"];
-        release.namespace.kubectl(&injectors).lines().count() == 2
-    });
-    // One that was made for three months is not due yet: it is made anew where there is none.
-    let empty = r#"[{"op": "remove", "path": "/data"}]"#;
-    release.namespace.kubectl(&["patch", "secret", &tls, "--type=json", "-p", empty]);
     let mut seen = std::collections::BTreeSet::new();
     eventually("three certificates", || {
         seen.insert(secret(&release.namespace, &tls, "tls.crt"));
@@ -178,4 +170,25 @@ fn the_certificate_of_the_webhook_is_renewed_before_it_ends_and_pods_go_on_being
     App::new("shop", 1, "listen").run(&place);
     pods(&place, "shop", 1);
     assert!(injected(&place.pods(Some("shop"))[0]));
+
+    // And one that ended while nobody was there to renew it.
+    let injectors = ["get", "pods", "-lapp.kubernetes.io/component=injector", "-o", "name"];
+    release.namespace.kubectl(&["scale", &deployment, "--replicas=0"]);
+    eventually("the injector is gone", || release.namespace.kubectl(&injectors).is_empty());
+    let last = secret(&release.namespace, &tls, "tls.crt");
+    eventually("its certificate has ended", || has_ended(&last));
+    release.namespace.kubectl(&["scale", &deployment, "--replicas=1"]);
+    release.ready();
+    assert_ne!(secret(&release.namespace, &tls, "tls.crt"), last);
+    place.kubectl(&["scale", "deployment/shop", "--replicas=2"]);
+    pods(&place, "shop", 2);
+    assert!(place.pods(Some("shop")).iter().all(injected));
+}
+
+/// Whether a certificate, as a Secret holds it, is good no more.
+fn has_ended(pem: &str) -> bool {
+    use base64::Engine as _;
+    let pem = base64::engine::general_purpose::STANDARD.decode(pem).expect("base64");
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).expect("PEM");
+    !pem.parse_x509().expect("X.509").validity().is_valid()
 }

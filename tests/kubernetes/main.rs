@@ -17,6 +17,7 @@
 mod changing;
 mod charts;
 mod cutting;
+mod families;
 mod forming;
 #[path = "../helm/support.rs"]
 #[allow(dead_code, reason = "the charts' own tests look at what is rendered, these at what runs")]
@@ -25,4 +26,5 @@ mod injected;
 mod installed;
 mod measuring;
 mod modes;
+mod rotating;
 mod support;

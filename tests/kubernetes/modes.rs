@@ -9,9 +9,35 @@ use crate::charts::{App, Release, able, elsewhere, full_mesh, image_flags, pods,
 use crate::helm::Chart;
 use crate::support::{Cluster, Namespace, eventually};
 
+/// A cookie for tests.
+pub const COOKIE: &str = "6e6f7420612073656372657420627574206f6620746865207465737473202d2d";
+
 fn cookie(namespace: &Namespace) {
-    let cookie = "cookie=6e6f7420612073656372657420627574206f6620746865207465737473202d2d";
-    namespace.kubectl(&["create", "secret", "generic", "pillion-cookie", "--from-literal", cookie]);
+    let cookie = format!("cookie={COOKIE}");
+    namespace.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "pillion-cookie",
+        "--from-literal",
+        &cookie,
+    ]);
+}
+
+/// The chart of a user with the library: two pods `shop`, whose nodes share a cookie.
+pub fn library(cluster: &Cluster, helm: &crate::helm::Helm, test: &str) -> Release {
+    let place = cluster.empty_namespace(test, "restricted");
+    cookie(&place);
+    let (path, tag) = cluster.image.rsplit_once(':').unwrap();
+    let (registry, repository) = path.split_once('/').unwrap_or(("", path));
+    let image = format!(
+        "image={},pillion.image.registry={registry},pillion.image.repository={repository},pillion.image.tag={tag}",
+        cluster.app.as_deref().unwrap()
+    );
+    let command = format!("command={}", json!(App::new("shop", 2, "listen").command()));
+    let affinity = format!("affinity={}", elsewhere());
+    let flags = ["--set", &image, "--set-json", &command, "--set-json", &affinity];
+    Release::install(cluster, helm, Chart::Example, place, &flags)
 }
 
 /// Two machines that are not cut off.
@@ -137,29 +163,7 @@ fn app_of_agent(place: &Namespace, name: &str, command: &[&str], machine: &str, 
 #[test]
 fn a_chart_with_the_library_is_a_mesh_without_any_webhook() {
     let Some((cluster, helm)) = able() else { return };
-    let place = cluster.empty_namespace("library", "restricted");
-    cookie(&place);
-    let (path, tag) = cluster.image.rsplit_once(':').unwrap();
-    let (registry, repository) = path.split_once('/').unwrap_or(("", path));
-    let image = format!(
-        "image={},pillion.image.registry={registry},pillion.image.repository={repository},pillion.image.tag={tag}",
-        cluster.app.as_deref().unwrap()
-    );
-    let command = App::new("shop", 2, "listen").command();
-    let release = Release::install(
-        &cluster,
-        helm,
-        Chart::Example,
-        place,
-        &[
-            "--set",
-            &image,
-            "--set-json",
-            &format!("command={}", json!(command)),
-            "--set-json",
-            &format!("affinity={}", elsewhere()),
-        ],
-    );
+    let release = library(&cluster, helm, "library");
     let shops = pods(&release.namespace, "shop", 2);
     let all: Vec<(&Namespace, &str, &str)> =
         shops.iter().map(|pod| (&release.namespace, "shop", pod.as_str())).collect();
