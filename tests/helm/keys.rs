@@ -91,7 +91,7 @@ const SIDECAR: [(&str, &str, &str, &str); 54] = [
 ];
 
 /// The other keys of the chart: the key, another value for it as JSON, and what has to be set with it.
-const CHART: [(&str, &str, &str); 53] = [
+const CHART: [(&str, &str, &str); 54] = [
     ("nameOverride", r#""other""#, ""),
     ("fullnameOverride", r#""other""#, ""),
     ("commonLabels", r#"{"a":"b"}"#, ""),
