@@ -679,19 +679,19 @@ impl<T: Transport> Mesh<T> {
         }
         let (node, known) = (met.node.clone(), met.known);
         let (places, seen) = (met.places.addresses.clone(), met.remote.ip());
-        if let Some((_, address)) = conn.dial {
+        let dialled = conn.dial.map(|(_, address)| address);
+        if let Some(address) = dialled {
             self.wanted.learn(address, node.clone(), now);
         }
-        let dialled = conn.dial.is_some();
         conn.met = Some(met);
         self.notices.well(&conn.remote.ip().to_string());
-        if self.wanted.is_parted(&node, dialled, now) {
+        if self.wanted.is_parted(&node, dialled.is_some(), now) {
             let message = "these two were disconnected on request".to_owned();
             return self.close(id, "parted", Some(message), false);
         }
         let rulings = self.roster.hello(id, node.clone(), known);
         self.follow(rulings);
-        self.wanted.meets(&node, &places, seen, self.roster.held(), now);
+        self.wanted.meets(&node, &places, seen, dialled, self.roster.held(), now);
         self.known_changed(now);
     }
 

@@ -92,7 +92,7 @@ pub(super) struct BenchArgs {
     /// How many subscriptions of others there are in `pubsub`, one cell for each number, the smallest first
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10_000, 100_000])]
     others: Vec<u32>,
-    /// Lets `crowd` find its nodes by this API server too: endpoint slices called `pillion-bench-...` are made there, in the
+    /// Lets `crowd` find its nodes by this API server instead: endpoint slices called `pillion-bench-...` are made there, in the
     /// namespace of the context, with kubectl, and deleted again
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,

@@ -335,17 +335,18 @@ impl Wanted {
         self.owners.answered(address, node, now);
     }
 
-    /// The hello of a peer that is seen at `seen` was read.
+    /// The hello of a peer that is seen at `seen` was read, where this node dialled it at `dialled`.
     pub(crate) fn meets(
         &mut self,
         node: &Node,
         addresses: &[SocketAddr],
         seen: IpAddr,
+        dialled: Option<SocketAddr>,
         held: &Held,
         now: Instant,
     ) {
         self.owners.meets(node);
-        self.owners.names(node, addresses, seen, held, now);
+        self.owners.names(node, addresses, seen, dialled, held, now);
     }
 
     /// The connection with a peer whose hello was read is up, or has ended.

@@ -138,9 +138,11 @@ impl Bench<'_> {
             return;
         }
         let args = self.args;
-        let kubernetes = args.kubeconfig.as_deref().map(Finding::Kubernetes);
-        let findings = [Finding::List, Finding::Local, Finding::Mdns].into_iter();
-        for finding in findings.chain(kubernetes) {
+        let findings = match args.kubeconfig.as_deref() {
+            Some(kubeconfig) => vec![Finding::Kubernetes(kubeconfig)],
+            None => vec![Finding::List, Finding::Local, Finding::Mdns],
+        };
+        for finding in findings {
             // What a node has in memory with few peers: what more it has is of the others.
             let mut few: Option<(usize, f64)> = None;
             for (count, rounds) in CROWDS {

@@ -14,10 +14,10 @@ use crate::wire::id::{Incarnation, Node, NodeName};
 
 /// Most addresses whose owner is remembered.
 const OWNERS_MAX: usize = 8192;
-/// How long an address at which somebody answered is believed to lead to that peer while it is connected.
-const ANSWERED_FOR: Duration = Duration::from_secs(300);
-/// The same of one that the peer itself names. It may be mistaken, and another node be there.
-pub(super) const NAMED_FOR: Duration = Duration::from_secs(3600);
+/// How long an address is believed to lead to a peer that is connected, if it answered there, or says that it is there.
+pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(300);
+/// The same if it did both. It may have been mistaken in what it says: behind a translator of addresses several are seen at one.
+const CONFIRMED_FOR: Duration = Duration::from_secs(3600);
 /// How long an address is believed to lead to this node itself.
 pub(super) const SELF_FOR: Duration = Duration::from_secs(60);
 
@@ -58,24 +58,28 @@ impl Owners {
     /// `node` answered at `address`.
     pub(super) fn answered(&mut self, address: SocketAddr, node: Node, now: Instant) {
         self.dialled.remove(&address);
-        let lasts = if node == self.me { SELF_FOR } else { ANSWERED_FOR };
+        let lasts = if node == self.me { SELF_FOR } else { BELIEVED_FOR };
         self.put(address, node, now + lasts);
     }
 
-    /// A peer that is seen at `seen` names its addresses.
+    /// A peer that is seen at `seen` names its addresses; one of them may have been dialled just now.
     pub(super) fn names(
         &mut self,
         node: &Node,
         addresses: &[SocketAddr],
         seen: IpAddr,
+        dialled: Option<SocketAddr>,
         held: &Held,
         now: Instant,
     ) {
         for address in addresses.iter().filter(|address| address.ip() == seen) {
-            let other = self.fresh(address, held, now).is_some_and(|owner| owner != node);
-            if !other {
-                self.put(*address, node.clone(), now + NAMED_FOR);
-            }
+            let lasts = if dialled == Some(*address) { CONFIRMED_FOR } else { BELIEVED_FOR };
+            let until = match self.fresh(address, held, now) {
+                Some(owner) if owner != node => continue,
+                Some(_) => self.until(address).map_or(now + lasts, |until| until.max(now + lasts)),
+                None => now + lasts,
+            };
+            self.put(*address, node.clone(), until);
         }
     }
 

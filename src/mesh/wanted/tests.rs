@@ -2,7 +2,7 @@
 
 use pillion_strategies::Health;
 
-use super::owners::{NAMED_FOR, SELF_FOR};
+use super::owners::{BELIEVED_FOR, SELF_FOR};
 use super::*;
 use crate::mesh::sources::LINGER;
 
@@ -150,7 +150,7 @@ fn an_address_that_a_peer_names_is_not_dialled_if_it_is_seen_there() {
     see(&mut wanted, "list", list, now);
     wanted.merge(&[ID], now);
     let (z, y) = (node("z@h", 1), node("y@h", 1));
-    wanted.meets(&z, &[at(1), at(2)], at(1).ip(), &nobody(), now);
+    wanted.meets(&z, &[at(1), at(2)], at(1).ip(), None, &nobody(), now);
     let dialled = |wanted: &Wanted, held: &Held, now| -> BTreeSet<SocketAddr> {
         wanted.due(held, now, 9).into_iter().flat_map(|round| round.addresses).collect()
     };
@@ -160,11 +160,16 @@ fn an_address_that_a_peer_names_is_not_dialled_if_it_is_seen_there() {
     let connected = held(&[("z@h", 1), ("y@h", 1)]);
     assert_eq!(dialled(&wanted, &connected, now), others);
     // Another one that claims to be there too is not believed.
-    wanted.meets(&y, &[at(1)], at(1).ip(), &connected, now);
+    wanted.meets(&y, &[at(1)], at(1).ip(), None, &connected, now);
     assert_eq!(wanted.owner(&at(1)), Some(&z));
     wanted.met(&y);
     assert_eq!(dialled(&wanted, &nobody(), now).len(), 3, "it is gone");
-    assert_eq!(dialled(&wanted, &connected, now + NAMED_FOR).len(), 3, "it may have been mistaken");
+    assert_eq!(dialled(&wanted, &connected, now + BELIEVED_FOR).len(), 3, "it may be mistaken");
+    // It answers there: that is believed for longer.
+    wanted.learn(at(1), z.clone(), now + BELIEVED_FOR);
+    wanted.meets(&z, &[at(1)], at(1).ip(), Some(at(1)), &connected, now + BELIEVED_FOR);
+    wanted.met(&z);
+    assert_eq!(dialled(&wanted, &connected, now + BELIEVED_FOR * 3), others);
 }
 
 #[test]
