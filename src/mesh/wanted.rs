@@ -621,10 +621,13 @@ impl Wanted {
             if dials.len() >= dials_max {
                 break;
             }
+            if self.is_soon_known(key) {
+                continue;
+            }
             if let Ok(mut addresses) = self.dialable(key, target, held, now) {
                 // What another round dials now need not be dialled twice.
                 addresses.retain(|a| !self.owners.is_soon_known(a) && dials.insert(*a));
-                if !addresses.is_empty() && !self.is_soon_known(key) {
+                if !addresses.is_empty() {
                     rounds.push(Round { target: target.id, addresses });
                 }
             }

@@ -190,6 +190,25 @@ fn an_address_is_dialled_once_at_a_time() {
 }
 
 #[test]
+fn a_node_that_is_being_met_keeps_nobody_from_an_address_that_it_is_said_to_have() {
+    let (mut wanted, now) = (wanted(), Instant::now());
+    let both = vec![sighting(Some(("z@h", 1)), &[at(1)]), sighting(None, &[at(1)])];
+    see(&mut wanted, "list", both, now);
+    wanted.merge(&[ID], now);
+    // The one that is met is looked at first.
+    for (key, target) in &mut wanted.targets {
+        target.lot = u64::from(matches!(key, Key::Addresses(_)));
+    }
+    // It comes from somewhere else.
+    wanted.meets(&node("z@h", 1), &[], at(9).ip(), None, &nobody(), now);
+    let rounds = wanted.due(&nobody(), now, 9);
+    assert_eq!(rounds.len(), 1, "else the other target is due at once, again and again");
+    wanted.begun(rounds[0].target, ConnId(1), at(1));
+    assert!(wanted.due(&nobody(), now, 9).is_empty());
+    assert_eq!(wanted.next_due(&nobody(), now), None);
+}
+
+#[test]
 fn failures_back_off_and_a_fresh_sighting_resets_them() {
     let (mut wanted, mut now) = (wanted(), Instant::now());
     see(&mut wanted, "mdns", vec![sighting(Some(("z@h", 1)), &[at(1)])], now);
