@@ -7,8 +7,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any, TypeVar, Union, overload
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from typing import Any, TypeVar, overload
 
 from . import draining
 from .errors import Lost, PillionError
@@ -176,9 +176,13 @@ class Client(Queries):
         kwargs.setdefault("threads", self._threads)
         return await server.start(self, *args, name=name, link=link, **kwargs)
 
+    @overload
     def task(
-        self, function: Callable[..., Union[Awaitable[T], T]], *args: Any, parent: Process | None = None, label: str | None = None
-    ) -> Task[T]:
+        self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, parent: Process | None = None, label: str | None = None
+    ) -> Task[T]: ...
+    @overload
+    def task(self, function: Callable[..., T], *args: Any, parent: Process | None = None, label: str | None = None) -> Task[T]: ...
+    def task(self, function: Callable[..., Any], *args: Any, parent: Process | None = None, label: str | None = None) -> Task[Any]:
         """Runs a function in a process of its own, linked with this one or with `parent`. Await what it gives for the result.
 
         The function gets its process, and then `args`.

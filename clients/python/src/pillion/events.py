@@ -212,7 +212,7 @@ class Down(Event):
     @property
     def pid(self) -> str | None:
         """Who it was; None when no pid is known."""
-        return self.header.get("pid_of")
+        return self.header.get("from")
 
     @property
     def address(self) -> str | None:

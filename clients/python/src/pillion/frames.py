@@ -155,9 +155,6 @@ class Parser:
             self._have = len(rest)
 
     def _header(self, raw: bytes) -> dict[str, Any]:
-        if raw[1:9] == b"\x62ev\x64down":
-            # It may have `pid` twice: who died, then whose event it is.
-            raw = raw.replace(b"\x63pid", b"\x66pid_of", 1)
         try:
             header = loads(raw)
         except Exception as error:

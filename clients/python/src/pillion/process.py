@@ -605,7 +605,7 @@ class Process:
         monitors, self._monitors = self._monitors, {}
         for ref, monitor in monitors.items():
             header: Header = {"ev": "down", "ref": ref, "reason": "noconnection"}
-            header["pid_of" if monitor.address.startswith("<") else "name"] = monitor.address
+            header["from" if monitor.address.startswith("<") else "name"] = monitor.address
             self.mailbox.put(session.event(self, header))
         links, self._links = self._links, set()
         ours = [own[to] for to in links if to in own]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar, Union, cast
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar, cast
 
 from .errors import Closed, Exited, PillionError, Timeout
 from .events import reason_of
@@ -24,7 +24,7 @@ class Task(Generic[T]):
     signal only if it traps exits, as it gets the error by waiting.
     """
 
-    def __init__(self, parent: Process, function: Callable[..., Union[Awaitable[T], T]], args: tuple[Any, ...], label: str | None) -> None:
+    def __init__(self, parent: Process, function: Callable[..., Any], args: tuple[Any, ...], label: str | None) -> None:
         self._parent = parent
         self._function = function
         self._args = args
