@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._scheduled = False
         self.is_full = False
         """Whether who writes should wait."""
+        self._ended = False
         self._why = "it was closed by the node"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,11 +104,18 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def eof_received(self) -> bool:
+        # Nothing that is written from now on would be carried out.
+        self._end()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._out.clear()
         if exc is not None:
             self._why = str(exc)
-        self._on_lost(self, self._why)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._transport = None
+            self._out.clear()
+            self._on_lost(self, self._why)

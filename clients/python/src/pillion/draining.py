@@ -48,6 +48,4 @@ def _is_idle(client: Client) -> bool:
     session = client._session
     if any(not waiting.answer.done() for waiting in session.pending.waiting.values()):
         return False
-    if client._given or any(process._given for process in session.processes.values()):
-        return False
-    return all(module.is_idle for module in client._modules.values())
+    return not session.given and all(module.is_idle for module in client._modules.values())

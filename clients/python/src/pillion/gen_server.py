@@ -242,7 +242,8 @@ class GenServer:
 
     async def _leave(self) -> None:
         """Answers what it was given, and rests. Its process exits `shutdown`; it begins anew on the next node."""
-        while self._reason is None and (self._busy or self.process._given):
+        given = self.app._session.given
+        while self._reason is None and (self._busy or self.process in given.values()):
             await asyncio.sleep(0.01)
         if self._reason is not None:
             return

@@ -115,7 +115,6 @@ class Process:
         self._field: str | None = pid or None
         self._spawn = spawn
         self.mailbox = Mailbox(self)
-        self._given: set[int] = set()
         self._heads: dict[Any, Any] = {}
         self._declared: dict[tuple[Any, ...], Header] = {}
         self._links: set[str] = set()
@@ -558,21 +557,18 @@ class Process:
     def _deliver(self, event: Event) -> None:
         if isinstance(event, Call):
             if event.ref is not None:
-                self._given.add(event.ref)
+                self.client._session.given[event.ref] = self
         elif isinstance(event, Down):
             self._monitors.pop(event.ref, None)
         self.mailbox.put(event)
 
     def _is_given(self, call: Call, take: bool = False) -> bool:
-        given = call.epoch == self.client._session.epoch and call.ref in self._given
-        if given and take and call.ref is not None:
-            self._given.discard(call.ref)
-        return given
-
-    def _on_cancel(self, ref: int) -> None:
-        self._given.discard(ref)
-        if self._on_cancelled is not None:
-            self._on_cancelled(ref)
+        session = self.client._session
+        if call.epoch != session.epoch or call.ref not in session.given:
+            return False
+        if take:
+            del session.given[call.ref]
+        return True
 
     def _forget(self) -> None:
         """It is not spawned again any more."""
@@ -585,7 +581,9 @@ class Process:
             return
         self.exit_reason = reason
         self._forget()
-        self._given.clear()
+        given = self.client._session.given
+        for ref in [ref for ref, process in given.items() if process is self]:
+            del given[ref]
         if reason in ("normal", "shutdown"):
             self.mailbox.end()
         else:
@@ -599,7 +597,6 @@ class Process:
         `own` has this client's processes by the pids that they had. Signals are taken before the gap: they came of what was there.
         """
         session = self.client._session
-        self._given.clear()
         self._heads.clear()
         self.mailbox.restart()
         monitors, self._monitors = self._monitors, {}

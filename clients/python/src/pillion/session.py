@@ -65,6 +65,8 @@ class Session:
         self._process_token = os.environ.get("PILLION_PROCESS") or None
         self.pending = Pending()
         self.processes: dict[str, Process] = {}
+        self.given: dict[int, Process] = {}
+        """Whom each call was given to that is not answered, by its `ref`."""
         self.epoch = 0
         """Counts the sessions: what belongs to an earlier one means nothing to the node any more."""
         self.node = ""
@@ -253,9 +255,9 @@ class Session:
             if waiting is not None and waiting.on_part is not None:
                 waiting.on_part(header, raw)
         elif name == "cancel":
-            process = self._receiver(header)
-            if process is not None:
-                process._on_cancel(header.get("ref", -1))
+            process = self.given.pop(header.get("ref", -1), None)
+            if process is not None and process._on_cancelled is not None:
+                process._on_cancelled(header["ref"])
         elif name == "welcome":
             self._on_welcome(header)
         elif name == "draining":
@@ -327,6 +329,7 @@ class Session:
         unsure = self.pending.restarted()
         self.pending.begin(commands)
         self.epoch += 1
+        self.given.clear()
         before, self._client.pid = self._client.pid, str(header.get("pid", ""))
         if had_one:
             self._client._on_restarted(before, quiet=False)
