@@ -84,6 +84,7 @@ class Client(Queries):
         on_drained: Callback | None = None,
         on_failed: Callback | None = None,
         on_report: Callback | None = None,
+        on_disconnected: Callback | None = None,
     ) -> None:
         super().__init__(None, "")
         self.client = self
@@ -91,7 +92,9 @@ class Client(Queries):
         path = None if socket is None else os.fspath(socket)
         self._session = Session(self, socket=path, name=name, grace=grace, connect_timeout=connect_timeout)
         self._threads = threads
-        self._callbacks = {"draining": on_draining, "drained": on_drained, "failed": on_failed, "report": on_report}
+        self._callbacks = {
+            "draining": on_draining, "drained": on_drained, "failed": on_failed, "report": on_report, "disconnected": on_disconnected,
+        }  # fmt: skip
         self._servers: dict[GenServer, None] = {}
         self._modules: dict[str, Module] = {}
         self._watches: dict[Watch[Any], None] = {}
@@ -370,6 +373,7 @@ def connect(
     on_drained: Callback | None = None,
     on_failed: Callback | None = None,
     on_report: Callback | None = None,
+    on_disconnected: Callback | None = None,
 ) -> Client:
     """A client of the node at `socket`, else at `PILLION_SOCKET`, else of the only node of this user: `async with connect() as app`.
 
@@ -378,7 +382,8 @@ def connect(
 
     Callbacks may be plain or coroutines. `on_draining()`: the node is about to leave, and the app decides (`drain` finishes); without it
     the client finishes by itself. `on_drained()`: it has finished. `on_failed(op, to, code, count)`: something that nobody waits for failed.
-    `on_report(report)`: what was lost when the connection was.
+    `on_disconnected(reason)`: the connection broke, and the client tries to reach the node again. `on_report(report)`: it has, and this is
+    what was lost.
     """
     return Client(
         socket,
@@ -389,4 +394,5 @@ def connect(
         on_drained=on_drained,
         on_failed=on_failed,
         on_report=on_report,
+        on_disconnected=on_disconnected,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, overload
 from cbor2 import dumps
 
 from .errors import Closed, Exited
-from .events import Call, Down, Event, reason_of
+from .events import Call, Down, Event, Exit, reason_of
 from .frames import ABSENT, body_bytes, body_value, header_bytes, raw_frame
 from .mailbox import Mailbox, Match
 from .pending import Answer, Header
@@ -560,6 +560,8 @@ class Process:
                 self.client._session.given[event.ref] = self
         elif isinstance(event, Down):
             self._monitors.pop(event.ref, None)
+        elif isinstance(event, Exit):
+            self._links.discard(event.sender)
         self.mailbox.put(event)
 
     def _is_given(self, call: Call, take: bool = False) -> bool:

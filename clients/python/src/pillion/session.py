@@ -84,6 +84,7 @@ class Session:
         self._gap_timer: asyncio.TimerHandle | None = None
         self._lost_commands = 0
         self._declared = True
+        self._was_open = False
         self._open: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._lost = asyncio.Event()
@@ -149,6 +150,7 @@ class Session:
             self._declared = True
         self._process_token = None
         self.conn = link
+        self._was_open = True
         if self._open is not None:
             self._open.set_result(None)
             self._open = None
@@ -207,6 +209,7 @@ class Session:
         self._seen_before += self._seen
         self._seen = 0
         self._settle_gap(0)
+        was_open, self._was_open = self._was_open, False
         if self._welcomed is not None and not self._welcomed.done():
             self._welcomed.set_exception(Lost(f"the connection broke: {why}"))
         self._wake_room()
@@ -217,6 +220,8 @@ class Session:
         self._look_for_overdue()
         if not self.closing and not self._client._is_drained:
             log.info("the connection to the node is lost (%s); connecting again", why)
+            if was_open:
+                self._client._call_back("disconnected", why)
         self._lost.set()
 
     def _look_for_overdue(self) -> None:
