@@ -104,6 +104,8 @@ class Client(Queries):
         self._leaving: asyncio.Task[None] | None = None
         self._drained_event: asyncio.Event | None = None
         self._started = False
+        self._sync: object = None
+        """The loop's thread, where the app is not on it (`pillion.sync`)."""
 
     @property
     def node(self) -> str:

@@ -113,6 +113,9 @@ class Call(Event):
 
         A late answer, a second one, and one to a call of an earlier connection are dropped silently, as nobody can know.
         """
+        await self._reply(body, ct, more)
+
+    async def _reply(self, body: Any, ct: str | None = None, more: bool = False) -> None:
         raw = body_bytes(body, ct)
         if self.ref is None or not self.process._is_given(self, take=not more):
             return
@@ -143,6 +146,9 @@ class Call(Event):
 
         The class `undef` says that there is no such function and that nothing was done.
         """
+        await self._fail(error, error_class, stack)
+
+    async def _fail(self, error: BaseException | str, error_class: str | None = None, stack: str | None = None) -> None:
         if self.ref is None or not self.process._is_given(self, take=True):
             return
         await self.process.client._session.write(raised(self.ref, error, error_class, stack), b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,7 @@ class GenServer:
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], threads: bool) -> None:
         self._args, self._kwargs = args, kwargs
+        self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         self._queue: deque[Event] = deque()
         self._busy = True
         self._resting = False
@@ -114,6 +116,9 @@ class GenServer:
 
     def stop(self, reason: str = "normal") -> None:
         """Ends the server after what it is doing now: `terminate`, then its process exits with the reason."""
+        if threading.get_ident() != self._loop_thread:
+            self._loop.call_soon_threadsafe(self.stop, reason)
+            return
         if self._reason is None:
             self._reason = reason
         if not self._busy:
@@ -168,16 +173,20 @@ class GenServer:
     def _begin(self, event: Event) -> Awaitable[Any] | None:
         """Handles an event, at once or as what it returns."""
         try:
-            if type(event) is Call:
+            if isinstance(event, Call):
+                if self.app._sync is not None:
+                    from .sync import _shown
+
+                    _shown(event)
                 result = self._run(self.handle_call, event.body, event)
-            elif type(event) is Cast:
+            elif isinstance(event, Cast):
                 result = self._run(self.handle_cast, event.body)
             else:
                 result = self._run(self.handle_info, event)
             if inspect.isawaitable(result):
                 return self._rest(event, result)
-            if type(event) is Call and result is not NOREPLY and not event._reply_now(result):
-                return event.reply(result)
+            if isinstance(event, Call) and result is not NOREPLY and not event._reply_now(result):
+                return event._reply(result)
         except Exception as error:
             return self._failed(event, error)
         return None
@@ -185,8 +194,8 @@ class GenServer:
     async def _rest(self, event: Event, result: Awaitable[Any]) -> None:
         try:
             value = await result
-            if type(event) is Call and value is not NOREPLY:
-                await event.reply(value)
+            if isinstance(event, Call) and value is not NOREPLY:
+                await event._reply(value)
         except Exception as error:
             await self._failed(event, error)
 
@@ -194,7 +203,7 @@ class GenServer:
         log.error("%r ends by an error in a callback", self, exc_info=error)
         if isinstance(event, Call):
             try:
-                await event.fail(error)
+                await event._fail(error)
             except PillionError as lost:
                 log.warning("%r: its caller cannot hear that: %s", self, lost)
         if self._reason is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, overload
 
 from cbor2 import dumps
 
@@ -16,13 +16,20 @@ from .pending import Answer, Header
 
 if TYPE_CHECKING:
     from .client import Client
-    from .gen_server import GenServer
 
 TIMEOUT = 5.0
 """How long a call may take unless told otherwise, in seconds."""
 _HEADS_MAX = 1024
 
-Address = Union[str, "Process", "GenServer"]
+
+class HasPid(Protocol):
+    """Anything of this app that has a pid: a process, a `GenServer`, the client."""
+
+    @property
+    def pid(self) -> str: ...
+
+
+Address = Union[str, HasPid]
 """Whom to reach: a pid, a name, `name@node`, `global:name`, `group:name`, or what has a pid here."""
 Mode = Literal["wait", "try", "lossy"]
 Scope = Literal["local", "global"]

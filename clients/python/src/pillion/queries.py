@@ -41,7 +41,7 @@ def _results(answer: Any) -> list[Result]:
 class Queries(Process):
     """Questions, each answered by this app's node. Their errors are those of `docs/protocol.md`."""
 
-    async def request(self, op: str, body: Any = ABSENT, *, ct: str | None = None, timeout: float | None = None, **fields: Any) -> Any:
+    async def request(self, op: str, /, body: Any = ABSENT, *, ct: str | None = None, timeout: float | None = None, **fields: Any) -> Any:
         """Any command of the protocol. Gives the answer's body if it has one, else a dictionary of its other members.
 
         What is done so is not declared again when the node was restarted.

@@ -88,7 +88,7 @@ class Module:
         function = self.functions.get(event.function)
         if function is None:
             there = ", ".join(sorted(self.functions))
-            self._start(event, event.fail(f"{self.name} has no function {event.function}; there are {there}", error_class="undef"))
+            self._start(event, event._fail(f"{self.name} has no function {event.function}; there are {there}", error_class="undef"))
             return
         args = event.body if isinstance(event.body, list) else [event.body]
         try:
@@ -103,7 +103,7 @@ class Module:
                 return
         except Exception as error:
             log.warning("%s.%s failed", self.name, event.function, exc_info=error)
-            self._start(event, event.fail(error))
+            self._start(event, event._fail(error))
             return
         self._start(event, self._answer(event, result))
 
@@ -130,14 +130,14 @@ class Module:
     async def _answer(self, event: Rpc, result: Any) -> None:
         try:
             value = await result if inspect.isawaitable(result) else result
-            await event.reply(value)
+            await event._reply(value)
         except PillionError as error:
             if event.is_cancelled:
                 raise
-            await event.fail(error)
+            await event._fail(error)
         except Exception as error:
             log.warning("%s.%s failed", self.name, event.function, exc_info=error)
-            await event.fail(error)
+            await event._fail(error)
 
     def cancel(self, ref: int) -> None:
         """Nobody waits for this answer any more."""
