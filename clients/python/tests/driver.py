@@ -96,7 +96,7 @@ class Store(GenServer):
         if isinstance(event, pillion.Message):
             say(saw=self.label, info=event.body)
         elif isinstance(event, Gap):
-            say(saw=self.label, gap=event.lost, reason=event.reason)
+            say(saw=self.label, info={"gap": event.lost})
 
     def terminate(self, reason: str) -> None:
         say(saw=self.label, terminate=reason)

@@ -120,7 +120,7 @@ class Calls(NodeTest):
         await server.exit("sold out")
         with self.assertRaises(pillion.NoProc):
             await app.call("server", ["add", 1, 2])
-        with self.assertRaises(pillion.Exited):
+        with self.assertRaises(pillion.NoProc):
             await soon(answering)
 
     async def test_a_hundred_calls_side_by_side_get_each_its_own_answer(self) -> None:
@@ -190,11 +190,11 @@ class Ends(NodeTest):
         parent = await app.spawn()
         child = await parent.spawn(link=True)
         await child.exit("broken")
-        with self.assertRaises(pillion.Exited) as raised:
+        with self.assertRaises(pillion.NoProc) as raised:
             await soon(parent.receive())
         self.assertEqual(raised.exception.reason, "broken")
         self.assertEqual(parent.exit_reason, "broken")
-        with self.assertRaises(pillion.Exited):
+        with self.assertRaises(pillion.NoProc):
             await parent.send("anybody", 1, confirm=True)
 
     async def test_leaving_the_with_of_a_process_ends_it(self) -> None:

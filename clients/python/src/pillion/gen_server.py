@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import Exited, PillionError
+from .errors import PillionError
 from .events import Call, Cast, Event, Gap, reason_of
 from .process import Process
 
@@ -283,4 +283,4 @@ class GenServer:
             self._over("shutdown")
 
 
-__all__ = ["NOREPLY", "Exited", "GenServer"]
+__all__ = ["NOREPLY", "GenServer"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, overlo
 
 from cbor2 import dumps
 
-from .errors import Closed, Exited
+from .errors import Closed, NoProc
 from .events import Call, Down, Event, Exit, reason_of
 from .frames import ABSENT, body_bytes, body_value, header_bytes, raw_frame
 from .mailbox import Mailbox, Match
@@ -309,8 +309,8 @@ class Process:
     async def receive(self, match: Match | None = None, *, timeout: float | None = None) -> Event | None:
         """Takes the first event out of the mailbox for which `match` is true; any event without it.
 
-        What it does not want stays, in its order, for the next `receive`. Gives None when `timeout` seconds are over. Raises `Exited`
-        when the process has died, `Closed` when the client was closed. Cancelled, it has taken nothing.
+        What it does not want stays, in its order, for the next `receive`. Gives None when `timeout` seconds are over. Raises `NoProc`
+        with its `reason` when the process has died, `Closed` when the client was closed. Cancelled, it has taken nothing.
         """
         return await self.mailbox.receive(match, timeout)
 
@@ -531,7 +531,7 @@ class Process:
     def _acting(self, header: Header) -> Header:
         if self._field is not None:
             if self.exit_reason is not None:
-                raise Exited(f"{self.pid} has ended: {self.exit_reason}", reason=self.exit_reason)
+                raise NoProc(f"{self.pid} has ended: {self.exit_reason}", reason=self.exit_reason)
             return {**header, "pid": self._field}
         return header
 
@@ -596,7 +596,7 @@ class Process:
         if reason in ("normal", "shutdown"):
             self.mailbox.end()
         else:
-            self.mailbox.end(Exited(f"{self.pid} has ended: {reason}", reason=reason, maybe_applied=False))
+            self.mailbox.end(NoProc(f"{self.pid} has ended: {reason}", reason=reason))
         if self._on_end is not None:
             self._on_end(reason)
 
