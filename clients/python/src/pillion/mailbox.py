@@ -51,16 +51,21 @@ class Mailbox:
         if self._sink is not None:
             self._sink(event)
             return
+        if self._waiters and self._give(event):
+            return
+        if not self._ended:
+            self._events.append(event)
+
+    def _give(self, event: Event) -> bool:
+        """To the first who waits for it."""
         for at, (match, waiter, _) in enumerate(self._waiters):
             if not waiter.done() and (match is None or _wants(match, event, waiter)):
                 del self._waiters[at]
-                if not waiter.done():
-                    if event.counted:
-                        self.consumed()
-                    waiter.set_result(event)
-                return
-        if not self._ended:
-            self._events.append(event)
+                if event.counted:
+                    self.consumed()
+                waiter.set_result(event)
+                return True
+        return False
 
     def consumed(self, n: int = 1) -> None:
         """So many counted events are done with."""
@@ -86,6 +91,11 @@ class Mailbox:
             if not events:
                 return None
             event = events.popleft()
+            if event.counted:
+                self.untold += 1
+                if self.untold >= TELL_AT:
+                    self.tell()
+            return event
         else:
             for at, event in enumerate(events):
                 if match(event):

@@ -316,13 +316,16 @@ class Process:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The events of the mailbox, one by one, until the process ends or the node has been left."""
+        mailbox = self.mailbox
         while True:
-            try:
-                event = await self.mailbox.receive(iterating=True)
-            except Closed:
-                return
+            event = mailbox.take()
             if event is None:
-                return
+                try:
+                    event = await mailbox.receive(iterating=True)
+                except Closed:
+                    return
+                if event is None:
+                    return
             yield event
 
     async def flush(self) -> list[Event]:

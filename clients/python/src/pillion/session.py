@@ -8,12 +8,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cbor2 import loads
+
 from . import errors
 from .connection import Connection
 from .errors import Closed, Lost, PillionError, Unreachable
-from .events import KINDS, Event
+from .events import KINDS, Event, Message
 from .find import find, named
-from .frames import ABSENT, body_bytes, body_value, frame, header_bytes, raw_frame, uint
+from .frames import ABSENT, OCTETS, body_bytes, body_value, frame, header_bytes, raw_frame, uint
 from .mailbox import WINDOW
 from .pending import Answer, Header, OnOk, OnPart, Pending, Waiting
 
@@ -240,22 +242,35 @@ class Session:
     def _on_frame(self, header: Header, raw: bytes) -> None:
         self._seen += 1
         name = header.get("ev")
-        if name == "ok" or name == "error":
-            self._on_answer(name, header, raw)
+        kind = KINDS.get(name)  # type: ignore[arg-type]
+        if kind is None:
+            self._on_other(name, header, raw)
             return
-        kind = KINDS.get(name) if isinstance(name, str) else None
-        if kind is not None:
-            if self._gap_timer is not None:
-                self._settle_gap(header.get("lost", 0) if name == "gap" and header.get("reason") == "resumed" else 0)
-            process = self._receiver(header)
-            if process is None:
-                return
+        if self._gap_timer is not None:
+            self._settle_gap(header.get("lost", 0) if name == "gap" and header.get("reason") == "resumed" else 0)
+        pid = header.get("pid")
+        process = self._client if pid is None else self.processes.get(pid)
+        if process is None:
+            return
+        ct: str | None = None
+        if raw and "ct" not in header:
+            try:
+                body = loads(raw)
+            except Exception:  # Whatever another app has written must not end this one's connection.
+                body, ct = raw, OCTETS
+        else:
             body, ct = body_value(header, raw)
             if name == "rpc" and not raw:
                 body = []
+        if kind is Message:
+            process.mailbox.put(Message(header, body, ct, process))
+        else:
             process._deliver(kind(header, body, ct, process))
-            return
-        if name == "part":
+
+    def _on_other(self, name: Any, header: Header, raw: bytes) -> None:
+        if name == "ok" or name == "error":
+            self._on_answer(name, header, raw)
+        elif name == "part":
             waiting = self.pending.waiting.get(header.get("id", -1))
             if waiting is not None and waiting.on_part is not None:
                 waiting.on_part(header, raw)
@@ -273,10 +288,6 @@ class Session:
             self._on_died(header)
         elif name == "failed":
             self._on_failed(header)
-
-    def _receiver(self, header: Header) -> Process | None:
-        pid = header.get("pid")
-        return self._client if pid is None else self.processes.get(pid)
 
     def _on_answer(self, name: str, header: Header, raw: bytes) -> None:
         waiting = self.pending.take(header.get("id"))

@@ -79,26 +79,37 @@ class Watch(Generic[E]):
 
     async def events(self) -> AsyncIterator[E | Gap]:
         """All events, each `Gap` among them where the messages would have been."""
-        process = self.process
-        async for event in process:
-            if isinstance(event, Gap):
-                self._missed(event)
-                yield event
-            else:
-                yield event  # type: ignore[misc]
+        async for event in self.process:
+            if not event.counted:
+                self._heard(event)
+            yield event  # type: ignore[misc]
 
     async def __aiter__(self) -> AsyncIterator[E]:
-        async for event in self.events():
-            if isinstance(event, Gap):
-                if self._on_gap is not None:
-                    self._on_gap(event)
-                else:
-                    log.warning("%s: messages are missing: %s, %s", self._label, event.lost or "nobody knows how many", event.reason)
-            else:
-                yield event
+        mailbox = self.process.mailbox
+        while True:
+            event = mailbox.take()
+            if event is None:
+                try:
+                    event = await mailbox.receive(iterating=True)
+                except Closed:
+                    return
+                if event is None:
+                    return
+            if not event.counted:
+                self._heard(event)
+                if isinstance(event, Gap):
+                    self._missed(event)
+                    continue
+            yield event  # type: ignore[misc]
 
     def _missed(self, gap: Gap) -> None:
-        """What is known of others is not known any more."""
+        if self._on_gap is not None:
+            self._on_gap(gap)
+        else:
+            log.warning("%s: messages are missing: %s, %s", self._label, gap.lost or "nobody knows how many", gap.reason)
+
+    def _heard(self, event: Event) -> None:
+        """A signal was taken."""
 
 
 class Subscription(Watch[Message]):
@@ -123,17 +134,13 @@ class PresenceWatch(Watch[PresenceChange]):
         self.present: dict[tuple[str, str], Present] = {}
         """Who is there, by key and pid, after the changes that were taken."""
 
-    async def events(self) -> AsyncIterator[PresenceChange | Gap]:
-        async for event in super().events():
-            if isinstance(event, PresenceChange):
-                for each in event.leaves:
-                    self.present.pop((each.key, each.pid), None)
-                for each in event.joins:
-                    self.present[each.key, each.pid] = each
-            yield event
-
-    def _missed(self, gap: Gap) -> None:
-        if gap.reason == "restarted":
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, PresenceChange):
+            for each in event.leaves:
+                self.present.pop((each.key, each.pid), None)
+            for each in event.joins:
+                self.present[each.key, each.pid] = each
+        elif isinstance(event, Gap) and event.reason == "restarted":
             self.present.clear()
 
 
