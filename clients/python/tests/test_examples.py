@@ -37,8 +37,8 @@ class Examples(NodeTest):
                 program.stdout.close()
 
         self.addCleanup(end)
-        app = await self.app(node)
-        await until(lambda: app.whereis(registered))
+        assert program.stdout is not None
+        self.assertEqual(await soon(asyncio.to_thread(program.stdout.readline)), f"registered as {registered}\n")
         return program
 
     async def run_example(self, node: Node, name: str, *args: str) -> str:

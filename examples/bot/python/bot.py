@@ -17,6 +17,7 @@ from pillion import Message
 
 async def loop(me: pillion.Process) -> None:
     await me.register("bot")
+    print("registered as bot", flush=True)
     async for event in me:
         match event:
             case Message(["help", caller]):
@@ -31,9 +32,7 @@ async def loop(me: pillion.Process) -> None:
 
 async def serve() -> None:
     async with pillion.connect(name="bot") as app:
-        bot = app.task(loop)
-        print((await bot.started()).pid, flush=True)
-        await bot
+        await app.task(loop)
 
 
 async def ask(address: str, what: str) -> None:

@@ -55,7 +55,7 @@ async def main() -> None:
         match sys.argv[1:]:
             case ["serve"]:
                 store = await start(app)
-                print(store.pid, flush=True)
+                print("registered as primary_store", flush=True)
                 await store.wait()
             case ["set", server, key, value]:
                 await set(app, server, key, value)

@@ -18,6 +18,7 @@ from pillion import Message
 async def serve(stock: str = "server@server") -> None:
     async with pillion.connect(name="pos") as app:
         await app.register("pos")
+        print("registered as pos", flush=True)
         asking: set[asyncio.Task[None]] = set()
         async for event in app:
             match event:

@@ -46,6 +46,7 @@ def log(pid: str, what: str) -> None:
 async def serve(name: str = "product_stock") -> None:
     async with pillion.connect(name="product_stock") as app:
         await app.register(name)
+        print(f"registered as {name}", flush=True)
         await handle_stock(app)
 
 

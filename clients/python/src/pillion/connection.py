@@ -96,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._why = why
         if self._transport is not None:
             self._transport.abort()
+        self._end()
 
     def close(self) -> None:
         """Closes it once everything is written."""

@@ -198,9 +198,9 @@ class Session:
                 self._client._on_connected()
 
     def _abandon(self) -> None:
-        if self._link is not None:
-            self._link.abort("it did not answer")
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort("it did not answer")
         self._lost.clear()
 
     def _on_lost(self, link: Connection, why: str) -> None:
@@ -292,6 +292,8 @@ class Session:
     def _on_answer(self, name: str, header: Header, raw: bytes) -> None:
         waiting = self.pending.take(header.get("id"))
         if waiting is not None:
+            if self._gap_timer is not None and waiting.number > self._commands_before + 1:
+                self._settle_gap(0)  # It would have come before the answer to a command that is newer than the `hello`.
             if waiting.answer.done():
                 return
             if name == "ok":
