@@ -157,6 +157,7 @@ class Ends(NodeTest):
         one, two = await self.pair()
         other = await two.spawn(name="other")
         monitor = await one.monitor(other.pid)
+        self.assertTrue(await one.alive(other.pid))  # Asked behind the monitor, so that is there.
         await other.exit("done")
         event = await soon(one.receive())
         assert isinstance(event, Down)

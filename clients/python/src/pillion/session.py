@@ -512,12 +512,12 @@ class Session:
     async def close(self, say_bye: bool = True) -> None:
         """Ends the session and its connection. Who waits gets `Closed`."""
         link = self.conn
+        self.closing = True
         if link is not None and say_bye:
             try:
                 await asyncio.wait_for(self.post({"op": "bye"}, b"", link), HELLO_SECONDS)
             except (PillionError, TimeoutError, asyncio.TimeoutError):
                 pass
-        self.closing = True
         self.conn = None
         if self._upkeep is not None:
             self._upkeep.cancel()
