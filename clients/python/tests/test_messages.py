@@ -6,7 +6,7 @@ import asyncio
 
 import pillion
 from pillion import Call, Cast, Down, Exit, Message
-from tests.support import NodeTest, soon
+from tests.support import NodeTest, soon, until
 
 
 class Messages(NodeTest):
@@ -197,6 +197,24 @@ class Ends(NodeTest):
         self.assertEqual(parent.exit_reason, "broken")
         with self.assertRaises(pillion.NoProc):
             await parent.send("anybody", 1, confirm=True)
+
+    async def test_a_spawn_that_is_cancelled_leaves_no_process_behind(self) -> None:
+        app = await self.app(self.mesh.node("a"))
+        for turns in range(10):
+            spawning = asyncio.ensure_future(app.spawn(name="short"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            spawning.cancel()
+            try:
+                await (await spawning).exit()
+            except asyncio.CancelledError:
+                pass
+
+            async def gone() -> bool:
+                return await app.whereis("short") is None
+
+            await until(gone)
+        self.assertEqual(app._session.processes, {})
 
     async def test_leaving_the_with_of_a_process_ends_it(self) -> None:
         app = await self.app(self.mesh.node("a"))

@@ -155,6 +155,27 @@ class Breaks(NodeTest):
         message = await soon(events.__anext__())
         self.assertEqual(message.body, 7)
 
+    async def test_a_kill_of_the_apps_own_process_ends_the_session_and_the_app_begins_anew(self) -> None:
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+        node = self.mesh.node("a")
+        app, other = await self.app(node, on_report=reports.put_nowait), await self.app(node)
+        await app.register("boss")
+        before = app.pid
+        await other.kill("boss")
+        self.assertFalse((await soon(reports.get())).resumed)
+        self.assertEqual(await app.whereis("boss"), app.pid)
+        self.assertNotEqual(app.pid, before)
+
+    async def test_a_frame_that_cannot_be_read_breaks_the_connection_and_no_more(self) -> None:
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+        app = await self.app(self.mesh.node("a"), on_report=reports.put_nowait)
+        before = app.pid
+        assert app._session._link is not None
+        app._session._link.data_received(b"\xff" * 6)
+        self.assertTrue((await soon(reports.get())).resumed)
+        self.assertEqual(await app.call(await app.start(Counter), "up"), 1)
+        self.assertEqual(app.pid, before)
+
     async def test_without_a_callback_a_loss_is_logged(self) -> None:
         node = self.mesh.node("a")
         app = await self.app(node)

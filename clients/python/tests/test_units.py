@@ -64,7 +64,8 @@ class Frames(unittest.TestCase):
         self.assertIn(frames.raw_frame(call, dumps(["get", "apples"])), known)
 
     def test_what_is_no_frame_is_refused_and_what_is_no_cbor_stays_bytes(self) -> None:
-        for data in (b"\xff\xff\xff\xff\x00\x01", b"\x00\x00\x00\x04\x00\x05xx", frames.raw_frame(b"\xff", b""), frames.raw_frame(b"\x01", b"")):
+        too_long, no_room = b"\xff\xff\xff\xff\x00\x01", b"\x00\x00\x00\x04\x00\x05xx"
+        for data in (too_long, no_room, frames.raw_frame(b"\xff", b""), frames.raw_frame(b"\x01", b"")):
             with self.assertRaises(frames.Malformed):
                 list(frames.Parser().feed(data))
         self.assertEqual(frames.body_value({}, b"\xff\x00"), (b"\xff\x00", frames.OCTETS))

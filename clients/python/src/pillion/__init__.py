@@ -12,6 +12,7 @@
 `pillion.sync` is the same for programs without an event loop.
 """
 
+from .acting import Address
 from .client import Client, Stream, connect
 from .errors import (
     BadArg,
@@ -49,16 +50,16 @@ from .events import (
     NameConflict,
     NodeDown,
     NodeUp,
-    Present,
     PresenceChange,
+    Present,
     Rpc,
 )
 from .frames import ABSENT
 from .gen_server import NOREPLY, GenServer
-from .process import Address, Monitor, Process, Timer
+from .process import Monitor, Process, Timer
 from .queries import Result
+from .report import Report
 from .serve import Module
-from .session import Report
 from .task import Task
 from .topics import GroupWatch, NodeWatch, PresenceWatch, Subscription
 

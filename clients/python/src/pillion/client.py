@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar, overload
 
 from . import draining
+from .acting import _STAGES, TIMEOUT, Address, address, milliseconds
 from .errors import Lost, PillionError
 from .frames import ABSENT, body_value
 from .gen_server import GenServer
 from .pending import Answer, Header
-from .process import _STAGES, TIMEOUT, Address, Process, address, milliseconds
+from .process import Process
 from .queries import Queries
+from .report import Report
 from .serve import Module, Target, functions_of
-from .session import Report, Session
+from .session import Session
 from .task import Task
 from .topics import GroupWatch, NodeWatch, PresenceWatch, Subscription, Watch
 
@@ -132,7 +134,11 @@ class Client(Queries):
         if not self._started:
             self._started = True
             self._drained_event = asyncio.Event()
-            await self._session.start()
+            try:
+                await self._session.start()
+            except BaseException:
+                self._started = False
+                raise
             if self._session.draining:
                 self._on_draining_event()
             await asyncio.gather(*(module.open() for module in self._modules.values() if module.process is None))
@@ -383,7 +389,7 @@ def connect(
     connects again whenever the connection breaks; the session lives on if that takes no more than `grace` seconds, up to an hour.
 
     Callbacks may be plain or coroutines. `on_draining()`: the node is about to leave, and the app decides (`drain` finishes); without it
-    the client finishes by itself. `on_drained()`: it has finished. `on_failed(op, to, code, count)`: something that nobody waits for failed.
+    the client finishes by itself. `on_drained()`: it has finished. `on_failed(op, to, code, count)`: what nobody waits for failed.
     `on_disconnected(reason)`: the connection broke, and the client tries to reach the node again. `on_report(report)`: it has, and this is
     what was lost.
     """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from cbor2 import dumps
 
+from .acting import _HEADS_MAX, TIMEOUT, Acting, Address, Mode, address, milliseconds
 from .errors import Closed, NoProc
 from .events import Call, Down, Event, Exit, reason_of
 from .frames import ABSENT, body_bytes, body_value, header_bytes, raw_frame
@@ -17,45 +18,7 @@ from .pending import Answer, Header
 if TYPE_CHECKING:
     from .client import Client
 
-TIMEOUT = 5.0
-"""How long a call may take unless told otherwise, in seconds."""
-_HEADS_MAX = 1024
-
-
-class HasPid(Protocol):
-    """Anything of this app that has a pid: a process, a `GenServer`, the client."""
-
-    @property
-    def pid(self) -> str: ...
-
-
-Address = Union[str, HasPid]
-"""Whom to reach: a pid, a name, `name@node`, `global:name`, `group:name`, or what has a pid here."""
-Mode = Literal["wait", "try", "lossy"]
-Scope = Literal["local", "global"]
-OnConflict = Literal["keep_oldest", "keep_newest", "notify", "kill_loser"]
 _Self = TypeVar("_Self", bound="Process")
-
-_STAGES = {
-    "flag": 0,
-    "register": 1,
-    "serve": 2,
-    "join": 3,
-    "subscribe": 4,
-    "track": 5,
-    "monitor_nodes": 6,
-    "monitor_group": 7,
-    "monitor_presence": 8,
-}
-"""In which order all of it is declared again."""
-
-
-def address(to: Address) -> str:
-    return to if isinstance(to, str) else to.pid
-
-
-def milliseconds(seconds: float) -> int:
-    return max(0, int(seconds * 1000 + 0.5))
 
 
 class Monitor:
@@ -105,16 +68,15 @@ class Timer:
         return None if left is None else left / 1000
 
 
-class Process:
+class Process(Acting):
     """A process of this app. Made by `spawn`; the client is one itself.
 
     After a restart of the node it is spawned again by itself, with another pid and with its names, groups and presences; its mailbox
     says so by a `Gap` with the reason `restarted`.
     """
 
-    client: Client
-
     def __init__(self, client: Client | None, pid: str, spawn: Header | None = None) -> None:
+        super().__init__()
         if client is not None:
             self.client = client
         self.pid = pid
@@ -122,8 +84,6 @@ class Process:
         self._field: str | None = pid or None
         self._spawn = spawn
         self.mailbox = Mailbox(self)
-        self._heads: dict[Any, Any] = {}
-        self._declared: dict[tuple[Any, ...], Header] = {}
         self._links: set[str] = set()
         self._monitors: dict[int, Monitor] = {}
         self._traps_exits = bool(spawn and spawn.get("trap_exit"))
@@ -169,6 +129,9 @@ class Process:
         made: list[Process] = []
 
         def on_ok(header: Header) -> None:
+            if abandoned:
+                self.client._session.post({"op": "exit", "pid": header["pid"]}, b"").add_done_callback(lambda done: done.exception())
+                return
             process = Process(self.client, str(header["pid"]), spawn)
             self.client._session.processes[process.pid] = process
             if link:
@@ -178,7 +141,14 @@ class Process:
                 self._monitors_now(process.pid, header["ref"])
             made.append(process)
 
-        await self._request({**spawn, **ties}, on_ok=on_ok)
+        abandoned = False
+        try:
+            await self._request({**spawn, **ties}, on_ok=on_ok)
+        except asyncio.CancelledError:
+            abandoned = True
+            if made:
+                await made[0].exit()
+            raise
         return made[0]
 
     # Messages
@@ -250,15 +220,6 @@ class Process:
         else:
             await self._write(header, body, ct)
 
-    def _head(self, key: Any, to: str, header: Header) -> bytes:
-        if self._field is not None:
-            header["pid"] = self._field
-        head = header_bytes(header)
-        if len(self._heads) >= _HEADS_MAX:
-            self._heads.clear()
-        self._heads[key] = head
-        return head
-
     async def call(self, to: Address, body: Any = None, *, timeout: float = TIMEOUT, ct: str | None = None) -> Any:
         """Asks a process and gives its reply. Ends exactly once, at the latest after `timeout` seconds (5).
 
@@ -282,9 +243,6 @@ class Process:
         if heads is None:
             heads = self._call_heads(key, to, timeout)
         return await session.call_raw(heads[0], heads[1], raw, timeout)
-
-    def _deadline(self, timeout: float) -> float:
-        return asyncio.get_running_loop().time() + timeout
 
     def _call_heads(self, key: Any, to: str, timeout: float) -> tuple[bytes, bytes]:
         suffix = b"\x62to" + dumps(to)
@@ -398,7 +356,12 @@ class Process:
             self._ended(reason)
 
     async def flag(
-        self, *, trap_exit: bool | None = None, label: str | None = None, sensitive: bool | None = None, mailbox: Mapping[str, Any] | None = None
+        self,
+        *,
+        trap_exit: bool | None = None,
+        label: str | None = None,
+        sensitive: bool | None = None,
+        mailbox: Mapping[str, Any] | None = None,
     ) -> None:
         """Changes the process; what is left out stays. `mailbox` may have `entries`, `bytes` and `policy`."""
         fields = {"trap_exit": trap_exit, "label": label, "sensitive": sensitive, "mailbox": mailbox and dict(mailbox)}
@@ -413,153 +376,6 @@ class Process:
         if header:
             kept = self._declared.get(("flag",), {"op": "flag"})
             self._declared["flag",] = {**kept, **header}
-
-    # Names and groups
-
-    async def register(
-        self, name: str, *, scope: Scope = "local", on_conflict: OnConflict | None = None, replace: bool = False
-    ) -> None:
-        """Gives this process a name: of its node, or with `scope="global"` of the whole mesh. Raises `Taken`."""
-        header: Header = {"op": "register", "name": name}
-        if scope != "local":
-            header["scope"] = scope
-        if on_conflict is not None:
-            header["on_conflict"] = on_conflict
-        if replace:
-            header["replace"] = True
-        await self._declare_now(("register", scope, name), header)
-
-    async def unregister(self, name: str, *, scope: Scope = "local") -> None:
-        """Takes a name back."""
-        header: Header = {"op": "unregister", "name": name}
-        if scope != "local":
-            header["scope"] = scope
-        await self.client._session.request(header)
-        self._declared.pop(("register", scope, name), None)
-        if scope == "local" and self._spawn is not None and self._spawn.get("name") == name:
-            del self._spawn["name"]
-
-    async def join(self, group: str) -> None:
-        """Joins a group. It may join several times and is a member as often."""
-        times = sum(1 for key in self._declared if key[:2] == ("join", group))
-        await self._declare_now(("join", group, times), {"op": "join", "group": group})
-
-    async def leave(self, group: str) -> None:
-        """Takes one `join` back."""
-        await self._request({"op": "leave", "group": group})
-        times = [key for key in self._declared if key[:2] == ("join", group)]
-        if times:
-            del self._declared[times[-1]]
-
-    # Presence
-
-    async def track(self, topic: str, key: str, metadata: Any = None) -> int:
-        """From now on this process is present under the topic and key, on every node, until it ends. Gives the `ref`. Raises `Taken`."""
-        return await self._present("track", topic, key, metadata)
-
-    async def update_presence(self, topic: str, key: str, metadata: Any = None) -> int:
-        """Changes what is known of a presence. Raises `NotFound` where this process is not present."""
-        return await self._present("update_presence", topic, key, metadata)
-
-    async def _present(self, op: str, topic: str, key: str, metadata: Any) -> int:
-        header: Header = {"op": op, "topic": topic, "key": key}
-        if metadata is not None:
-            header["metadata"] = metadata
-        answer, _ = await self._request(header)
-        self._declared["track", topic, key] = {**header, "op": "track"}
-        return int(answer.get("ref", 0))
-
-    async def untrack(self, topic: str | None = None, key: str | None = None) -> None:
-        """Present no more: under this key, under no key of the topic, or nowhere."""
-        header: Header = {"op": "untrack"}
-        if topic is not None:
-            header["topic"] = topic
-        if key is not None:
-            header["key"] = key
-        await self._request(header)
-        for each in [each for each in self._declared if each[0] == "track"]:
-            if topic in (None, each[1]) and key in (None, each[2]):
-                del self._declared[each]
-
-    # Topics and functions
-
-    async def publish(
-        self,
-        topic: str,
-        body: Any = None,
-        *,
-        ct: str | None = None,
-        scope: Literal["all", "local"] | None = None,
-        node: str | None = None,
-        exclude: str | bool | None = None,
-        mode: Mode | None = None,
-        retain: bool = False,
-        confirm: bool = False,
-    ) -> None:
-        """Publishes to every subscription that matches. As `send`, it waits for an answer only with `confirm`.
-
-        With `retain` the node keeps it as the topic's last value for those who subscribe later; `ABSENT` as the body clears that.
-        """
-        header: Header = {"op": "publish", "topic": topic}
-        fields = {"scope": scope, "node": node, "exclude": exclude, "mode": mode, "retain": retain or None}
-        header.update((name, value) for name, value in fields.items() if value is not None)
-        if confirm:
-            await self._request(header, body, ct)
-        elif len(header) > 2 or ct is not None:
-            await self._write(header, body, ct)
-        else:
-            raw = body_bytes(body, None)
-            session = self.client._session
-            conn = session.conn
-            if conn is None or conn.is_full or conn.is_long:
-                conn = await session.ready()
-            key = ("publish", topic)
-            head = self._heads.get(key) or self._head(key, topic, header)
-            session.pending.written += 1
-            conn.write(raw_frame(head, raw))
-
-    async def rpc(self, node: str, module: str, function: str, *args: Any, timeout: float = TIMEOUT) -> Any:
-        """Calls a function of a module on a node, or on the nearest that has it (`any`). Ends as a `call` does; raises `Undef` too."""
-        header: Header = {"op": "rpc", "node": node, "module": module, "function": function}
-        if timeout != TIMEOUT:
-            header["timeout_ms"] = milliseconds(timeout)
-        return body_value(*await self._request(header, list(args), timeout=timeout))[0]
-
-    async def rpc_cast(self, node: str, module: str, function: str, *args: Any) -> None:
-        """The same without an answer: whoever is not there is not there."""
-        await self._write({"op": "rpc_cast", "node": node, "module": module, "function": function}, list(args))
-
-    # How it is done
-
-    def _acting(self, header: Header) -> Header:
-        if self._field is not None:
-            if self.exit_reason is not None:
-                raise NoProc(f"{self.pid} has ended: {self.exit_reason}", reason=self.exit_reason)
-            return {**header, "pid": self._field}
-        return header
-
-    async def _request(self, header: Header, body: Any = ABSENT, ct: str | None = None, **more: Any) -> Answer:
-        session = self.client._session
-        if session.conn is None:
-            timeout = more.get("timeout")
-            await session.ready(None if timeout is None else self._deadline(timeout))
-        return await session.request(self._acting(header), body, ct, **more)
-
-    async def _write(self, header: Header, body: Any = ABSENT, ct: str | None = None) -> None:
-        session = self.client._session
-        raw = body_bytes(body, ct)
-        if ct is not None:
-            header = {**header, "ct": ct}
-        if session.conn is None:
-            await session.ready()
-        await session.write(self._acting(header), raw)
-
-    async def _declare_now(self, key: tuple[Any, ...], header: Header) -> Header:
-        def on_ok(_: Header) -> None:
-            self._declared[key] = header
-
-        answer, _ = await self._request(header, on_ok=on_ok)
-        return answer
 
     def _more(self, n: int) -> None:
         self.client._session.write_more(self, n)

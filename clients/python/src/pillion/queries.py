@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
+from .acting import TIMEOUT, Address, Scope, address, milliseconds
 from .errors import PillionError, of_answer
 from .events import Present
 from .frames import ABSENT, body_value
 from .pending import Header
-from .process import TIMEOUT, Address, Process, Scope, address, milliseconds
+from .process import Process
 
 NodeState = Literal["self", "this", "connected", "visible", "hidden", "known"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cbor2 import loads
@@ -15,9 +14,11 @@ from .connection import Connection
 from .errors import Closed, Lost, PillionError, Unreachable
 from .events import KINDS, Event, Message
 from .find import find, named
-from .frames import ABSENT, OCTETS, body_bytes, body_value, frame, header_bytes, raw_frame, uint
+from .frames import OCTETS, body_value, frame
 from .mailbox import WINDOW
-from .pending import Answer, Header, OnOk, OnPart, Pending, Waiting
+from .outgoing import WAIT_SECONDS, Outgoing
+from .pending import Header
+from .report import Report
 
 if TYPE_CHECKING:
     from .client import Client
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion")
 
 HELLO_SECONDS = 10.0
-WAIT_SECONDS = 10.0
-"""How long what has no deadline of its own waits for a connection."""
 GAP_SECONDS = 0.1
 """How long after a resumed `welcome` a `gap` may come."""
 DELAY_FIRST = 0.01
@@ -36,28 +35,11 @@ _FINAL = ("denied", "unsupported", "badarg", "not_found")
 """Codes that another try would get again."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What was lost when the connection was."""
-
-    resumed: bool
-    """Whether the session lives on: pids, names and mailboxes are what they were."""
-    lost_events: int
-    """Frames that the node had written and that did not arrive."""
-    lost_commands: int
-    """Commands without an answer that were not carried out."""
-    unsure_commands: int
-    """Commands without an answer of which nobody knows."""
-
-    @property
-    def is_clean(self) -> bool:
-        return not (self.lost_events or self.lost_commands or self.unsure_commands)
-
-
-class Session:
+class Session(Outgoing):
     """Commands out, answers and events in, over one connection after the other."""
 
     def __init__(self, client: Client, *, socket: str | None, name: str | None, grace: float, connect_timeout: float) -> None:
+        super().__init__()
         self._client = client
         self._socket = socket
         self._path: str | None = None
@@ -65,16 +47,12 @@ class Session:
         self._grace_ms = int(grace * 1000)
         self._connect_timeout = connect_timeout
         self._process_token = os.environ.get("PILLION_PROCESS") or None
-        self.pending = Pending()
         self.processes: dict[str, Process] = {}
         self.given: dict[int, Process] = {}
         """Whom each call was given to that is not answered, by its `ref`."""
         self.epoch = 0
         """Counts the sessions: what belongs to an earlier one means nothing to the node any more."""
         self.node = ""
-        self.conn: Connection | None = None
-        """The connection, while the app may write to it."""
-        self._link: Connection | None = None
         self._session: int | None = None
         self._secret = ""
         self._seen_before = 0
@@ -87,13 +65,10 @@ class Session:
         self._lost_commands = 0
         self._declared = True
         self._was_open = False
-        self._open: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
         self._lost = asyncio.Event()
         self._overdue: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self.draining = False
-        self.closing = False
 
     # Connecting
 
@@ -150,6 +125,9 @@ class Session:
             if self._link is not link:
                 raise Lost("the connection broke")
             self._declared = True
+            if self._client._is_drained and self.draining:
+                await self._bye(link)
+                raise errors.Draining("the node is about to leave")
         self._process_token = None
         self.conn = link
         self._was_open = True
@@ -294,11 +272,11 @@ class Session:
         if waiting is not None:
             if self._gap_timer is not None and waiting.number > self._commands_before + 1:
                 self._settle_gap(0)  # It would have come before the answer to a command that is newer than the `hello`.
+            if name == "ok" and waiting.on_ok is not None:
+                waiting.on_ok(header)  # It holds, whether somebody still waits for it or not.
             if waiting.answer.done():
                 return
             if name == "ok":
-                if waiting.on_ok is not None:
-                    waiting.on_ok(header)
                 waiting.answer.set_result((header, raw))
             else:
                 waiting.answer.set_exception(errors.of_answer(header))
@@ -385,127 +363,6 @@ class Session:
         self._client._failed(
             str(header.get("op", "")), header.get("to"), str(header.get("code", "")), int(header.get("count", 1)), header.get("message")
         )
-
-    # What goes out
-
-    async def write(self, header: Header, body: bytes) -> None:
-        """Writes a command without an answer, once there is a connection and room."""
-        await self.write_raw(header_bytes(header), body)
-
-    async def write_raw(self, header: bytes, body: bytes) -> None:
-        conn = self.conn
-        if conn is None or conn.is_full or conn.is_long:
-            conn = await self.ready()
-        self.pending.written += 1
-        conn.write(raw_frame(header, body))
-
-    def write_more(self, process: Process, n: int) -> None:
-        """Tells what was consumed. While nobody can hear it that is not missed."""
-        if self._link is None:
-            return
-        pid = process._field
-        self.pending.wrote_more()
-        if pid is None:
-            self._link.write(raw_frame(b"\xa2\x62op\x64more\x61n" + uint(n), b""))
-        else:
-            self._link.write(frame({"op": "more", "n": n, "pid": pid}))
-
-    async def ready(self, deadline: float | None = None) -> Connection:
-        """The connection, once there is one that takes more. Raises `Lost` when there is none by the deadline, or within 10 s."""
-        loop = asyncio.get_running_loop()
-        if deadline is None:
-            deadline = loop.time() + WAIT_SECONDS
-        while True:
-            if self.closing:
-                raise Closed("the client is closed")
-            conn = self.conn
-            if conn is None:
-                if self._open is None:
-                    self._open = loop.create_future()
-                try:
-                    await asyncio.wait_for(asyncio.shield(self._open), deadline - loop.time())
-                except (TimeoutError, asyncio.TimeoutError):
-                    raise Lost("there was no connection to the node in time; nothing was done") from None
-            elif conn.is_long:
-                conn.flush()
-                await asyncio.sleep(0)
-            elif conn.is_full:
-                if self._room is None:
-                    self._room = loop.create_future()
-                await asyncio.shield(self._room)
-            else:
-                return conn
-
-    def _on_room(self) -> None:
-        self._wake_room()
-
-    def _wake_room(self) -> None:
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
-
-    def post(
-        self,
-        header: Header,
-        body: bytes,
-        link: Connection | None = None,
-        deadline: float | None = None,
-        on_part: OnPart | None = None,
-        on_ok: OnOk | None = None,
-    ) -> asyncio.Future[Answer]:
-        """Writes a command with an `id`, without looking for room, and gives what its answer will be."""
-        link = link or self._link
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        if link is None or link is not self._link:
-            answer.set_exception(Lost("there is no connection to the node"))
-            return answer
-        id = self.pending.id()
-        raw = frame({"op": header["op"], "id": id, **header}, body)
-        self.pending.written += 1
-        self.pending.waiting[id] = Waiting(answer, self.pending.written, deadline, on_part, on_ok)
-        link.write(raw)
-        return answer
-
-    async def request(
-        self,
-        header: Header,
-        body: Any = ABSENT,
-        ct: str | None = None,
-        *,
-        timeout: float | None = None,
-        on_part: OnPart | None = None,
-        on_ok: OnOk | None = None,
-    ) -> Answer:
-        """Writes a command with an `id` and waits for its answer. With a `timeout` that is how long it waits for a connection too."""
-        raw = body_bytes(body, ct)
-        if ct is not None:
-            header = {**header, "ct": ct}
-        deadline = None
-        if timeout is not None:
-            deadline = asyncio.get_running_loop().time() + timeout
-        conn = self.conn
-        if conn is None or conn.is_full or conn.is_long:
-            conn = await self.ready(deadline)
-            if deadline is not None and "timeout_ms" in header:
-                left = deadline - asyncio.get_running_loop().time()
-                header = {**header, "timeout_ms": max(1, int(left * 1000))}
-        return await self.post(header, raw, conn, deadline, on_part, on_ok)
-
-    async def call_raw(self, prefix: bytes, suffix: bytes, body: bytes, timeout: float) -> Answer:
-        """The same for a header that was encoded before: `prefix`, the `id`, `suffix`."""
-        loop = asyncio.get_running_loop()
-        conn = self.conn
-        deadline = loop.time() + timeout
-        if conn is None or conn.is_full or conn.is_long:
-            conn = await self.ready(deadline)
-        pending = self.pending
-        id = pending.id()
-        raw = raw_frame(prefix + uint(id) + suffix, body)
-        pending.written += 1
-        answer: asyncio.Future[Answer] = loop.create_future()
-        pending.waiting[id] = Waiting(answer, pending.written, deadline, None, None)
-        conn.write(raw)
-        return await answer
 
     # The end
 

@@ -27,11 +27,11 @@ from . import process as _process
 from . import queries as _queries
 from . import task as _task
 from . import topics as _topics
+from .acting import TIMEOUT, Address
 from .errors import Closed
-from .events import Event, Gap, GroupChange, Message, NodeDown, NodeUp, Present, PresenceChange
+from .events import Event, Gap, GroupChange, Message, NodeDown, NodeUp, PresenceChange, Present
 from .gen_server import GenServer
 from .mailbox import Match
-from .process import TIMEOUT, Address
 
 if TYPE_CHECKING:
     import os

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 
 from .errors import Closed
-from .events import Event, Gap, GroupChange, Message, NodeDown, NodeUp, Present, PresenceChange
+from .events import Event, Gap, GroupChange, Message, NodeDown, NodeUp, PresenceChange, Present
 from .pending import Header
 from .process import Process
 
@@ -151,7 +151,7 @@ class GroupWatch(Watch[GroupChange]):
         super().__init__(client, ("monitor_group", header.get("group"), header.get("prefix")), {"op": "monitor_group", **header})
 
 
-class NodeWatch(Watch["NodeUp | NodeDown"]):
+class NodeWatch(Watch[Union[NodeUp, NodeDown]]):
     """Nodes that come and go from now on."""
 
     def __init__(self, client: Client, node_type: str) -> None:
