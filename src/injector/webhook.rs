@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
+use pillion_strategies::problems::line;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,6 +27,8 @@ use crate::shutdown::Shutdown;
 
 /// Most warnings of one answer; the API server takes 4096 bytes of them.
 const WARNINGS_MAX: usize = 16;
+/// Longest name that is told, in characters.
+const NAME_MAX: usize = 253;
 
 /// Answers an `AdmissionReview`.
 pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -> Response {
@@ -45,7 +48,7 @@ pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -
         }
         Err(error) => return unreadable(&injector, &error),
     };
-    match review(&injector, &request) {
+    match review(&injector, request) {
         Ok(response) => answer(response),
         Err(why) => unreadable(&injector, &why),
     }
@@ -77,32 +80,35 @@ fn answer(mut response: AdmissionResponse) -> Response {
 /// Decides about one pod.
 fn review(
     injector: &Injector,
-    request: &AdmissionRequest<DynamicObject>,
+    mut request: AdmissionRequest<DynamicObject>,
 ) -> Result<AdmissionResponse, String> {
-    let mut response = AdmissionResponse::from(request);
-    let Some(object) = request.object.as_ref().filter(|_| {
-        request.operation == Operation::Create
-            && request.kind.kind == "Pod"
-            && request.sub_resource.is_none()
-    }) else {
-        return Ok(response);
-    };
-    let pod = serde_json::to_value(object).map_err(|error| error.to_string())?;
+    let mut response = AdmissionResponse::from(&request);
+    let asks = request.operation == Operation::Create
+        && request.kind.kind == "Pod"
+        && request.sub_resource.is_none();
+    let Some(object) = request.object.take().filter(|_| asks) else { return Ok(response) };
+    // The rest of it is large, and moved.
+    let DynamicObject { metadata, data: mut pod, .. } = object;
+    let outline = serde_json::to_value(&metadata).map_err(|error| error.to_string())?;
+    pod.as_object_mut().ok_or("it is no object")?.insert("metadata".to_owned(), outline);
     let authority = injector.authority.borrow().clone();
     let sidecar = Sidecar {
         template: &injector.template,
         anchors: authority.as_deref().map_or("", |authority| authority.anchors_pem()),
         features: injector.features.borrow().unwrap_or_default(),
     };
-    let Outcome { result, patch, warnings } = patch::decide(&pod, &sidecar)?;
+    let Outcome { result, patch, mut warnings } = patch::decide(&pod, &sidecar)?;
+    drop(pod);
+    warnings.truncate(WARNINGS_MAX);
     injector.health.admissions.get_or_create(&[("result", result.word())]).inc();
     injector.health.warnings.inc_by(warnings.len() as u64);
     let namespace = request.namespace.as_deref().unwrap_or_default();
-    let name = called(&object.metadata);
-    tracing::debug!("pod {name} in {namespace}: {}", result.word());
+    // Nobody has looked yet whether these may be names.
+    let (name, place) = (line(&called(&metadata), NAME_MAX), line(namespace, NAME_MAX));
+    tracing::debug!("pod {name} in {place}: {}", result.word());
     if !warnings.is_empty() {
-        tracing::warn!("pod {name} in {namespace}: {}", warnings.join("; "));
-        if let Some(about) = owner(&object.metadata, namespace).filter(|_| !request.dry_run) {
+        tracing::warn!("pod {name} in {place}: {}", warnings.join("; "));
+        if let Some(about) = owner(&metadata, namespace).filter(|_| !request.dry_run) {
             for note in &warnings {
                 injector.events.warn(Warning {
                     about: about.clone(),
@@ -112,7 +118,7 @@ fn review(
                 });
             }
         }
-        response.warnings = Some(warnings.into_iter().take(WARNINGS_MAX).collect());
+        response.warnings = Some(warnings);
     }
     if patch.is_empty() {
         return Ok(response);
@@ -270,7 +276,7 @@ mod tests {
                         "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": true}]}},
             }))
             .expect("a request");
-            let response = review(&injector, &request).expect("a pod");
+            let response = review(&injector, request).expect("a pod");
             assert_eq!(response.warnings.map(|warnings| warnings.len()), Some(1), "dry run: {dry}");
             assert_eq!(waiting.len(), told, "dry run: {dry}");
         }
