@@ -27,6 +27,10 @@ use crate::shutdown::Shutdown;
 
 /// Most warnings of one answer; the API server takes 4096 bytes of them.
 const WARNINGS_MAX: usize = 16;
+/// Most objects, and most members of objects and lists together, of a review. Reading one object takes some six hundred bytes,
+/// so a body of nothing else would take more memory than the injector has. A pod with a thousand variables has five thousand.
+const OBJECTS_MAX: usize = 32 << 10;
+const MEMBERS_MAX: usize = 256 << 10;
 /// Longest name that is told, in characters.
 const NAME_MAX: usize = 253;
 
@@ -36,6 +40,10 @@ pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -
         Ok(body) => body,
         Err(refused) => return refused,
     };
+    if !is_modest(&body) {
+        let why = format!("it has more than {OBJECTS_MAX} objects or {MEMBERS_MAX} members");
+        return unreadable(&injector, &why);
+    }
     let request: Result<AdmissionRequest<DynamicObject>, String> =
         serde_json::from_slice::<AdmissionReview<DynamicObject>>(&body)
             .map_err(|error| error.to_string())
@@ -52,6 +60,24 @@ pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -
         Ok(response) => answer(response),
         Err(why) => unreadable(&injector, &why),
     }
+}
+
+/// Whether a text, if it is JSON, can be read within some ten MiB.
+fn is_modest(json: &[u8]) -> bool {
+    let (mut objects, mut members) = (0, 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' => objects += 1,
+            b',' => members += 1,
+            _ => {}
+        }
+    }
+    objects <= OBJECTS_MAX && members <= MEMBERS_MAX
 }
 
 fn unreadable(injector: &Injector, why: &str) -> Response {
@@ -259,6 +285,23 @@ mod tests {
             trigger.ask();
         };
         tokio::join!(asking, watching);
+    }
+
+    #[test]
+    fn a_review_that_would_take_more_memory_than_there_is_is_not_read() {
+        let of = |item: &str, number: usize| {
+            let list = vec![item; number].join(",");
+            is_modest(format!("[{list}]").as_bytes())
+        };
+        assert!(of("{}", OBJECTS_MAX) && !of("{}", OBJECTS_MAX + 1));
+        assert!(of("0", MEMBERS_MAX + 1) && !of("0", MEMBERS_MAX + 2));
+        // What is said is no structure, however it is said.
+        let text = ["{,".repeat(MEMBERS_MAX), "\\\"{,\\\\".repeat(MEMBERS_MAX)].concat();
+        assert!(is_modest(format!("{{\"a\": \"{text}\", \"b\": \"\"}}").as_bytes()));
+        assert!(!of("\"\\\"\", {}, \"\\\\\"", OBJECTS_MAX + 1), "behind texts");
+        for text in [&b""[..], b"\"", b"\\", b"\"\\"] {
+            assert!(is_modest(text));
+        }
     }
 
     #[tokio::test]

@@ -120,6 +120,7 @@ async fn a_review_is_answered_with_its_uid_and_a_patch_that_the_api_server_reads
 #[tokio::test]
 async fn what_is_no_review_is_refused_in_words_and_the_next_one_answered() {
     let webhook = Webhook::start().await;
+    let wide = format!("[{}]", vec!["{}"; 300_000].join(","));
     let deep = format!(
         "{{\"apiVersion\": \"admission.k8s.io/v1\", \"request\": {{\"object\": {{\"spec\": {}",
         "[".repeat(100_000)
@@ -128,6 +129,7 @@ async fn what_is_no_review_is_refused_in_words_and_the_next_one_answered() {
         (b"".to_vec(), "EOF"),
         (b"nonsense".to_vec(), "expected"),
         (deep.into_bytes(), "recursion limit"),
+        (wide.into_bytes(), "more than 32768 objects"),
         (
             b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}".to_vec(),
             "AdmissionRequest",
