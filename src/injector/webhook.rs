@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 const WARNINGS_MAX: usize = 16;
 /// Most objects, and most members of objects and lists together, of a review. Reading one object takes some six hundred bytes,
 /// so a body of nothing else would take more memory than the injector has. A pod with a thousand variables has five thousand.
-const OBJECTS_MAX: usize = 32 << 10;
+const OBJECTS_MAX: usize = 16 << 10;
 const MEMBERS_MAX: usize = 256 << 10;
 /// Longest name that is told, in characters.
 const NAME_MAX: usize = 253;
@@ -114,7 +114,8 @@ fn review(
         && request.sub_resource.is_none();
     let Some(object) = request.object.take().filter(|_| asks) else { return Ok(response) };
     // The rest of it is large, and moved.
-    let DynamicObject { metadata, data: mut pod, .. } = object;
+    let DynamicObject { mut metadata, data: mut pod, .. } = object;
+    metadata.managed_fields = None;
     let outline = serde_json::to_value(&metadata).map_err(|error| error.to_string())?;
     pod.as_object_mut().ok_or("it is no object")?.insert("metadata".to_owned(), outline);
     let authority = injector.authority.borrow().clone();

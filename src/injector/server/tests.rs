@@ -129,7 +129,7 @@ async fn what_is_no_review_is_refused_in_words_and_the_next_one_answered() {
         (b"".to_vec(), "EOF"),
         (b"nonsense".to_vec(), "expected"),
         (deep.into_bytes(), "recursion limit"),
-        (wide.into_bytes(), "more than 32768 objects"),
+        (wide.into_bytes(), "more than 16384 objects"),
         (
             b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}".to_vec(),
             "AdmissionRequest",
