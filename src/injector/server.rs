@@ -146,10 +146,7 @@ pub(crate) async fn body(
     }
     // Never closed; the time that a request may take ends the wait.
     let kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
-    let _room = match length > SMALL_BYTES_MAX {
-        true => room.acquire_many(kib).await.ok(),
-        false => None,
-    };
+    let _room = if length > SMALL_BYTES_MAX { room.acquire_many(kib).await.ok() } else { None };
     match timeout(BODY, axum::body::to_bytes(request.into_body(), bytes_max)).await {
         Ok(read) => read.map_err(|_| too_large()),
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body does not come").into_response()),
