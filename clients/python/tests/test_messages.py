@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pillion
 from pillion import Call, Cast, Down, Exit, Message
@@ -254,3 +255,25 @@ class NamesAndGroups(NodeTest):
             self.assertEqual((type(event), event.body), (Cast, "close"))
         await first.leave("tills")
         self.assertEqual(await one.members("tills"), [second.pid])
+
+
+class BackPressure(NodeTest):
+    async def test_a_sender_waits_while_the_node_does_not_read_and_what_waits_keeps_its_order(self) -> None:
+        node = self.mesh.node("a")
+        app = await self.app(node)
+        sink = await app.spawn(mailbox={"policy": "wait"})
+        node.signal(signal.SIGSTOP)
+        sent: list[int] = []
+
+        async def send(number: int) -> None:
+            await app.send(sink, [number, bytes(60_000)])
+            sent.append(number)
+
+        sending = [asyncio.ensure_future(send(number)) for number in range(100)]
+        for _ in range(300):
+            await asyncio.sleep(0)
+        self.assertLess(len(sent), 50)
+        node.signal(signal.SIGCONT)
+        self.assertEqual([(await soon(sink.receive())).body[0] for _ in range(100)], list(range(100)))
+        await soon(asyncio.gather(*sending))
+        self.assertEqual(sent, list(range(100)))

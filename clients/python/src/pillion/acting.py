@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union
 
 from .errors import NoProc
@@ -162,7 +161,7 @@ class Acting:
             raw = body_bytes(body, None)
             session = self.client._session
             conn = session.conn
-            if conn is None or conn.is_full or conn.is_long:
+            if conn is None or conn.is_full or conn.is_long or session.queue:
                 conn = await session.ready()
             key = ("publish", topic)
             head = self._heads.get(key) or self._head(key, topic, header)
@@ -190,20 +189,13 @@ class Acting:
         return header
 
     async def _request(self, header: Header, body: Any = ABSENT, ct: str | None = None, **more: Any) -> Answer:
-        session = self.client._session
-        if session.conn is None:
-            timeout = more.get("timeout")
-            await session.ready(None if timeout is None else self._deadline(timeout))
-        return await session.request(self._acting(header), body, ct, **more)
+        return await self.client._session.request(header, body, ct, by=self, **more)
 
     async def _write(self, header: Header, body: Any = ABSENT, ct: str | None = None) -> None:
-        session = self.client._session
         raw = body_bytes(body, ct)
         if ct is not None:
             header = {**header, "ct": ct}
-        if session.conn is None:
-            await session.ready()
-        await session.write(self._acting(header), raw)
+        await self.client._session.write(header, raw, self)
 
     async def _declare_now(self, key: tuple[Any, ...], header: Header) -> Header:
         def on_ok(_: Header) -> None:
@@ -220,6 +212,3 @@ class Acting:
             self._heads.clear()
         self._heads[key] = head
         return head
-
-    def _deadline(self, timeout: float) -> float:
-        return asyncio.get_running_loop().time() + timeout

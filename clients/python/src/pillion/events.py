@@ -134,7 +134,7 @@ class Call(Event):
             return True
         session = self.process.client._session
         conn = session.conn
-        if conn is None or conn.is_full:
+        if conn is None or conn.is_full or session.queue:
             return False
         if self.process._is_given(self, take=True):
             session.pending.written += 1

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
 from .errors import Closed, Lost
-from .frames import ABSENT, body_bytes, frame, header_bytes, raw_frame, uint
+from .frames import ABSENT, body_bytes, frame, raw_frame, uint
 from .pending import Answer, Header, OnOk, OnPart, Pending, Waiting
 
 if TYPE_CHECKING:
+    from .acting import Acting
     from .process import Process
 
 WAIT_SECONDS = 10.0
 """How long what has no deadline of its own waits for a connection."""
+_TIMED = ("call", "rpc", "multi_call", "sbcast", "wait_for")
+"""What has a deadline that the node keeps."""
+
+
+class _Turn:
+    """One who waits to write."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self, end: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if end is None else loop.call_at(end, self.wake)
+        try:
+            await self._waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class Outgoing:
@@ -26,17 +53,23 @@ class Outgoing:
         """The connection, while the app may write to it."""
         self._link: Connection | None = None
         """The connection, from its first byte on."""
-        self._open: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self.queue: deque[_Turn] = deque()
+        """Who waits to write, in the order in which it is to be written."""
+        self._lost_at = 0.0
         self.closing = False
 
-    async def write(self, header: Header, body: bytes) -> None:
-        """Writes a command without an answer, once there is a connection and room."""
-        await self.write_raw(header_bytes(header), body)
+    async def write(self, header: Header, body: bytes, by: Acting | None = None) -> None:
+        """Writes a command without an answer, once there is a connection and room; with the pid that `by` has then."""
+        conn = self.conn
+        if conn is None or conn.is_full or conn.is_long or self.queue:
+            conn = await self.ready()
+        raw = frame(header if by is None else by._acting(header), body)
+        self.pending.written += 1
+        conn.write(raw)
 
     async def write_raw(self, header: bytes, body: bytes) -> None:
         conn = self.conn
-        if conn is None or conn.is_full or conn.is_long:
+        if conn is None or conn.is_full or conn.is_long or self.queue:
             conn = await self.ready()
         self.pending.written += 1
         conn.write(raw_frame(header, body))
@@ -53,38 +86,44 @@ class Outgoing:
             self._link.write(frame({"op": "more", "n": n, "pid": pid}))
 
     async def ready(self, deadline: float | None = None) -> Connection:
-        """The connection, once there is one that takes more. Raises `Lost` when there is none by the deadline, or within 10 s."""
+        """The connection, once there is one that takes more and all who waited before have written.
+
+        Raises `Lost` when there is none by the deadline, or within 10 s; while there is one that is full only a deadline ends the wait.
+        """
         loop = asyncio.get_running_loop()
-        if deadline is None:
-            deadline = loop.time() + WAIT_SECONDS
-        while True:
-            if self.closing:
-                raise Closed("the client is closed")
-            conn = self.conn
-            if conn is None:
-                if self._open is None:
-                    self._open = loop.create_future()
-                try:
-                    await asyncio.wait_for(asyncio.shield(self._open), deadline - loop.time())
-                except (TimeoutError, asyncio.TimeoutError):
-                    raise Lost("there was no connection to the node in time; nothing was done") from None
-            elif conn.is_long:
-                conn.flush()
-                await asyncio.sleep(0)
-            elif conn.is_full:
-                if self._room is None:
-                    self._room = loop.create_future()
-                await asyncio.shield(self._room)
-            else:
-                return conn
+        began = loop.time()
+        turn = _Turn()
+        queue = self.queue
+        queue.append(turn)
+        try:
+            while True:
+                if self.closing:
+                    raise Closed("the client is closed")
+                conn = self.conn
+                if conn is not None and queue[0] is turn:
+                    if conn.is_long:
+                        conn.flush()
+                        await asyncio.sleep(0)
+                        continue
+                    if not conn.is_full:
+                        return conn
+                end = deadline
+                if end is None and conn is None:
+                    end = max(began, self._lost_at) + WAIT_SECONDS
+                if end is not None and loop.time() >= end:
+                    raise Lost("there was no connection to the node in time; nothing was done")
+                await turn.wait(end)
+        finally:
+            queue.remove(turn)
+            self._wake()
 
-    def _on_room(self) -> None:
-        self._wake_room()
-
-    def _wake_room(self) -> None:
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+    def _wake(self, everybody: bool = False) -> None:
+        """Something has changed for who waits first, or for all."""
+        if everybody:
+            for turn in self.queue:
+                turn.wake()
+        elif self.queue:
+            self.queue[0].wake()
 
     def post(
         self,
@@ -117,34 +156,34 @@ class Outgoing:
         timeout: float | None = None,
         on_part: OnPart | None = None,
         on_ok: OnOk | None = None,
+        by: Acting | None = None,
     ) -> Answer:
-        """Writes a command with an `id` and waits for its answer. With a `timeout` that is how long it waits for a connection too."""
+        """Writes a command with an `id` and waits for its answer. With a `timeout` that is how long it waits for a connection too.
+
+        With `by` it has the pid of that process, as it is once there is a connection.
+        """
         raw = body_bytes(body, ct)
         if ct is not None:
             header = {**header, "ct": ct}
-        deadline = None
-        if timeout is not None:
-            deadline = asyncio.get_running_loop().time() + timeout
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
         conn = self.conn
-        if conn is None or conn.is_full or conn.is_long:
+        if conn is None or conn.is_full or conn.is_long or self.queue:
             conn = await self.ready(deadline)
-            if deadline is not None and "timeout_ms" in header:
-                left = deadline - asyncio.get_running_loop().time()
-                header = {**header, "timeout_ms": max(1, int(left * 1000))}
+            if deadline is not None and header["op"] in _TIMED:
+                header = {**header, "timeout_ms": max(1, int((deadline - loop.time()) * 1000))}
+        if by is not None:
+            header = by._acting(header)
         return await self.post(header, raw, conn, deadline, on_part, on_ok)
 
-    async def call_raw(self, prefix: bytes, suffix: bytes, body: bytes, timeout: float) -> Answer:
-        """The same for a header that was encoded before: `prefix`, the `id`, `suffix`."""
+    async def call_raw(self, conn: Connection, prefix: bytes, suffix: bytes, body: bytes, timeout: float) -> Answer:
+        """Writes a call whose header was encoded before, `prefix`, the `id`, `suffix`, and waits for its answer."""
         loop = asyncio.get_running_loop()
-        conn = self.conn
-        deadline = loop.time() + timeout
-        if conn is None or conn.is_full or conn.is_long:
-            conn = await self.ready(deadline)
         pending = self.pending
         id = pending.id()
         raw = raw_frame(prefix + uint(id) + suffix, body)
         pending.written += 1
         answer: asyncio.Future[Answer] = loop.create_future()
-        pending.waiting[id] = Waiting(answer, pending.written, deadline, None, None)
+        pending.waiting[id] = Waiting(answer, pending.written, loop.time() + timeout, None, None)
         conn.write(raw)
         return await answer

@@ -175,7 +175,7 @@ class Process(Acting):
         raw = body_bytes(body, None)
         session = self.client._session
         conn = session.conn
-        if conn is None or conn.is_full or conn.is_long:
+        if conn is None or conn.is_full or conn.is_long or session.queue:
             conn = await session.ready()
         to = to if isinstance(to, str) else to.pid
         head = self._heads.get(to) or self._head(to, to, {"op": "send", "to": to})
@@ -199,7 +199,7 @@ class Process(Acting):
         raw = body_bytes(body, None)
         session = self.client._session
         conn = session.conn
-        if conn is None or conn.is_full or conn.is_long:
+        if conn is None or conn.is_full or conn.is_long or session.queue:
             conn = await session.ready()
         to = address(to)
         key = ("cast", to)
@@ -236,13 +236,12 @@ class Process(Acting):
             header: Header = {"op": "call", "to": to, "ct": ct, "timeout_ms": milliseconds(timeout)}
             return await self._request(header, body, None if body is ABSENT else ct, timeout=timeout)
         raw = body_bytes(body, None)
-        if session.conn is None:
-            await session.ready(self._deadline(timeout))
+        conn = session.conn
+        if conn is None or conn.is_full or conn.is_long or session.queue:
+            return await self._request({"op": "call", "to": to}, body, None, timeout=timeout)
         key = (to, timeout)
-        heads = self._heads.get(key)
-        if heads is None:
-            heads = self._call_heads(key, to, timeout)
-        return await session.call_raw(heads[0], heads[1], raw, timeout)
+        heads = self._heads.get(key) or self._call_heads(key, to, timeout)
+        return await session.call_raw(conn, heads[0], heads[1], raw, timeout)
 
     def _call_heads(self, key: Any, to: str, timeout: float) -> tuple[bytes, bytes]:
         suffix = b"\x62to" + dumps(to)

@@ -105,7 +105,7 @@ class Session(Outgoing):
         path = self._path or find(self._socket)
         self._seen = 0
         self.draining = False
-        _, link = await loop.create_unix_connection(lambda: Connection(self._on_frame, self._on_room, self._on_lost), path)
+        _, link = await loop.create_unix_connection(lambda: Connection(self._on_frame, self._wake, self._on_lost), path)
         self._path = path
         self._link = link
         self._welcomed = loop.create_future()
@@ -131,9 +131,7 @@ class Session(Outgoing):
         self._process_token = None
         self.conn = link
         self._was_open = True
-        if self._open is not None:
-            self._open.set_result(None)
-            self._open = None
+        self._wake()
 
     def _hello_frame(self) -> bytes:
         header: Header = {"op": "hello", "id": self.pending.id(), "version": 1, "client": self._name or "python"}
@@ -192,7 +190,8 @@ class Session(Outgoing):
         was_open, self._was_open = self._was_open, False
         if self._welcomed is not None and not self._welcomed.done():
             self._welcomed.set_exception(Lost(f"the connection broke: {why}"))
-        self._wake_room()
+        self._lost_at = asyncio.get_running_loop().time()
+        self._wake(everybody=True)
         if not self._declared:
             self.pending.end(Lost("the connection broke", maybe_applied=True))
         loop = asyncio.get_running_loop()
@@ -385,10 +384,8 @@ class Session(Outgoing):
             self._link.close()
         error = Closed("the client is closed")
         self.pending.end(error)
-        self._wake_room()
-        if self._open is not None:
-            self._open.set_result(None)
-            self._open = None
+        self._wake(everybody=True)
+        self._wake()
 
     async def leave(self) -> None:
         """Says `bye` because the node is about to leave, and forgets the session."""
