@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from cbor2 import dumps
 
 from .acting import _HEADS_MAX, TIMEOUT, Acting, Address, Mode, address, milliseconds
-from .errors import Closed, NoProc
+from .errors import Closed, Denied, Lost, NoProc
 from .events import Call, Down, Event, Exit, reason_of
 from .frames import ABSENT, body_bytes, body_value, header_bytes, raw_frame
 from .mailbox import Mailbox, Match
@@ -18,6 +19,7 @@ from .pending import Answer, Header
 if TYPE_CHECKING:
     from .client import Client
 
+log = logging.getLogger("pillion")
 _Self = TypeVar("_Self", bound="Process")
 
 
@@ -91,6 +93,7 @@ class Process(Acting):
         self._on_cancelled: Callable[[int], None] | None = None
         self.monitor_ref: int | None = None
         """The `ref` of the monitor that `spawn` set, if it did."""
+        self._exiting = False
         self.exit_reason: str | None = None
         """Why it has ended; None while it lives."""
 
@@ -340,17 +343,20 @@ class Process(Acting):
         await self._request({"op": "kill", "to": address(to), "reason": reason})
 
     async def exit(self, reason: str = "normal") -> None:
-        """Ends this process. Linked ones and watchers hear the reason. Ended already, it does nothing."""
-        if self.exit_reason is not None:
+        """Ends this process. Linked ones and watchers hear the reason. Ended already, it does nothing.
+
+        Without a connection it waits for one; where there is none in time it has ended for this app, and is not spawned again.
+        """
+        if self.exit_reason is not None or self._exiting:
             return
+        self._exiting = True
         header: Header = {"op": "exit"}
         if reason != "normal":
             header["reason"] = reason
-        self._forget()
-        session = self.client._session
         try:
-            if session.conn is not None:
-                await self._request(header)
+            await self._request(header)
+        except (Lost, Denied, NoProc) as error:
+            log.debug("%r: its end was not told: %s", self, error)
         finally:
             self._ended(reason)
 
