@@ -101,6 +101,6 @@ class Examples(NodeTest):
         node = self.mesh.node("a")
         await self.serve(node, "key_value_store", registered="primary_store")
         await self.run_example(node, "key_value_store", "set", "primary_store", "foo", "bar")
-        self.assertEqual(await self.run_example(node, "key_value_store", "get", "primary_store", "foo"), '"bar"')
+        self.assertEqual(await self.run_example(node, "key_value_store", "get", "primary_store", "foo"), "bar")
         await self.run_example(node, "key_value_store", "delete", "primary_store", "foo")
         self.assertEqual(await self.run_example(node, "key_value_store", "get", "primary_store", "foo"), "null")

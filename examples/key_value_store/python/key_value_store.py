@@ -60,7 +60,8 @@ async def main() -> None:
             case ["set", server, key, value]:
                 await set(app, server, key, value)
             case ["get", server, key]:
-                print(json.dumps(await get(app, server, key), separators=(",", ":"), ensure_ascii=False))
+                value = await get(app, server, key)
+                print(value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False))
             case ["delete", server, key]:
                 await delete(app, server, key)
             case _:
