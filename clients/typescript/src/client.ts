@@ -192,7 +192,7 @@ export class Client extends Process {
     try {
       await service.begin();
     } catch (error) {
-      await service.stop().catch(() => {});
+      service.stop().catch(() => {});
       throw error;
     }
     return service;
@@ -228,7 +228,7 @@ export class Client extends Process {
     try {
       await process.request(op, fields, undefined, { signal: options.signal });
     } catch (error) {
-      await process.exit().catch(() => {});
+      process.exit().catch(() => {});
       throw error;
     }
     // With `sync` again all that is declared behind it would wait.

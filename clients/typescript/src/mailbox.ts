@@ -44,6 +44,11 @@ export class Mailbox {
     return this.queue.length - this.first;
   }
 
+  /** Whether somebody waits for what comes next, or nothing is here. */
+  get waits(): boolean {
+    return this.waiters.length > 0 || this.length === 0;
+  }
+
   /** Something has come. */
   push(event: Event): void {
     if (this.over !== undefined) return;
@@ -82,7 +87,10 @@ export class Mailbox {
   takeUnconsumed(match?: Match): Event | null {
     const queue = this.queue;
     if (match === undefined) {
-      if (this.first === queue.length) return null;
+      if (this.first === queue.length) {
+        if (this.consumed > 0) this.onConsumed();
+        return null;
+      }
       const event = queue[this.first]!;
       queue[this.first++] = undefined as unknown as Event;
       if (this.first === queue.length) {
@@ -131,6 +139,7 @@ export class Mailbox {
       if (iterating) this.iterators.add(waiter);
       if (timeout !== undefined || signal !== undefined || iterating) this.guard(waiter, timeout, signal);
       this.waiters.push(waiter);
+      if (this.consumed > 0) this.onConsumed();
     });
   }
 

@@ -1,6 +1,7 @@
 /** A mailbox with a pid, and what one does with it. */
 import type { Fields } from "./commands";
-import { ExitError, NoProcError, raised } from "./errors";
+import { DONE } from "./connection";
+import { NoProcError, raised } from "./errors";
 import type { CallEvent, Event, RpcEvent } from "./events";
 import { WINDOW } from "./keeper";
 import { Mailbox, type Match } from "./mailbox";
@@ -263,7 +264,8 @@ export class Process implements AsyncIterable<Event> {
   /** Answers a call. With `more` it is a part, and others follow: done when there is room for the next. */
   reply(call: CallEvent | RpcEvent, value?: unknown, options: { more?: boolean } = {}): Promise<void> {
     const { ref } = call;
-    if (ref === undefined) return Promise.resolve();
+    // Nobody waits for it any more, or it is answered; in a new session the number may be that of another call.
+    if (ref === undefined || this.session.unanswered.get(ref)?.event !== call) return DONE;
     if (options.more) {
       return this.session.request(this, "reply", { fields: { ref, more: true }, body: value, take: takeNothing });
     }
@@ -276,7 +278,8 @@ export class Process implements AsyncIterable<Event> {
   /** Ends a call with an error: one of the language, or what is given. */
   raise(call: CallEvent | RpcEvent, error: unknown): Promise<void> {
     const { ref } = call;
-    if (ref === undefined) return Promise.resolve();
+    // Nobody waits for it any more, or it is answered; in a new session the number may be that of another call.
+    if (ref === undefined || this.session.unanswered.get(ref)?.event !== call) return DONE;
     const plain = typeof error === "object" && error !== null && !(error instanceof Error);
     const fields: Fields = plain ? { ...(error as Fields) } : raised(error);
     for (const key of ["reason", "stack"]) if (fields[key] === "") delete fields[key];
@@ -393,8 +396,8 @@ export class Process implements AsyncIterable<Event> {
   /** No `down` of this monitor any more; one that has come already is taken out of the mailbox. */
   async demonitor(monitor: Monitor): Promise<void> {
     const { ref } = monitor;
-    const known = this.monitors.delete(ref);
-    if (known) await this.session.request(this, "demonitor", { fields: { ref, flush: true }, take: takeNothing });
+    this.monitors.delete(ref);
+    await this.session.request(this, "demonitor", { fields: { ref, flush: true }, take: takeNothing });
     this.mailbox.take((event) => event.ev === "down" && event.ref === ref);
   }
 
@@ -477,7 +480,7 @@ export class Process implements AsyncIterable<Event> {
   tellConsumed(): void {
     const { mailbox } = this;
     if (mailbox.consumed === 0 || this.session.phase !== "open" || this.over !== undefined) return;
-    if (mailbox.consumed < WINDOW / 2 && mailbox.length > 0) return;
+    if (mailbox.consumed < WINDOW / 2 && !mailbox.waits) return;
     const n = mailbox.consumed;
     mailbox.consumed = 0;
     this.session.more(this, n);
@@ -559,7 +562,7 @@ export class Process implements AsyncIterable<Event> {
 
   /** @internal It died by a signal. */
   died(reason: string): void {
-    this.ended(new ExitError("exit", `the process exited: ${reason}`, { reason }));
+    this.ended(new NoProcError("noproc", `the process has exited: ${reason}`, { reason }));
     this.resident?.died(reason);
   }
 

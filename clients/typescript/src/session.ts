@@ -12,7 +12,7 @@
 import { putCommand, type Fields } from "./commands";
 import { type Connection, DONE, type Listener } from "./connection";
 import { answerError, ClosedError, LostError, OverloadedError, type PillionError, TimeoutError } from "./errors";
-import type { ClientEvents, Report } from "./events";
+import type { CallEvent, ClientEvents, Report, RpcEvent } from "./events";
 import type { Frame } from "./frame";
 import { toEvent } from "./incoming";
 import { Keeper, type KeepOptions } from "./keeper";
@@ -60,7 +60,7 @@ export class Session implements Listener {
   /** All of them, also while they have no pid. */
   readonly processes = new Set<Process>();
   /** Calls that were given to the app and not answered. */
-  readonly unanswered = new Set<number>();
+  readonly unanswered = new Map<number, { event: CallEvent | RpcEvent; process: Process }>();
   readonly keeper: Keeper;
   /** Called when less is pending or unanswered than before. */
   onLess: (() => void) | undefined;
@@ -282,8 +282,8 @@ export class Session implements Listener {
         this.onDied(frame.pid, String(frame.rest["reason"]));
         return;
       case "cancel":
+        this.unanswered.get(frame.ref!)?.process.onCancel(frame.ref!);
         this.unanswered.delete(frame.ref!);
-        this.processOf(frame)?.onCancel(frame.ref!);
         this.onLess?.();
         return;
       default: {
@@ -291,7 +291,7 @@ export class Session implements Listener {
         if (process === undefined) return;
         const event = toEvent(frame);
         if (event === undefined) return;
-        if (event.ev === "call" || (event.ev === "rpc" && event.ref !== undefined)) this.unanswered.add(event.ref!);
+        if (event.ev === "call" || (event.ev === "rpc" && event.ref !== undefined)) this.unanswered.set(event.ref!, { event, process });
         process.deliver(event);
       }
     }

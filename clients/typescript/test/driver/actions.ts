@@ -84,7 +84,7 @@ export const actions: Record<string, (action: Action, say: Say) => unknown> = {
   self: (action) => actor(action).pid,
   async spawn(action) {
     const { name, label, link, monitor } = action;
-    const process = await client.spawn({ name, label, link, monitor, trapExit: action.trap_exit });
+    const process = await actor(action).spawn({ name, label, link, monitor, trapExit: action.trap_exit });
     processes.set(action.as, process);
     return process.pid;
   },

@@ -44,6 +44,7 @@ export class Store extends GenServer {
 
   override handleInfo(event: Event): void {
     if (event.ev === "message") this.say({ info: event.body });
+    else if (event.ev === "gap") this.say({ info: { gap: event.lost } });
   }
 
   override terminate(reason: string): void {
