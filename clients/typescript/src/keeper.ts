@@ -31,6 +31,8 @@ const HELLO_MS = 10_000;
 const GAP_MS = 100;
 /** How often a drained client looks for a node that is not leaving, in ms. */
 const LOOK_MS = 1000;
+/** How long behind its welcome a node may say that it is leaving, in ms. */
+const LEAVING_MS = 50;
 
 /** The `hello` that is under way. */
 interface Greeting {
@@ -171,6 +173,7 @@ export class Keeper {
     const greeting = this.greeting;
     if (greeting === undefined) return;
     const session = this.session;
+    const connection = session.connection!;
     const commands = Number(welcome["commands"]);
     this.node = String(welcome["node"]);
     this.sessionId = Number(welcome["session"]);
@@ -186,7 +189,7 @@ export class Keeper {
         return;
       }
       greeting.done();
-      session.open();
+      this.open();
       // What was lost on the way stays counted as unconsumed else.
       for (const process of session.processes) session.more(process, WINDOW);
       this.reporting = { lostCommands, timer: setTimeout(() => this.tellResumed(0), GAP_MS) };
@@ -197,19 +200,38 @@ export class Keeper {
     session.own.began(String(welcome["pid"]));
     this.fresh = false;
     this.resumable = true;
-    if (this.drained && this.leaving) {
-      greeting.failed(new UnreachableError("unreachable", "the node is leaving"));
-      this.resumable = false;
-      session.connection?.break(new Error("the node is leaving"));
+    if (this.drained) {
+      // Whether it is about to leave is said before the welcome or right behind it.
+      setTimeout(() => this.onBack(greeting, connection), LEAVING_MS);
       return;
     }
     greeting.done();
-    if (!restarted) {
-      session.open();
+    if (restarted) this.beginAgain(unsureCommands, true);
+    else this.open();
+  }
+
+  private open(): void {
+    this.session.open();
+    if (this.leaving) this.session.onDraining?.();
+  }
+
+  /** A drained client has met a node. */
+  private onBack(greeting: Greeting, connection: Connection): void {
+    if (this.session.connection !== connection || this.greeting !== greeting) return;
+    if (this.leaving) {
+      this.resumable = false;
+      const error = new UnreachableError("unreachable", "the node is leaving");
+      greeting.failed(error);
+      connection.break(error);
       return;
     }
-    const lost = !this.drained;
     this.drained = false;
+    greeting.done();
+    this.beginAgain(0, false);
+  }
+
+  private beginAgain(unsureCommands: number, lost: boolean): void {
+    const { session } = this;
     session.phase = "declaring";
     this.declared = false;
     for (const process of [...session.processes]) process.restarted(lost);
@@ -245,7 +267,7 @@ export class Keeper {
     declared.sort((a, b) => a.order - b.order);
     for (const each of declared) each.declare();
     this.declared = true;
-    session.open();
+    this.open();
     for (const process of [...session.processes]) process.again();
     if (lost) session.report({ resumed: false, lostEvents: 0, lostCommands: 0, unsureCommands });
   }

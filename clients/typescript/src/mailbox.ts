@@ -55,7 +55,11 @@ export class Mailbox {
     const waiters = this.waiters;
     for (let i = 0; i < waiters.length; i++) {
       const waiter = waiters[i]!;
-      if (waiter.match !== undefined && !this.wanted(waiter, event)) continue;
+      if (waiter.match !== undefined && !this.wanted(waiter, event)) {
+        // One whose predicate has failed is gone.
+        if (waiters[i] !== waiter) i--;
+        continue;
+      }
       if (i === 0) waiters.shift();
       else waiters.splice(i, 1);
       this.consume(event);

@@ -273,7 +273,8 @@ export class Session implements Listener {
         this.keeper.onWelcome(frame.members());
         return;
       case "draining":
-        this.onDraining?.();
+        // Before the session is open the keeper remembers it.
+        if (this.phase === "open") this.onDraining?.();
         return;
       case "failed":
         this.onFailed(frame.members());
