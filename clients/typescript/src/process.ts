@@ -448,11 +448,16 @@ export class Process implements AsyncIterable<Event> {
     await this.request("untrack", { topic, key });
   }
 
-  /** Changes the process: exit signals become events or not, what people see, who may look at its messages. */
-  async flag(flags: { trapExit?: boolean; sensitive?: boolean; label?: string }): Promise<void> {
-    await this.request("flag", { trap_exit: flags.trapExit, sensitive: flags.sensitive, label: flags.label });
-    if (flags.trapExit !== undefined) this.options.trapExit = flags.trapExit;
-    if (flags.label !== undefined) this.options.label = flags.label;
+  /** Changes the process: exit signals become events or not, what people see, who may look at its messages, its mailbox' bounds. */
+  async flag(flags: { trapExit?: boolean; sensitive?: boolean; label?: string; mailbox?: SpawnOptions["mailbox"] }): Promise<void> {
+    const { trapExit, sensitive, label, mailbox } = flags;
+    await this.request("flag", { trap_exit: trapExit, sensitive, label, mailbox });
+    if (trapExit !== undefined) this.options.trapExit = trapExit;
+    if (label !== undefined) this.options.label = label;
+    if (mailbox !== undefined) this.options.mailbox = { ...this.options.mailbox, ...mailbox };
+    if (sensitive !== undefined) this.declareAs("flag", ORDER.link, "flag", { sensitive });
+    // Nobody spawns the own process.
+    if (this === this.session.own) this.declareAs("flags", ORDER.link, "flag", { ...this.spawnFields() });
   }
 
   // ===== the session's side =====
