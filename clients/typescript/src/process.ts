@@ -253,12 +253,15 @@ export class Process implements AsyncIterable<Event> {
   }
 
   /** Events as they come, until the process ends or the client drains. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<Event, void, undefined> {
-    for (;;) {
-      const event = this.mailbox.take() ?? (await this.mailbox.receive(undefined, undefined, undefined, true));
-      if (event === null) return;
-      yield event;
-    }
+  [Symbol.asyncIterator](): AsyncIterator<Event, undefined, undefined> {
+    const { mailbox } = this;
+    // By hand: a generator would take several turns for each event.
+    const next = (): Promise<IteratorResult<Event, undefined>> => {
+      const event = mailbox.take();
+      if (event !== null) return Promise.resolve({ value: event, done: false });
+      return mailbox.receive(undefined, undefined, undefined, true).then(resultOf);
+    };
+    return { next };
   }
 
   /** Answers a call. With `more` it is a part, and others follow: done when there is room for the next. */
@@ -580,6 +583,11 @@ export class Process implements AsyncIterable<Event> {
     for (const process of this.session.processes) process.links.delete(this);
     this.mailbox.end(error);
   }
+}
+
+/** What an iterator gives. */
+export function resultOf<E>(event: E | null): IteratorResult<E, undefined> {
+  return event === null ? { value: undefined, done: true } : { value: event, done: false };
 }
 
 const none = () => "";
