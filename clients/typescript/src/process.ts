@@ -1,7 +1,7 @@
 /** A mailbox with a pid, and what one does with it. */
 import type { Fields } from "./commands";
 import { DONE } from "./connection";
-import { NoProcError, raised } from "./errors";
+import { BadArgError, NoProcError, raised } from "./errors";
 import type { CallEvent, Event, RpcEvent } from "./events";
 import { WINDOW } from "./keeper";
 import { Mailbox, type Match } from "./mailbox";
@@ -123,7 +123,9 @@ interface Declared extends Declaration {
 
 /** The pid of an address, or itself. */
 export function addressOf(to: To): string {
-  return typeof to === "string" ? to : to.pid;
+  const address = typeof to === "string" ? to : (to as { pid?: unknown } | null | undefined)?.pid;
+  if (typeof address !== "string") throw new BadArgError("badarg", "an address is a text, or what has a pid");
+  return address;
 }
 
 /** A mailbox with a pid. The client itself is one; {@link spawn} makes more. */
@@ -384,7 +386,7 @@ export class Process implements AsyncIterable<Event> {
   }
 
   /** One `down` will come, when that process dies, is not there, or its node is lost. */
-  monitor(to: To): Promise<Monitor> {
+  async monitor(to: To): Promise<Monitor> {
     const address = addressOf(to);
     return this.session.request<Monitor>(this, "monitor", {
       key: "to",
