@@ -104,7 +104,11 @@ export class Connection {
     out.at = 0;
     const buffer = out.buffer;
     this.socket.write(chunk);
-    if (this.socket.writableLength === 0) return;
+    if (this.socket.writableLength === 0) {
+      // What one long message took is not kept.
+      if (buffer.length > UNWRITTEN_MAX) out.buffer = Buffer.allocUnsafeSlow(128 * 1024);
+      return;
+    }
     // The system has not taken all of it: the buffer is the socket's until it has.
     out.buffer = this.spare ?? Buffer.allocUnsafeSlow(128 * 1024);
     this.spare = undefined;

@@ -270,12 +270,14 @@ export class Process implements AsyncIterable<Event> {
   reply(call: CallEvent | RpcEvent, value?: unknown, options: { more?: boolean } = {}): Promise<void> {
     const { ref } = call;
     // Nobody waits for it any more, or it is answered; in a new session the number may be that of another call.
-    if (ref === undefined || this.session.unanswered.get(ref)?.event !== call) return DONE;
+    const given = ref === undefined ? undefined : this.session.unanswered.get(ref);
+    if (ref === undefined || given?.event !== call) return DONE;
     if (options.more) {
       return this.session.request(this, "reply", { fields: { ref, more: true }, body: value, take: takeNothing });
     }
     this.session.unanswered.delete(ref);
-    const told = this.session.tell(this, "reply", undefined, none, { ref }, value);
+    // A value that cannot be sent leaves the call to be answered by an error.
+    const told = this.session.tell(this, "reply", undefined, none, { ref }, value, () => this.session.unanswered.set(ref, given));
     this.session.onLess?.();
     return told;
   }

@@ -156,17 +156,18 @@ export class Session implements Listener {
     signal.addEventListener("abort", abort, { once: true });
   }
 
-  /** A command without an answer. Done once it is on its way and not too much is. */
-  tell(process: Process, op: string, key: string | undefined, to: () => string, fields?: Fields, body?: unknown): Promise<void> {
+  /** A command without an answer. Done once it is on its way and not too much is; `onRefused` when it cannot be written at all. */
+  tell(process: Process, op: string, key: string | undefined, to: () => string, fields?: Fields, body?: unknown, onRefused?: () => void): Promise<void> {
     const connection = this.connection;
     if (this.phase !== "open" || connection === undefined) {
       return new Promise((resolve, reject) => {
-        this.wait(now() + WAIT_MS, reject, () => this.tell(process, op, key, to, fields, body).then(resolve, reject));
+        this.wait(now() + WAIT_MS, reject, () => this.tell(process, op, key, to, fields, body, onRefused).then(resolve, reject));
       });
     }
     try {
       putCommand(connection.out, op, undefined, key, key === undefined ? "" : to(), fields, this.actor(process), body);
     } catch (error) {
+      onRefused?.();
       return Promise.reject(error as Error);
     }
     this.commands++;

@@ -159,6 +159,24 @@ test("functions are served to other nodes, side by side, and cancelled when nobo
   }),
 );
 
+test("an answer that cannot be sent is an error of the callee, and its caller's at once", { skip }, () =>
+  within(async (mesh) => {
+    const client = await mesh.client(await mesh.node("a"));
+    await client.serve("odd", { now: () => () => 1, later: async () => Symbol("x"), large: () => Buffer.alloc(80 * 1024 * 1024) });
+    for (const name of ["now", "later", "large"]) {
+      await assert.rejects(client.rpc("any", "odd", name), { code: "exception", class: name === "large" ? "TooLargeError" : "BadArgError" });
+    }
+    class Odd extends GenServer {
+      override handleCall(): unknown {
+        return () => 1;
+      }
+    }
+    await client.start(new Odd(), { name: "odd" });
+    await assert.rejects(client.call("odd"), { code: "exception", class: "BadArgError" });
+    await assert.rejects(client.call("odd"), NoProcError);
+  }),
+);
+
 test("subscriptions are iterators, and what was kept of a topic comes first", { skip }, () =>
   within(async (mesh) => {
     const a = await mesh.client(await mesh.node("a", "--strategy", "local"));
