@@ -127,13 +127,13 @@ func TestWindowsAreRefilledForAsLongAsMessagesAreTaken(t *testing.T) {
 	}
 	large := make([]byte, 300*1024)
 	go func() {
-		for range 40 {
+		for range 20 {
 			if c.Send(ctx, p.PID(), large) != nil {
 				return
 			}
 		}
 	}()
-	for range 40 {
+	for range 20 {
 		if got := must(p.Receive(ctx)); len(got.Body.Data) < len(large) {
 			t.Fatal("a body was cut")
 		}

@@ -113,7 +113,6 @@ func (c *Client) write(l *outlet) {
 			if buf == nil || l.broken {
 				break
 			}
-			full := l.unwritten() > outMax
 			c.mu.Unlock()
 			_, err := l.conn.Write(buf)
 			c.mu.Lock()
@@ -122,9 +121,8 @@ func (c *Client) write(l *outlet) {
 				l.broken = true
 				l.conn.Close()
 			}
-			if full {
-				c.change()
-			}
+			// Some may wait for room.
+			c.change()
 		}
 		ends := l.broken
 		c.mu.Unlock()
