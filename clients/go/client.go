@@ -41,6 +41,7 @@ type Client struct {
 	link      *outlet
 	before    *outlet
 	changed   chan struct{}
+	line      []chan struct{}
 	gen       uint32
 	node      string
 	leaving   string

@@ -74,7 +74,7 @@ func (c *Client) submit(ctx context.Context, cmd *command, w *pending, deadline 
 		c.mu.Unlock()
 		return errLost(false)
 	}
-	if !c.takes(cmd) {
+	if !c.takes(cmd) || (len(c.line) > 0 && !cmd.internal) {
 		if err := c.waitFor(ctx, cmd, w, deadline); err != nil {
 			c.mu.Unlock()
 			return err
@@ -115,25 +115,34 @@ func (c *Client) append(cmd *command, w *pending) {
 	}
 }
 
+// takes says whether a command can be written now. It goes behind those that wait already.
 func (c *Client) takes(cmd *command) bool {
-	if c.state == up {
-		return c.link.unwritten() <= outMax && !c.link.broken
+	if cmd.internal {
+		return (c.state == up || c.state == declaring) && !c.link.broken
 	}
-	return cmd.internal && c.state == declaring && !c.link.broken
+	return c.state == up && c.link.unwritten() <= outMax && !c.link.broken
 }
 
-// waitFor waits, with the lock held at both ends, until the command can be taken.
+// waitFor waits, with the lock held at both ends, until the command can be taken: one after the other, in the order in which they came.
 func (c *Client) waitFor(ctx context.Context, cmd *command, w *pending, deadline time.Time) error {
-	var timer <-chan time.Time
-	for !c.takes(cmd) {
+	if cmd.internal {
+		return errLost(false)
+	}
+	turn := make(chan struct{}, 1)
+	c.line = append(c.line, turn)
+	defer func() {
+		at := slices.Index(c.line, turn)
+		c.line = slices.Delete(c.line, at, at+1)
+		if at == 0 {
+			c.nextInLine()
+		}
+	}()
+	var over <-chan time.Time
+	for c.line[0] != turn || !c.takes(cmd) {
 		if c.state == closed {
 			return errClosed()
 		}
-		if cmd.internal {
-			return errLost(false)
-		}
-		changed := c.changes()
-		if timer == nil && c.state != up {
+		if over == nil && c.state != up {
 			limit := connectionWait
 			if w != nil && w.call {
 				limit = callTimeout
@@ -143,27 +152,39 @@ func (c *Client) waitFor(ctx context.Context, cmd *command, w *pending, deadline
 			}
 			clock := time.NewTimer(limit)
 			defer clock.Stop()
-			timer = clock.C
+			over = clock.C
 		}
 		c.mu.Unlock()
-		var err error
+		late := false
 		select {
-		case <-changed:
+		case <-turn:
 		case <-ctx.Done():
-			err = contextError(ctx.Err(), cmd.op+" was not written", false)
-		case <-timer:
-			timer = nil
-			err = newError("lost", "there is no connection to the node; the command was not written")
-			if w != nil && w.call {
-				err = newError("timeout", "there was no connection to the node within the time of the call")
-			}
+		case <-over:
+			late, over = true, nil
 		}
 		c.mu.Lock()
-		if err != nil && (ctx.Err() != nil || c.state != up) {
-			return err
+		if err := ctx.Err(); err != nil {
+			failure := contextError(err, cmd.op+" was not written", false)
+			if c.state != up && failure.Code == "timeout" {
+				failure.Code, failure.Message = "lost", "there was no connection to the node in time; the command was not written"
+			}
+			return failure
+		}
+		if late && c.state != up && c.state != closed {
+			return newError("lost", "there was no connection to the node in time; the command was not written")
 		}
 	}
 	return nil
+}
+
+// nextInLine wakes the first of those that wait.
+func (c *Client) nextInLine() {
+	if len(c.line) > 0 {
+		select {
+		case c.line[0] <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // changes is closed at the next change.
@@ -176,6 +197,7 @@ func (c *Client) changes() chan struct{} {
 
 // change wakes who waits for a connection, for room, or for the end of the work.
 func (c *Client) change() {
+	c.nextInLine()
 	if c.changed != nil {
 		close(c.changed)
 		c.changed = nil

@@ -192,7 +192,7 @@ func (p *Process) synthetic(event Event, members map[string]any) {
 }
 
 // declareAll makes a new session what the one before was. It is false when the connection broke meanwhile.
-func (c *Client) declareAll(l *outlet) bool {
+func (c *Client) declareAll(l *outlet, ties []tie) bool {
 	c.mu.Lock()
 	order := append([]*Process(nil), c.order...)
 	c.mu.Unlock()
@@ -223,6 +223,9 @@ func (c *Client) declareAll(l *outlet) bool {
 	}
 	c.mu.Lock()
 	var declared []*declaration
+	for _, tie := range ties {
+		declared = append(declared, &declaration{kind: declaresFlags, process: tie.from, op: "link", fields: []field{text("to", tie.to.pid)}})
+	}
 	if c.Process.spec.trap {
 		declared = append(declared, &declaration{kind: declaresFlags, op: "flag", fields: []field{yes("trap_exit")}})
 	}
@@ -248,6 +251,10 @@ func (c *Client) declareAll(l *outlet) bool {
 		return false
 	}
 	c.state, c.half = up, false
+	for _, tie := range ties {
+		tie.from.tie(tie.to.pid)
+		tie.to.tie(tie.from.pid)
+	}
 	c.change()
 	return true
 }

@@ -57,3 +57,13 @@ func (c *Client) deliver(f *frame, kind string) {
 	p.push(Event{Kind: kind, From: f.from, Body: Body{Data: f.body, ContentType: f.ct}, Topic: f.topic, Ref: f.ref, Reason: f.reason,
 		Lost: int64(f.lost), Retained: f.retained, Redelivered: f.redelivered, gen: c.gen, header: f.header})
 }
+
+// cancelled says that nobody waits for the answer to a call any more; whose it was is not told.
+func (c *Client) cancelled(ref uint64) {
+	c.mu.Lock()
+	gen, processes := c.gen, append([]*Process{c.Process}, c.order...)
+	c.mu.Unlock()
+	for _, p := range processes {
+		p.answered(gen, ref)
+	}
+}

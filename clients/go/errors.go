@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -136,7 +138,7 @@ func recovered(value any, stack []byte) *Exception {
 	exception := &Exception{Class: "panic", Reason: fmt.Sprint(value)}
 	if err, ok := value.(error); ok {
 		exception = raised(err)
-		if _, runtime := value.(interface{ RuntimeError() }); runtime {
+		if _, ours := value.(runtime.Error); ours {
 			exception.Class = "panic"
 		}
 	}
@@ -149,7 +151,29 @@ func recovered(value any, stack []byte) *Exception {
 	return exception
 }
 
-// reason is what an exception is as the end of a process: at most 1024 bytes.
+// placed is what is told of an error that came out of a function: its stack is that function, unless it has one.
+func placed(err error, place string) error {
+	if err == nil {
+		return nil
+	}
+	exception := *raised(err)
+	if exception.Stack == "" {
+		exception.Stack = place
+	}
+	return &exception
+}
+
+// placeOf names a function and its file.
+func placeOf(pointer uintptr) string {
+	f := runtime.FuncForPC(pointer)
+	if f == nil {
+		return ""
+	}
+	file, line := f.FileLine(pointer)
+	return fmt.Sprintf("%s (%s:%d)", f.Name(), filepath.Base(file), line)
+}
+
+// exitReason is what an exception is as the end of a process: at most 1024 bytes.
 func (e *Exception) exitReason() string { return cut(e.Class+": "+e.Reason, 1024) }
 
 // cut shortens a text to whole characters.

@@ -187,5 +187,9 @@ func (e *Event) answerable() (uint64, bool) {
 	if e.process == nil || (e.Kind != KindCall && e.Kind != KindRPC) {
 		return 0, false
 	}
-	return e.Ref, e.Ref != 0
+	// Who was told that nobody waits says nothing more.
+	e.process.mu.Lock()
+	defer e.process.mu.Unlock()
+	_, waits := e.process.open[e.Ref]
+	return e.Ref, waits || e.gen != e.process.gen
 }

@@ -3,6 +3,7 @@ package pillion
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -177,6 +178,7 @@ func (s *server) handle(ctx context.Context, event *Event) error {
 		})
 		halt := (*stop)(nil)
 		if err != nil && !errors.As(err, &halt) {
+			err = placed(err, s.place())
 			_ = event.Raise(ctx, err)
 			return err
 		}
@@ -191,6 +193,11 @@ func (s *server) handle(ctx context.Context, event *Event) error {
 		return s.guard(func() error { return s.callbacks.HandleCast(ctx, event.Body) })
 	}
 	return s.guard(func() error { return s.callbacks.HandleInfo(ctx, *event) })
+}
+
+// place names the callback of an error that has no stack.
+func (s *server) place() string {
+	return fmt.Sprintf("%T.HandleCall", s.callbacks)
 }
 
 func (s *server) terminate(reason string) {

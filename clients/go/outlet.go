@@ -182,9 +182,6 @@ func (r *frameReader) next() ([]byte, error) {
 	}
 }
 
-// buffered says whether a whole frame may be there without reading.
-func (r *frameReader) buffered() bool { return r.end > r.start }
-
 func (l *outlet) deadline(wait time.Duration) {
 	if wait == 0 {
 		_ = l.conn.SetReadDeadline(time.Time{})

@@ -249,13 +249,20 @@ func RPC[T any](ctx context.Context, p *Process, node, module, function string, 
 	return Decode[T](reply)
 }
 
-// Stream is Call for an answer in parts: each as it comes, the last value at the end, or an error. Each part starts the deadline anew.
-// Who leaves the loop early drops the rest.
-func (p *Process) Stream(ctx context.Context, to PID, body any) iter.Seq2[Body, error] {
-	return func(yield func(Body, error) bool) {
+// Part is a part of an answer.
+type Part struct {
+	Body
+	// Last says that it is the value of the call: no other follows.
+	Last bool
+}
+
+// Stream is Call for an answer in parts: each as it comes, the value at the end, or an error. Each part starts the node's deadline anew;
+// that of ctx is for all. Who leaves the loop early drops the rest.
+func (p *Process) Stream(ctx context.Context, to PID, body any) iter.Seq2[Part, error] {
+	return func(yield func(Part, error) bool) {
 		item, err := encode(body)
 		if err != nil {
-			yield(Body{}, err)
+			yield(Part{}, err)
 			return
 		}
 		fields := append(make([]field, 0, 2), text("to", to))
@@ -266,12 +273,12 @@ func (p *Process) Stream(ctx context.Context, to PID, body any) iter.Seq2[Body, 
 		cmd := command{op: "call", process: p, body: item, fields: fields, flush: true}
 		stopped := false
 		answer, err := p.client.await(ctx, &cmd, deadline, func(part Body) bool {
-			stopped = stopped || !yield(part, nil)
+			stopped = stopped || !yield(Part{Body: part}, nil)
 			return !stopped
 		})
 		item.free()
 		if !stopped {
-			yield(answer.Body, err)
+			yield(Part{answer.Body, err == nil}, err)
 		}
 	}
 }

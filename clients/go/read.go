@@ -4,7 +4,7 @@ import "time"
 
 // read takes what the node writes until the connection breaks.
 func (c *Client) read(l *outlet) error {
-	if c.report != nil && !l.reader.buffered() {
+	if c.reporting.Load() {
 		// The gap of a resume comes at once, if it comes.
 		time.AfterFunc(gapWait, func() { c.settleReport() })
 	}
@@ -35,9 +35,7 @@ func (c *Client) read(l *outlet) error {
 		case "rpc":
 			c.deliver(&f, KindRPC)
 		case "cancel":
-			if p := c.processOf(&f); p != nil {
-				p.answered(p.generation(), f.ref)
-			}
+			c.cancelled(f.ref)
 		case "down":
 			if p := c.processOf(&f); p != nil {
 				p.mu.Lock()

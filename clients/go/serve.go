@@ -167,7 +167,8 @@ func (m *module) invoke(ctx context.Context, event *Event) (result any, err erro
 			result, err = nil, recovered(value, debug.Stack())
 		}
 	}()
-	return f.call(ctx, event.Body)
+	result, err = f.call(ctx, event.Body)
+	return result, placed(err, f.place)
 }
 
 func (m *module) leave()                { m.process.finish() }
@@ -200,6 +201,8 @@ type function struct {
 	variadic bool
 	result   bool
 	fails    bool
+	// place is where the function is: errors have no stack of their own.
+	place string
 }
 
 var (
@@ -212,7 +215,7 @@ func newFunction(name string, value reflect.Value) (*function, error) {
 		return nil, newError("badarg", "%s is no function", name)
 	}
 	t := value.Type()
-	f := &function{value: value, variadic: t.IsVariadic()}
+	f := &function{value: value, variadic: t.IsVariadic(), place: placeOf(value.Pointer())}
 	for i := range t.NumIn() {
 		if i == 0 && t.In(0) == contextType {
 			f.context = true

@@ -95,9 +95,7 @@ func (c *Client) greet(l *outlet) error {
 		case err == nil && c.takeHalf():
 			// It was declared by half: it goes, and the next one is declared whole.
 			c.session = 0
-			_, _ = l.conn.Write(appendFrame(nil, &command{op: "bye"}, 0, ""))
-			for _, err := l.reader.next(); err == nil; _, err = l.reader.next() {
-			}
+			c.farewell(l)
 			return errors.New("the session was half declared")
 		case err == nil:
 			return c.resumed(l, &welcome)
@@ -118,10 +116,22 @@ func (c *Client) greet(l *outlet) error {
 	}
 	c.hosted = ""
 	if l.draining && c.leaving != "" {
-		_, _ = l.conn.Write(appendFrame(nil, &command{op: "bye"}, 0, ""))
+		c.farewell(l)
 		return errLeaving
 	}
 	return c.renewed(l, &welcome)
+}
+
+// farewell ends a session that has just begun, and waits until the node has closed the connection.
+func (c *Client) farewell(l *outlet) {
+	c.lastID++
+	_, _ = l.conn.Write(appendFrame(nil, &command{op: "bye"}, c.lastID, ""))
+	var f frame
+	for rest, err := l.reader.next(); err == nil; rest, err = l.reader.next() {
+		if !f.parse(rest, &l.reader.names) || f.id == c.lastID {
+			return
+		}
+	}
 }
 
 // takeHalf says, once, that the session was not declared to the end.
@@ -239,6 +249,7 @@ func (c *Client) renewed(l *outlet, welcome *frame) error {
 	c.gen++
 	c.seq, c.plain, c.sure, c.mores = commands, 0, 0, c.mores[:0]
 	c.node = findText(welcome.header, "node")
+	ties := c.ties()
 	c.Process.pid = welcome.pid
 	clear(c.processes)
 	c.link, c.leaving = l, ""
@@ -257,10 +268,11 @@ func (c *Client) renewed(l *outlet, welcome *frame) error {
 	for _, p := range order {
 		p.renew(gen, !quiet)
 	}
+	ties = c.untied(ties)
 	c.tasks.Add(1)
 	go func() {
 		defer c.tasks.Done()
-		whole := c.declareAll(l)
+		whole := c.declareAll(l, ties)
 		c.mu.Lock()
 		c.owed = 0
 		if !whole {

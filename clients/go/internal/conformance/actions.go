@@ -123,22 +123,13 @@ func (d *driver) act(ctx context.Context, a *action, p *pillion.Process) (any, e
 		reply, err := p.Call(ctx, a.To, a.body())
 		return reply.Value(), err
 	case "stream":
-		var last any
-		parts := -1
 		for part, err := range p.Stream(ctx, a.To, a.body()) {
-			if err != nil {
-				if parts >= 0 {
-					d.say(object{"saw": a.As, "part": last})
-				}
-				return nil, err
+			if err != nil || part.Last {
+				return part.Value(), err
 			}
-			if parts >= 0 {
-				d.say(object{"saw": a.As, "part": last})
-			}
-			parts++
-			last = part.Value()
+			d.say(object{"saw": a.As, "part": part.Value()})
 		}
-		return last, nil
+		return nil, nil
 	case "rpc":
 		args := []any{}
 		for _, arg := range a.Args {
@@ -418,8 +409,11 @@ func (s *store) HandleCast(ctx context.Context, body pillion.Body) error {
 }
 
 func (s *store) HandleInfo(_ context.Context, event pillion.Event) error {
-	if event.Kind == pillion.KindMessage {
+	switch event.Kind {
+	case pillion.KindMessage:
 		s.driver.say(object{"saw": s.label, "info": event.Body.Value()})
+	case pillion.KindGap:
+		s.driver.say(object{"saw": s.label, "gap": event.Lost, "reason": event.Reason})
 	}
 	return nil
 }
