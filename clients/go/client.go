@@ -72,6 +72,7 @@ type options struct {
 	log          *slog.Logger
 	draining     func(*Client)
 	drained      func()
+	disconnected func(error)
 	failed       func(Failed)
 	report       func(Report)
 }
@@ -101,6 +102,9 @@ func OnDraining(f func(*Client)) Option { return func(o *options) { o.draining =
 
 // OnDrained is called when the client has finished with a node that leaves.
 func OnDrained(f func()) Option { return func(o *options) { o.drained = f } }
+
+// OnDisconnected is called as soon as the connection breaks, before it is tried to connect again; with why.
+func OnDisconnected(f func(error)) Option { return func(o *options) { o.disconnected = f } }
 
 // OnFailed is called when a command failed that has no answer: a Send, Cast, Publish or Reply. Without it that is logged.
 func OnFailed(f func(Failed)) Option { return func(o *options) { o.failed = f } }

@@ -321,6 +321,8 @@ func (c *Client) run(l *outlet) {
 		}
 		if left {
 			c.isDrained()
+		} else if f := c.options.disconnected; f != nil {
+			c.note(func() { f(err) })
 		}
 		l = c.reconnect()
 	}

@@ -180,6 +180,7 @@ func (d *driver) act(ctx context.Context, a *action, p *pillion.Process) (any, e
 func (d *driver) connect(a *action) (any, error) {
 	options := []pillion.Option{
 		pillion.OnDrained(func() { d.say(object{"saw": "drained"}) }),
+		pillion.OnDisconnected(func(err error) { d.say(object{"saw": "disconnected", "reason": err.Error()}) }),
 		pillion.OnFailed(func(f pillion.Failed) {
 			d.say(object{"saw": "failed", "op": f.Op, "to": f.To, "code": f.Code, "count": f.Count})
 		}),
