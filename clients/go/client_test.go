@@ -243,7 +243,7 @@ func TestAMonitorHearsOfTheEndAndALinkedProcessEndsWithIt(t *testing.T) {
 	if exit.From != pid || exit.Reason != "sold out" {
 		t.Fatalf("%+v", exit)
 	}
-	if _, err := tied.Receive(ctx); !errors.Is(err, pillion.ErrExit) {
+	if _, err := tied.Receive(ctx); !errors.Is(err, pillion.ErrNoProc) {
 		t.Fatalf("%v", err)
 	}
 }

@@ -34,7 +34,7 @@ func (p *Process) push(event Event) {
 // order, for others. A match must not use the process.
 //
 // It ends with an error when ctx does ([ErrTimeout] or [ErrCancelled]; nothing is taken out then), when the client is closed, and
-// when the process has ended ([ErrExit] with its reason) and its mailbox is empty.
+// when the process has ended ([ErrNoProc] with its Reason) and its mailbox is empty.
 func (p *Process) Receive(ctx context.Context, match ...func(*Event) bool) (Event, error) {
 	var event Event
 	err := p.take(ctx, &event, match)
@@ -244,7 +244,7 @@ func (p *Process) endedError() error {
 	if p.failure != nil {
 		return p.failure
 	}
-	return &Error{Code: "exit", Message: "the process has ended: " + p.reason, Reason: p.reason}
+	return &Error{Code: "noproc", Message: "the process has ended: " + p.reason, Reason: p.reason}
 }
 
 // end is what becomes of a process that will hear nothing more. What lies in its mailbox can still be taken.

@@ -47,7 +47,9 @@ func Async[T any](ctx context.Context, owner *Process, f func(ctx context.Contex
 			cancel()
 			<-result
 			p.mu.Lock()
-			t.err = p.endedError()
+			if t.err = p.failure; t.err == nil {
+				t.err = &Error{Code: "exit", Message: "the task's process has ended: " + p.reason, Reason: p.reason, MaybeApplied: true}
+			}
 			p.mu.Unlock()
 			close(t.done)
 			return

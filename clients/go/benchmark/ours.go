@@ -26,7 +26,9 @@ func name() string { return fmt.Sprintf("bench-%d", os.Getpid()) }
 
 type echo struct{ pillion.Callbacks }
 
-func (echo) HandleCall(_ context.Context, body pillion.Body, _ pillion.From) (any, error) { return body, nil }
+func (echo) HandleCall(_ context.Context, body pillion.Body, _ pillion.From) (any, error) {
+	return body, nil
+}
 
 func respondPillion(_ *end, ready func(string)) {
 	client := connect("PILLION_B")

@@ -414,7 +414,7 @@ func (s *store) HandleInfo(_ context.Context, event pillion.Event) error {
 	case pillion.KindMessage:
 		s.driver.say(object{"saw": s.label, "info": event.Body.Value()})
 	case pillion.KindGap:
-		s.driver.say(object{"saw": s.label, "gap": event.Lost, "reason": event.Reason})
+		s.driver.say(object{"saw": s.label, "info": object{"gap": event.Lost}})
 	}
 	return nil
 }
