@@ -23,6 +23,23 @@ func Bytes(contentType string, data []byte) Body {
 	return Body{Data: data, ContentType: contentType}
 }
 
+// UnmarshalCBOR keeps an item as it is: []Body is a list whose items are decoded one by one.
+func (b *Body) UnmarshalCBOR(item []byte) error {
+	*b = Body{Data: bytes.Clone(item)}
+	return nil
+}
+
+// MarshalCBOR is the item itself; bytes of another content type are a byte string within others.
+func (b Body) MarshalCBOR() ([]byte, error) {
+	switch {
+	case b.ContentType != "":
+		return cbor.Marshal(b.Data)
+	case len(b.Data) == 0:
+		return []byte{0xf6}, nil
+	}
+	return b.Data, nil
+}
+
 var (
 	encoding = func() cbor.UserBufferEncMode {
 		mode, err := cbor.EncOptions{Time: cbor.TimeRFC3339Nano, TimeTag: cbor.EncTagRequired}.UserBufferEncMode()

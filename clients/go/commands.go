@@ -42,8 +42,7 @@ type Answer struct {
 
 // Member decodes a member of the answer, such as "pid"; false when it is not there or is something else.
 func (a Answer) Member(name string, out any) bool {
-	item := find(a.header, name)
-	return item != nil && Body{Data: item}.Decode(out) == nil
+	return member(a.header, a.Body, name, out)
 }
 
 // Members are all members of the answer but its body.

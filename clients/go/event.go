@@ -66,7 +66,15 @@ func (e *Event) counted() bool {
 
 // Member decodes a member of the event by the name that it has in docs/protocol.md; false when it is not there or is something else.
 func (e *Event) Member(name string, out any) bool {
-	item := find(e.header, name)
+	return member(e.header, e.Body, name, out)
+}
+
+// member decodes one of a header, or the one that is the body.
+func member(header []byte, body Body, name string, out any) bool {
+	item := find(header, name)
+	if item == nil && findText(header, "as") == name {
+		item = body.Data
+	}
 	return item != nil && Body{Data: item}.Decode(out) == nil
 }
 
@@ -75,6 +83,10 @@ func (e *Event) Members() map[string]any {
 	var members map[string]any
 	_ = Body{Data: e.header}.Decode(&members)
 	delete(members, "pid")
+	if as, ok := members["as"].(string); ok {
+		delete(members, "as")
+		members[as] = e.Body.Value()
+	}
 	return members
 }
 

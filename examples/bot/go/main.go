@@ -47,7 +47,7 @@ func serve(ctx context.Context, client *pillion.Client) error {
 	if err := bot.Process.Register(ctx, "bot"); err != nil {
 		return err
 	}
-	fmt.Println("bot is", bot.Process.PID())
+	fmt.Println("registered as bot")
 	_, err = bot.Await(ctx)
 	return err
 }

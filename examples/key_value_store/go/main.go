@@ -100,7 +100,7 @@ func serve(ctx context.Context, client *pillion.Client) error {
 	if err := store.Register(ctx, "primary_store"); err != nil {
 		return err
 	}
-	fmt.Println("primary_store is", store.PID())
+	fmt.Println("registered as primary_store")
 	<-store.Done()
 	return fmt.Errorf("the store has ended: %s", store.Reason())
 }

@@ -46,7 +46,7 @@ func serve(ctx context.Context, client *pillion.Client, server string) error {
 	if err := client.Register(ctx, "pos"); err != nil {
 		return err
 	}
-	fmt.Printf("pos is %s\n", client.PID())
+	fmt.Println("registered as pos")
 	for event, err := range client.Events(ctx) {
 		if err != nil {
 			return err

@@ -57,7 +57,7 @@ func handleStock(ctx context.Context, client *pillion.Client, name string) error
 	if err := client.Register(ctx, name); err != nil {
 		return err
 	}
-	fmt.Printf("%s is %s\n", name, client.PID())
+	fmt.Println("registered as", name)
 	stock := []product{}
 	for event, err := range client.Events(ctx) {
 		if err != nil {

@@ -204,7 +204,7 @@ func (a *action) body() any {
 // seen is an event as the kit compares it.
 func seen(event *pillion.Event) object {
 	told := event.Members()
-	if len(event.Body.Data) > 0 {
+	if len(event.Body.Data) > 0 && event.Kind != pillion.KindGroup {
 		told["body"] = event.Body.Value()
 	}
 	return plain(told).(object)
