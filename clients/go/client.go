@@ -36,11 +36,15 @@ type Client struct {
 	finishing atomic.Bool
 	reporting atomic.Bool
 
-	mu        sync.Mutex
-	state     int
-	link      *outlet
-	before    *outlet
-	changed   chan struct{}
+	mu    sync.Mutex
+	state int
+	link  *outlet
+	// left is what was not written of the connection before, leftFrom the first command of it.
+	left     []byte
+	leftFrom uint64
+	changed  chan struct{}
+	// leaves says that the end of this connection is the end of the client.
+	leaves    bool
 	line      []chan struct{}
 	gen       uint32
 	node      string
@@ -205,6 +209,9 @@ func (c *Client) close(ctx context.Context) error {
 			p.serves.shut(ctx)
 		}
 	}
+	c.mu.Lock()
+	c.leaves = true
+	c.mu.Unlock()
 	var err error
 	if isUp {
 		bye, stop := context.WithTimeout(ctx, connectionWait)

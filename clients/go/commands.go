@@ -23,6 +23,7 @@ type pending struct {
 	err       error
 	parts     []Body
 	streams   bool
+	internal  bool
 	abandoned bool
 	// made is the process that the answer gives a pid, by who monitors what the monitor that it gives a ref: both are known before
 	// the next event is read.
@@ -246,7 +247,7 @@ func (c *Client) ask(ctx context.Context, cmd *command) (Answer, error) {
 func (c *Client) start(ctx context.Context, cmd *command, deadline time.Time, streams bool) (*pending, error) {
 	w := pendings.Get().(*pending)
 	signal := w.signal
-	*w = pending{signal: signal, streams: streams, made: cmd.made, by: cmd.by, what: cmd.what}
+	*w = pending{signal: signal, streams: streams, internal: cmd.internal, made: cmd.made, by: cmd.by, what: cmd.what}
 	if cmd.op == "call" || cmd.op == "rpc" {
 		if w.call, w.deadline = true, deadline; deadline.IsZero() {
 			w.deadline = time.Now().Add(callTimeout)

@@ -191,8 +191,8 @@ func (p *Process) synthetic(event Event, members map[string]any) {
 	p.push(event)
 }
 
-// declareAll makes a new session what the one before was. It is false when the connection broke meanwhile.
-func (c *Client) declareAll(l *outlet, ties []tie) bool {
+// declareAll makes a new session what the one before was. It is false when the connection broke meanwhile; dropped are commands left over that are of no use now.
+func (c *Client) declareAll(l *outlet, ties []tie) (dropped int64, whole bool) {
 	c.mu.Lock()
 	order := append([]*Process(nil), c.order...)
 	c.mu.Unlock()
@@ -202,7 +202,7 @@ func (c *Client) declareAll(l *outlet, ties []tie) bool {
 			cmd: command{op: "spawn", fields: p.spec.fields(), made: p, internal: true}})
 	}
 	if !c.declareThese(commands) {
-		return false
+		return 0, false
 	}
 	for _, d := range commands {
 		if d.err == nil {
@@ -218,7 +218,7 @@ func (c *Client) declareAll(l *outlet, ties []tie) bool {
 		nameless.name = ""
 		d.cmd.fields = nameless.fields()
 		if !c.declareThese([]*again{d}) {
-			return false
+			return 0, false
 		}
 	}
 	c.mu.Lock()
@@ -238,7 +238,7 @@ func (c *Client) declareAll(l *outlet, ties []tie) bool {
 			cmd: command{op: d.op, fields: d.fields, process: d.process, internal: true}})
 	}
 	if !c.declareThese(commands) {
-		return false
+		return 0, false
 	}
 	for _, d := range commands {
 		if d.err != nil {
@@ -248,15 +248,16 @@ func (c *Client) declareAll(l *outlet, ties []tie) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.link != l || c.state != declaring {
-		return false
+		return 0, false
 	}
 	c.state, c.half = up, false
 	for _, tie := range ties {
 		tie.from.tie(tie.to.pid)
 		tie.to.tie(tie.from.pid)
 	}
+	dropped = c.sendAgain(l, true)
 	c.change()
-	return true
+	return dropped, true
 }
 
 // again is one command of declaring again.

@@ -1,6 +1,8 @@
 package pillion
 
 import (
+	"encoding/binary"
+	"iter"
 	"net"
 	"syscall"
 	"time"
@@ -20,9 +22,12 @@ type outlet struct {
 	// out is to be written; rest was begun by flush and goes before it. Who has writing set writes, and nobody else.
 	out, spare, rest []byte
 	writing          bool
+	whole            bool
 	inflight         int
-	// taken is how many commands of the session had been put into what was written last.
-	taken uint64
+	// taken is the last command of the session that was put into what was written, from the first of what was written last.
+	from, taken uint64
+	// unsent is what the socket refused whole: nobody has read it.
+	unsent []byte
 
 	// flush writes by this function, made once, without waiting.
 	attempt  func(fd uintptr) bool
@@ -59,7 +64,7 @@ func (l *outlet) poke() {
 func (l *outlet) take(seq uint64) []byte {
 	buf := l.out
 	l.out, l.spare = l.spare[:0], nil
-	l.inflight, l.taken, l.writing = len(buf), seq, true
+	l.from, l.inflight, l.taken, l.writing = l.taken+1, len(buf), seq, true
 	return buf
 }
 
@@ -93,7 +98,11 @@ func (c *Client) flush() {
 		}
 	} else {
 		l.rest, l.inflight = buf[wrote:], len(buf)-wrote
+		l.whole = wrote == 0
 		l.poke()
+	}
+	if l.broken {
+		c.change()
 	}
 	c.mu.Unlock()
 }
@@ -107,20 +116,23 @@ func (c *Client) write(l *outlet) {
 			var buf []byte
 			if l.rest != nil {
 				buf, l.rest = l.rest, nil
-			} else if !l.writing && len(l.out) > 0 {
-				buf = l.take(c.seq)
+			} else if !l.writing && len(l.out) > 0 && !l.broken {
+				buf, l.whole = l.take(c.seq), true
 			}
-			if buf == nil || l.broken {
+			if buf == nil {
 				break
 			}
 			c.mu.Unlock()
-			_, err := l.conn.Write(buf)
+			n, err := l.conn.Write(buf)
 			c.mu.Lock()
-			l.give(buf)
 			if err != nil {
 				l.broken = true
 				l.conn.Close()
+				if n == 0 && l.whole {
+					l.unsent, buf = buf, nil
+				}
 			}
+			l.give(buf)
 			// Some may wait for room.
 			c.change()
 		}
@@ -139,6 +151,92 @@ func (c *Client) end(l *outlet) {
 	c.mu.Unlock()
 	l.conn.Close()
 	l.poke()
+}
+
+// leftover gives, when nobody writes any more, what was not written of a broken connection, and the first command of that.
+func (c *Client) leftover(l *outlet) ([]byte, uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l.writing {
+		changed := c.changes()
+		c.mu.Unlock()
+		<-changed
+		c.mu.Lock()
+	}
+	from := l.taken + 1
+	if l.unsent != nil {
+		from = l.from
+	}
+	return append(l.unsent, l.out...), from
+}
+
+// frames walks whole frames: each with its header.
+func frames(b []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(frame, header []byte) bool) {
+		for len(b) >= 6 {
+			size := 4 + int(binary.BigEndian.Uint32(b))
+			one := b[:size]
+			b = b[size:]
+			if !yield(one, one[6:6+int(binary.BigEndian.Uint16(one[4:]))]) {
+				return
+			}
+		}
+	}
+}
+
+// plainOf counts the commands of the app that have no answer.
+func plainOf(b []byte) (n int64) {
+	for _, header := range frames(b) {
+		if _, asked := findUint(header, "id"); !asked && findText(header, "op") != "more" {
+			n++
+		}
+	}
+	return n
+}
+
+// sendAgain writes what was left over of the connection before, but for what nobody waits for any more; in a new session also but for
+// what another process than the client's own said: that has another pid now. c.mu is held, and l is the new connection. It gives how
+// many commands without an id are among what it dropped.
+func (c *Client) sendAgain(l *outlet, renewed bool) (dropped int64) {
+	left, from := c.left, c.leftFrom
+	c.left, c.leftFrom = nil, 0
+	if from == 0 {
+		return 0
+	}
+	waiting := make(map[uint64]*pending)
+	for id, w := range c.pending {
+		if w.seq >= from {
+			waiting[id] = w
+		}
+	}
+	for one, header := range frames(left) {
+		id, asked := findUint(header, "id")
+		w := waiting[id]
+		delete(waiting, id)
+		switch more := findText(header, "op") == "more"; {
+		case more:
+			// It is told anew.
+			continue
+		case asked && (w == nil || w.abandoned):
+			continue
+		case renewed && find(header, "pid") != nil:
+			if asked {
+				c.settle(w, Answer{}, errLost(false))
+			} else {
+				dropped++
+			}
+			continue
+		}
+		c.seq++
+		if asked {
+			w.seq = c.seq
+		} else if renewed {
+			c.plain++
+		}
+		l.out = append(l.out, one...)
+	}
+	l.poke()
+	return dropped
 }
 
 // frameReader cuts frames out of what the connection gives: many for one read, none copied. What was given is never written over.

@@ -184,22 +184,27 @@ func (c *Client) resumed(l *outlet, welcome *frame) error {
 		c.mu.Unlock()
 		return errClosed()
 	}
+	if c.leftFrom != 0 {
+		c.seq = c.leftFrom - 1
+	}
 	lost := int64(c.seq) - int64(carried)
 	anyLost := lost > 0
 	for _, w := range c.pending {
-		if w.seq > carried {
+		if w.seq > carried && w.seq <= c.seq {
 			lost--
 			c.settle(w, Answer{}, errLost(false))
 		}
 	}
 	for _, seq := range c.mores {
-		if seq > carried {
+		if seq > carried && seq <= c.seq {
 			lost--
 		}
 	}
 	c.mores = c.mores[:0]
 	c.seq = commands
 	c.resumedAt = carried
+	l.taken = commands
+	c.sendAgain(l, false)
 	c.link, c.state = l, up
 	processes := append([]*Process{c.Process}, c.order...)
 	c.report = &Report{Resumed: true, LostCommands: max(lost, 0)}
@@ -242,12 +247,15 @@ func (c *Client) renewed(l *outlet, welcome *frame) error {
 		return errClosed()
 	}
 	again := c.gen > 0
-	report := Report{UnsureCommands: int64(c.plain-c.sure) + c.owed}
+	report := Report{UnsureCommands: int64(c.plain-c.sure) + c.owed - plainOf(c.left)}
 	for _, w := range c.pending {
-		c.settle(w, Answer{}, errLost(c.before == nil || w.seq <= c.before.taken))
+		if c.leftFrom == 0 || w.seq < c.leftFrom || w.internal {
+			c.settle(w, Answer{}, errLost(true))
+		}
 	}
 	c.gen++
 	c.seq, c.plain, c.sure, c.mores = commands, 0, 0, c.mores[:0]
+	l.taken = commands
 	c.node = findText(welcome.header, "node")
 	ties := c.ties()
 	c.Process.pid = welcome.pid
@@ -272,7 +280,8 @@ func (c *Client) renewed(l *outlet, welcome *frame) error {
 	c.tasks.Add(1)
 	go func() {
 		defer c.tasks.Done()
-		whole := c.declareAll(l, ties)
+		dropped, whole := c.declareAll(l, ties)
+		report.UnsureCommands += dropped
 		c.mu.Lock()
 		c.owed = 0
 		if !whole {
@@ -305,13 +314,16 @@ func (c *Client) run(l *outlet) {
 		c.end(l)
 		c.seen += l.reader.frames
 		c.settleReport()
+		left, from := c.leftover(l)
 		c.mu.Lock()
-		c.before = l
+		if from > 0 && c.leftFrom == 0 {
+			c.left, c.leftFrom = left, from
+		}
 		if !c.half {
 			c.revive = false
 		}
-		ends := c.state == closed
-		left := c.finishing.Load()
+		ends := c.state == closed || c.leaves
+		finished := c.finishing.Load()
 		if !ends {
 			c.state = connecting
 		}
@@ -319,7 +331,7 @@ func (c *Client) run(l *outlet) {
 		if ends {
 			return
 		}
-		if left {
+		if finished {
 			c.isDrained()
 		} else if f := c.options.disconnected; f != nil {
 			c.note(func() { f(err) })
@@ -351,38 +363,6 @@ func (c *Client) reconnect() *outlet {
 		c.expire(wait)
 		if c.ctx.Err() != nil {
 			return nil
-		}
-	}
-}
-
-// expire waits, and meanwhile ends the calls whose time is over: nobody else does while there is no connection.
-func (c *Client) expire(wait time.Duration) {
-	until := time.Now().Add(wait)
-	for {
-		now := time.Now()
-		next := until
-		c.mu.Lock()
-		for _, w := range c.pending {
-			if !w.call {
-				continue
-			}
-			if !w.deadline.After(now) {
-				c.settle(w, Answer{}, &Error{Code: "timeout", MaybeApplied: true,
-					Message: "no reply in time; the connection to the node is broken"})
-			} else if w.deadline.Before(next) {
-				next = w.deadline
-			}
-		}
-		c.mu.Unlock()
-		if !now.Before(until) {
-			return
-		}
-		timer := time.NewTimer(time.Until(next))
-		select {
-		case <-timer.C:
-		case <-c.ctx.Done():
-			timer.Stop()
-			return
 		}
 	}
 }
