@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,7 +166,7 @@ func Connect(ctx context.Context, opts ...Option) (*Client, error) {
 			return c, nil
 		}
 		var refused *Error
-		if errors.As(err, &refused) && refused.Code != "unreachable" && refused.Code != "timeout" && refused.Code != "overloaded" {
+		if errors.As(err, &refused) && !slices.Contains([]string{"unreachable", "timeout", "overloaded"}, refused.Code) {
 			c.cancel()
 			return nil, err
 		}
@@ -193,7 +194,8 @@ func (c *Client) Node() string {
 }
 
 // Close says goodbye, ends all processes of the client ([GenServer]s by Terminate with "shutdown"), and returns when nothing of it
-// runs any more: functions of tasks and served ones have their contexts ended. What waits for an answer gets [ErrClosed]. When ctx ends first, the connection is closed without a goodbye's answer.
+// runs any more: functions of tasks and served ones have their contexts ended. What waits for an answer gets [ErrClosed]. When ctx ends
+// first, the connection is closed without a goodbye's answer.
 func (c *Client) Close(ctx context.Context) error {
 	c.closing.Do(func() { c.closeErr = c.close(ctx) })
 	return c.closeErr

@@ -191,7 +191,8 @@ func (p *Process) synthetic(event Event, members map[string]any) {
 	p.push(event)
 }
 
-// declareAll makes a new session what the one before was. It is false when the connection broke meanwhile; dropped are commands left over that are of no use now.
+// declareAll makes a new session what the one before was. It is false when the connection broke meanwhile; dropped are commands left over
+// that are of no use now.
 func (c *Client) declareAll(l *outlet, ties []tie) (dropped int64, whole bool) {
 	c.mu.Lock()
 	order := append([]*Process(nil), c.order...)
@@ -224,7 +225,8 @@ func (c *Client) declareAll(l *outlet, ties []tie) (dropped int64, whole bool) {
 	c.mu.Lock()
 	var declared []*declaration
 	for _, tie := range ties {
-		declared = append(declared, &declaration{kind: declaresFlags, process: tie.from, op: "link", fields: []field{text("to", tie.to.pid)}})
+		declared = append(declared, &declaration{kind: declaresFlags, process: tie.from, op: "link",
+			fields: []field{text("to", tie.to.pid)}})
 	}
 	if c.Process.spec.trap {
 		declared = append(declared, &declaration{kind: declaresFlags, op: "flag", fields: []field{yes("trap_exit")}})

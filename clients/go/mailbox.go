@@ -191,6 +191,10 @@ func (p *Process) used(event *Event, idle bool) {
 // more tells the node that n were consumed; what cannot be told now is told later.
 func (p *Process) more(n int, gen uint32) {
 	if p.client.tellMore(p, n, gen) {
+		if n >= half {
+			// The node may be waiting for it, and the writer for a processor.
+			p.client.flush()
+		}
 		return
 	}
 	p.mu.Lock()
