@@ -14,6 +14,7 @@ type store struct {
 	pillion.Callbacks
 	values map[string]any
 	held   pillion.From
+	holds  chan struct{}
 	ended  chan string
 }
 
@@ -32,6 +33,10 @@ func (s *store) HandleCall(ctx context.Context, body pillion.Body, from pillion.
 		return s.values[ask[1].(string)], nil
 	case "hold":
 		s.held = from
+		if s.holds != nil {
+			close(s.holds)
+			s.holds = nil
+		}
 		return pillion.NoReply, nil
 	case "stop":
 		return "ok", pillion.Stop("normal")

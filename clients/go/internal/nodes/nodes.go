@@ -134,6 +134,9 @@ func (n *Node) Kill() {
 	}
 }
 
+// Pause has the node do nothing any more, as a machine that hangs.
+func (n *Node) Pause() { _ = n.cmd.Process.Signal(syscall.SIGSTOP) }
+
 // Terminate asks the node to stop, by SIGTERM.
 func (n *Node) Terminate() { _ = n.cmd.Process.Signal(syscall.SIGTERM) }
 
