@@ -35,9 +35,10 @@ function theirs(name, text) {
 
 /** The same colour for the same nickname, everywhere. */
 function hued(element, nick) {
-  let hash = 7;
-  for (const character of nick) hash = (hash * 31 + character.codePointAt(0)) % 3600;
-  element.style.setProperty("--hue", String((hash * 47) % 360));
+  let hash = 2166136261;
+  for (const character of nick) hash = Math.imul(hash ^ character.codePointAt(0), 16777619);
+  hash = Math.imul(hash ^ (hash >>> 15), 2246822519) >>> 8;
+  element.style.setProperty("--hue", String((hash % 24) * 15));
   return element;
 }
 
@@ -108,7 +109,8 @@ function showPeople({ count, list }) {
     const vias = [...new Set(all.map(({ via }) => via).filter((via) => via && via !== "browser"))];
     const many = all.length > 1 ? `${all.length} tabs` : vias.join(", ");
     const places = all.map(({ pid, node }) => {
-      const where = make("span", "where", `${node} ${/\.(\d+)>$/.exec(pid)?.[1] ?? ""}`);
+      // The pid, but for which start of the node it is of.
+      const where = make("span", "where", `<${node}…${/\.(\d+)>$/.exec(pid)?.[1] ?? ""}>`);
       where.title = pid;
       return where;
     });

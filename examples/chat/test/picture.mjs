@@ -9,7 +9,7 @@ if (skip) {
   console.error(skip);
   process.exit(69);
 }
-const SIZE = narrow ? { width: 390, height: 740 } : { width: 760, height: 520 };
+const SIZE = narrow ? { width: 390, height: 740 } : { width: 760, height: 560 };
 const lab = new Lab();
 const browser = await browse();
 try {
