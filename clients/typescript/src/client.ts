@@ -223,8 +223,9 @@ export class Client extends Process {
     return new Feed<GroupEvent>(process, ["group"], options, `group ${group}`);
   }
 
-  private async feed(op: string, order: number, fields: Record<string, unknown>, options: FeedOptions): Promise<Process> {
-    const process = await this.spawn({ signal: options.signal });
+  private async feed(op: string, order: number, fields: Record<string, unknown>, options: SubscribeOptions): Promise<Process> {
+    const { signal, mailbox } = options;
+    const process = await this.spawn(mailbox === undefined ? { signal } : { signal, mailbox });
     try {
       await process.request(op, fields, undefined, { signal: options.signal });
     } catch (error) {

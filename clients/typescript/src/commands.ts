@@ -35,6 +35,7 @@ function prefix(op: string, key: string, to: string): Buffer {
     out.text(key);
     out.text(to);
     bytes = Buffer.from(out.buffer.subarray(0, out.at));
+    if (to.length > 512) return bytes;
     if (those.size >= PREFIXES_MAX) those.clear();
     those.set(to, bytes);
   }

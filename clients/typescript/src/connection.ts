@@ -29,6 +29,9 @@ export class Connection {
   readonly out = new Output(128 * 1024);
   private scheduled = false;
   private broken = false;
+  /** Much was written in this turn. */
+  private spent = false;
+  private turn: Promise<void> | undefined;
   private waiting: (() => void)[] = [];
   private roomy: Promise<void> | undefined;
   private spare: Buffer | undefined;
@@ -75,8 +78,10 @@ export class Connection {
 
   /** Something was appended to {@link out}; it is written at the end of the turn at the latest. */
   written(): void {
-    if (this.out.at >= WRITE_BYTES) this.flush();
-    else if (!this.scheduled) this.schedule();
+    if (this.out.at >= WRITE_BYTES) {
+      this.flush();
+      this.spent = true;
+    } else if (!this.scheduled) this.schedule();
   }
 
   /** Asks for {@link Listener.onFlush} and a write at the end of the turn. */
@@ -99,7 +104,11 @@ export class Connection {
     out.at = 0;
     const buffer = out.buffer;
     this.socket.write(chunk);
-    if (this.socket.writableLength === 0) return;
+    if (this.socket.writableLength === 0) {
+      // What one long message took is not kept.
+      if (buffer.length > UNWRITTEN_MAX) out.buffer = Buffer.allocUnsafeSlow(128 * 1024);
+      return;
+    }
     // The system has not taken all of it: the buffer is the socket's until it has.
     out.buffer = this.spare ?? Buffer.allocUnsafeSlow(128 * 1024);
     this.spare = undefined;
@@ -115,8 +124,21 @@ export class Connection {
     return this.out.at + this.socket.writableLength;
   }
 
-  /** Done at once, or when there is room again; also when the connection is over. */
+  /**
+   * Done at once, or when there is room again; also when the connection is over. Who sends in a loop waits for the next turn now and
+   * then: else nothing would be read, nor anything else done, while the system takes all that is written.
+   */
   room(): Promise<void> {
+    if (this.spent && !this.broken) {
+      this.turn ??= new Promise<void>((resolve) => {
+        setImmediate(() => {
+          this.spent = false;
+          this.turn = undefined;
+          resolve(this.room());
+        });
+      });
+      return this.turn;
+    }
     if (this.out.at + this.socket.writableLength <= UNWRITTEN_MAX || this.broken) return DONE;
     this.flush();
     this.roomy ??= new Promise((resolve) => this.waiting.push(resolve));

@@ -10,12 +10,14 @@ export async function drain(session: Session): Promise<void> {
   await Promise.allSettled(residents.map((process) => process.request("flag", { delivery: "pull" })));
   // Behind its answer nothing is given to them any more.
   await Promise.allSettled(residents.map((process) => process.resident!.finish("shutdown")));
-  for (const process of session.processes) process.mailbox.endIterators();
+  for (const process of [...session.processes]) {
+    if (process.feeds) process.ended(null);
+    else process.mailbox.endIterators();
+  }
   await quiet(session);
   if (session.phase !== "open") return;
   session.keeper.onDrained();
   await bye(session);
-  for (const process of [...session.processes]) if (process.feeds) process.ended(null);
   session.connection?.break(new Error("drained"));
 }
 

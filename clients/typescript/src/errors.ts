@@ -24,13 +24,13 @@ export class PillionError extends Error {
   /** Whether it may have happened all the same. */
   readonly maybeApplied: boolean;
   /** Of `exit`: why the callee died. Of `exception`: the text of its error. */
-  readonly reason?: string;
+  declare readonly reason?: string;
   /** Of `exception`: the type of the callee's error. */
-  readonly class?: string;
+  declare readonly class?: string;
   /** Of `exception`: the callee's own stack. */
-  readonly remoteStack?: string;
+  declare readonly remoteStack?: string;
   /** The nodes that it is about. */
-  readonly nodes?: string[];
+  declare readonly nodes?: string[];
 
   constructor(code: string, message: string, details: ErrorDetails = {}) {
     super(message);

@@ -1,6 +1,6 @@
 /** Events that come until one stops: subscriptions, and who watches nodes, presence and groups. Each has a process of its own. */
 import type { Event, GapEvent, GroupEvent, MessageEvent, NodeEvent, PresenceEvent } from "./events";
-import type { Process } from "./process";
+import { type Process, resultOf, type SpawnOptions } from "./process";
 import { warn } from "./session";
 
 /** For feeds. */
@@ -13,6 +13,10 @@ export interface FeedOptions {
 
 /** Events as they come. Iterate once; leaving the loop ends it. */
 export class Feed<E extends Event> implements AsyncIterable<E> {
+  private missing = 0;
+  private warned = false;
+  private warner: NodeJS.Timeout | undefined;
+
   /** @internal */
   constructor(
     /** @internal */
@@ -52,20 +56,43 @@ export class Feed<E extends Event> implements AsyncIterable<E> {
   }
 
   private gap(gap: GapEvent): void {
-    if (this.options.onGap !== undefined) this.options.onGap(gap);
-    else warn(`${this.what}: ${gap.lost || "an unknown number of"} messages are missing (${gap.reason})`);
+    if (this.options.onGap !== undefined) {
+      this.options.onGap(gap);
+      return;
+    }
+    // Who reads too slowly for long is told once a second, of all of them.
+    this.missing += gap.lost;
+    const text = () => `${this.what}: ${this.missing || "an unknown number of"} messages are missing (${gap.reason})`;
+    this.warner ??= setTimeout(() => {
+      this.warner = undefined;
+      if (this.missing > 0) warn(text());
+      this.missing = 0;
+    }, 1000).unref();
+    if (this.warned) return;
+    this.warned = true;
+    warn(text());
+    this.missing = 0;
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<E, void, undefined> {
-    try {
-      for (;;) {
-        const event = await this.next();
-        if (event === null) return;
-        yield event;
-      }
-    } finally {
+  [Symbol.asyncIterator](): AsyncIterator<E, undefined, undefined> {
+    const { mailbox } = this.process;
+    const next = (): Promise<IteratorResult<E, undefined>> => {
+      const event = mailbox.take();
+      if (event !== null && event.ev === this.names[0]) return Promise.resolve({ value: event as E, done: false });
+      return this.later(event).then(resultOf);
+    };
+    const end = async (): Promise<IteratorResult<E, undefined>> => {
       await this.close().catch(() => {});
-    }
+      return { value: undefined, done: true };
+    };
+    return { next, return: end };
+  }
+
+  /** The next one that is wanted, from this one on. */
+  private async later(event: Event | null): Promise<E | null> {
+    if (event !== null && this.names.includes(event.ev)) return event as E;
+    if (event?.ev === "gap") this.gap(event);
+    return this.next();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -81,6 +108,8 @@ export interface SubscribeOptions extends FeedOptions {
   metadata?: unknown;
   /** Wait until every connected node knows of it. */
   sync?: boolean;
+  /** Bounds of its mailbox in the node, and what happens when it is full: `{policy: "wait"}` holds who publishes. */
+  mailbox?: SpawnOptions["mailbox"];
 }
 
 /** A subscription to a topic or pattern: an iterator over its messages. */

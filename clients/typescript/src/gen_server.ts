@@ -1,5 +1,6 @@
 /** A process with callbacks, Erlang's `gen_server`. */
-import { exitReason } from "./errors";
+import { DONE } from "./connection";
+import { BadArgError, exitReason, TooLargeError } from "./errors";
 import type { CallEvent, Event } from "./events";
 import type { Process, Resident } from "./process";
 import { warn } from "./session";
@@ -155,9 +156,13 @@ export class Runner implements Resident {
   private onCall(event: CallEvent): Promise<unknown> | undefined {
     const from = new From(this.process, event, (ref) => this.answered(ref));
     this.open.add(event.ref);
-    const failed = (error: unknown) => {
-      void from.raise(error);
+    const failed = (error: unknown): never => {
+      from.raise(error).catch(() => {});
       throw error;
+    };
+    // What cannot be sent is the server's error; that nobody can be told any more is not.
+    const unsent = (error: unknown) => {
+      if (error instanceof BadArgError || error instanceof TooLargeError) failed(error);
     };
     let value: unknown;
     try {
@@ -166,14 +171,12 @@ export class Runner implements Resident {
       return failed(error);
     }
     if (isPromise(value)) {
-      return value.then((value) => {
-        if (value !== NO_REPLY) return from.reply(value);
-        return undefined;
-      }, failed);
+      return value.then((value) => (value === NO_REPLY ? undefined : from.reply(value).catch(unsent)), failed);
     }
     if (isParts(value)) return replyParts(value, from).catch(failed);
-    if (value !== NO_REPLY) void from.reply(value).catch(failed);
-    return undefined;
+    if (value === NO_REPLY) return undefined;
+    const told = from.reply(value);
+    return told === DONE ? undefined : told.catch(unsent);
   }
 
   private answered(ref: number): void {

@@ -5,6 +5,8 @@ import type { Event } from "./events";
 export type Match = (event: Event) => boolean;
 
 interface Waiter {
+  /** It is an iterator, which ends where others go on. */
+  iterating: boolean;
   match: Match | undefined;
   resolve(event: Event | null): void;
   reject(error: unknown): void;
@@ -139,22 +141,18 @@ export class Mailbox {
     }
     if ((iterating && this.ending) || (timeout !== undefined && timeout <= 0)) return Promise.resolve(null);
     return new Promise((resolve, reject) => {
-      const waiter: Waiter = { match, resolve, reject };
-      if (iterating) this.iterators.add(waiter);
-      if (timeout !== undefined || signal !== undefined || iterating) this.guard(waiter, timeout, signal);
+      const waiter: Waiter = { iterating, match, resolve, reject };
+      if (timeout !== undefined || signal !== undefined) this.guard(waiter, timeout, signal);
       this.waiters.push(waiter);
       if (this.consumed > 0) this.onConsumed();
     });
   }
-
-  private readonly iterators = new Set<Waiter>();
 
   private guard(waiter: Waiter, timeout: number | undefined, signal: AbortSignal | undefined): void {
     const { resolve, reject } = waiter;
     let timer: NodeJS.Timeout | undefined;
     const done = () => {
       clearTimeout(timer);
-      this.iterators.delete(waiter);
       signal?.removeEventListener("abort", abort);
     };
     const abort = () => {
@@ -186,7 +184,7 @@ export class Mailbox {
   /** Iterators end once what is here was taken, until {@link resume}. */
   endIterators(): void {
     this.ending = true;
-    for (const waiter of [...this.iterators]) {
+    for (const waiter of this.waiters.filter((each) => each.iterating)) {
       this.forget(waiter);
       waiter.resolve(null);
     }
@@ -204,7 +202,7 @@ export class Mailbox {
     const waiters = this.waiters;
     this.waiters = [];
     for (const waiter of waiters) {
-      if (error === null || this.iterators.has(waiter)) waiter.resolve(null);
+      if (error === null || waiter.iterating) waiter.resolve(null);
       else waiter.reject(error);
     }
   }

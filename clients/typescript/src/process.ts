@@ -1,7 +1,7 @@
 /** A mailbox with a pid, and what one does with it. */
 import type { Fields } from "./commands";
 import { DONE } from "./connection";
-import { NoProcError, raised } from "./errors";
+import { BadArgError, NoProcError, raised } from "./errors";
 import type { CallEvent, Event, RpcEvent } from "./events";
 import { WINDOW } from "./keeper";
 import { Mailbox, type Match } from "./mailbox";
@@ -123,7 +123,9 @@ interface Declared extends Declaration {
 
 /** The pid of an address, or itself. */
 export function addressOf(to: To): string {
-  return typeof to === "string" ? to : to.pid;
+  const address = typeof to === "string" ? to : (to as { pid?: unknown } | null | undefined)?.pid;
+  if (typeof address !== "string") throw new BadArgError("badarg", "an address is a text, or what has a pid");
+  return address;
 }
 
 /** A mailbox with a pid. The client itself is one; {@link spawn} makes more. */
@@ -253,24 +255,29 @@ export class Process implements AsyncIterable<Event> {
   }
 
   /** Events as they come, until the process ends or the client drains. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<Event, void, undefined> {
-    for (;;) {
-      const event = this.mailbox.take() ?? (await this.mailbox.receive(undefined, undefined, undefined, true));
-      if (event === null) return;
-      yield event;
-    }
+  [Symbol.asyncIterator](): AsyncIterator<Event, undefined, undefined> {
+    const { mailbox } = this;
+    // By hand: a generator would take several turns for each event.
+    const next = (): Promise<IteratorResult<Event, undefined>> => {
+      const event = mailbox.take();
+      if (event !== null) return Promise.resolve({ value: event, done: false });
+      return mailbox.receive(undefined, undefined, undefined, true).then(resultOf);
+    };
+    return { next };
   }
 
   /** Answers a call. With `more` it is a part, and others follow: done when there is room for the next. */
   reply(call: CallEvent | RpcEvent, value?: unknown, options: { more?: boolean } = {}): Promise<void> {
     const { ref } = call;
     // Nobody waits for it any more, or it is answered; in a new session the number may be that of another call.
-    if (ref === undefined || this.session.unanswered.get(ref)?.event !== call) return DONE;
+    const given = ref === undefined ? undefined : this.session.unanswered.get(ref);
+    if (ref === undefined || given?.event !== call) return DONE;
     if (options.more) {
       return this.session.request(this, "reply", { fields: { ref, more: true }, body: value, take: takeNothing });
     }
     this.session.unanswered.delete(ref);
-    const told = this.session.tell(this, "reply", undefined, none, { ref }, value);
+    // A value that cannot be sent leaves the call to be answered by an error.
+    const told = this.session.tell(this, "reply", undefined, none, { ref }, value, () => this.session.unanswered.set(ref, given));
     this.session.onLess?.();
     return told;
   }
@@ -381,7 +388,7 @@ export class Process implements AsyncIterable<Event> {
   }
 
   /** One `down` will come, when that process dies, is not there, or its node is lost. */
-  monitor(to: To): Promise<Monitor> {
+  async monitor(to: To): Promise<Monitor> {
     const address = addressOf(to);
     return this.session.request<Monitor>(this, "monitor", {
       key: "to",
@@ -448,11 +455,16 @@ export class Process implements AsyncIterable<Event> {
     await this.request("untrack", { topic, key });
   }
 
-  /** Changes the process: exit signals become events or not, what people see, who may look at its messages. */
-  async flag(flags: { trapExit?: boolean; sensitive?: boolean; label?: string }): Promise<void> {
-    await this.request("flag", { trap_exit: flags.trapExit, sensitive: flags.sensitive, label: flags.label });
-    if (flags.trapExit !== undefined) this.options.trapExit = flags.trapExit;
-    if (flags.label !== undefined) this.options.label = flags.label;
+  /** Changes the process: exit signals become events or not, what people see, who may look at its messages, its mailbox' bounds. */
+  async flag(flags: { trapExit?: boolean; sensitive?: boolean; label?: string; mailbox?: SpawnOptions["mailbox"] }): Promise<void> {
+    const { trapExit, sensitive, label, mailbox } = flags;
+    await this.request("flag", { trap_exit: trapExit, sensitive, label, mailbox });
+    if (trapExit !== undefined) this.options.trapExit = trapExit;
+    if (label !== undefined) this.options.label = label;
+    if (mailbox !== undefined) this.options.mailbox = { ...this.options.mailbox, ...mailbox };
+    if (sensitive !== undefined) this.declareAs("flag", ORDER.link, "flag", { sensitive });
+    // Nobody spawns the own process.
+    if (this === this.session.own) this.declareAs("flags", ORDER.link, "flag", { ...this.spawnFields() });
   }
 
   // ===== the session's side =====
@@ -575,6 +587,11 @@ export class Process implements AsyncIterable<Event> {
     for (const process of this.session.processes) process.links.delete(this);
     this.mailbox.end(error);
   }
+}
+
+/** What an iterator gives. */
+export function resultOf<E>(event: E | null): IteratorResult<E, undefined> {
+  return event === null ? { value: undefined, done: true } : { value: event, done: false };
 }
 
 const none = () => "";

@@ -88,7 +88,7 @@ export class Service implements Resident {
       else {
         mailbox.consume(event);
         if (event.ev === "gap") warn(`calls of \`${this.module}\` may be lost (${event.reason})`);
-        else if (event.ev === "call") void this.process.raise(event, { class: "undef" });
+        else if (event.ev === "call") this.process.raise(event, { class: "undef" }).catch(() => {});
       }
     }
     this.settle();
@@ -99,7 +99,7 @@ export class Service implements Resident {
     const run = Object.hasOwn(this.functions, event.function) ? this.functions[event.function] : undefined;
     if (typeof run !== "function") {
       process.mailbox.consume(event);
-      void process.raise(event, { class: "undef" });
+      process.raise(event, { class: "undef" }).catch(() => {});
       return;
     }
     const args: unknown[] = Array.isArray(event.body) ? event.body : event.body === undefined ? [] : [event.body];
@@ -109,12 +109,12 @@ export class Service implements Resident {
       value = run.apply(invocation, args);
     } catch (error) {
       process.mailbox.consume(event);
-      void process.raise(event, error);
+      process.raise(event, error).catch(() => {});
       return;
     }
     if (!isPromise(value) && !isParts(value)) {
       process.mailbox.consume(event);
-      process.reply(event, value).catch((error: unknown) => process.raise(event, error));
+      process.reply(event, value).catch((error: unknown) => process.raise(event, error).catch(() => {}));
       return;
     }
     const key = event.ref ?? Symbol("nobody waits");

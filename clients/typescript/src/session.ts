@@ -95,9 +95,8 @@ export class Session implements Listener {
     if (signal?.aborted) return Promise.reject(signal.reason as Error);
     if (this.phase === "open") return this.ask<T>(process, op, asking);
     const until = now() + (asking.timeout ?? WAIT_MS);
-    const tooLate = asking.timeout === undefined ? undefined : "timeout";
     return new Promise<T>((resolve, reject) => {
-      const waiting = this.wait(until, tooLate, reject, () => {
+      const waiting = this.wait(until, reject, () => {
         signal?.removeEventListener("abort", abort);
         const left = asking.timeout === undefined ? asking : { ...asking, timeout: Math.max(1, Math.ceil(until - now())) };
         this.ask<T>(process, op, left).then(resolve, reject);
@@ -157,17 +156,18 @@ export class Session implements Listener {
     signal.addEventListener("abort", abort, { once: true });
   }
 
-  /** A command without an answer. Done once it is on its way and not too much is. */
-  tell(process: Process, op: string, key: string | undefined, to: () => string, fields?: Fields, body?: unknown): Promise<void> {
+  /** A command without an answer. Done once it is on its way and not too much is; `onRefused` when it cannot be written at all. */
+  tell(process: Process, op: string, key: string | undefined, to: () => string, fields?: Fields, body?: unknown, onRefused?: () => void): Promise<void> {
     const connection = this.connection;
     if (this.phase !== "open" || connection === undefined) {
       return new Promise((resolve, reject) => {
-        this.wait(now() + WAIT_MS, undefined, reject, () => this.tell(process, op, key, to, fields, body).then(resolve, reject));
+        this.wait(now() + WAIT_MS, reject, () => this.tell(process, op, key, to, fields, body, onRefused).then(resolve, reject));
       });
     }
     try {
       putCommand(connection.out, op, undefined, key, key === undefined ? "" : to(), fields, this.actor(process), body);
     } catch (error) {
+      onRefused?.();
       return Promise.reject(error as Error);
     }
     this.commands++;
@@ -180,7 +180,7 @@ export class Session implements Listener {
     return process === this.own ? undefined : process.pid;
   }
 
-  private wait(until: number, tooLate: "timeout" | undefined, reject: (error: Error) => void, run: () => void): Waiting {
+  private wait(until: number, reject: (error: Error) => void, run: () => void): Waiting {
     const waiting: Waiting = { run, reject, timer: undefined };
     if (this.phase === "closed") {
       reject(new ClosedError("closed", "the client is closed"));
@@ -193,8 +193,7 @@ export class Session implements Listener {
     if (until !== Infinity) {
       waiting.timer = setTimeout(() => {
         this.endWait(waiting);
-        const text = "there was no connection to the node in time";
-        reject(tooLate === "timeout" ? new TimeoutError("timeout", text) : new LostError("lost", text));
+        reject(new LostError("lost", "there was no connection to the node in time"));
       }, Math.min(until - now(), 2 ** 31 - 1));
     }
     this.waiting.add(waiting);

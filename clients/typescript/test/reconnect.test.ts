@@ -51,9 +51,9 @@ test("a connection that breaks is taken up again: pids, names and mailboxes live
     for (let round = 1; round <= 5; round++) {
       next = promise<Report>();
       way.cut();
-      const meanwhile = client.call<number>("counter", null);
+      const meanwhile = client.call<number>("counter", null).catch((error: unknown) => assert.ok(error instanceof LostError));
       assert.equal((await next.done).resumed, true);
-      await meanwhile.catch((error: unknown) => assert.ok(error instanceof LostError));
+      await meanwhile;
       await other.send("app", round);
       assert.equal(((await client.receive({ match: "message" })) as { body: unknown }).body, round);
     }
@@ -75,7 +75,7 @@ test("what was written when the connection broke is carried out once or told as 
       on: { report: (report) => (assert.ok(report.resumed), (lost += report.lostCommands), reports++) },
     });
     const other = await mesh.client(node);
-    await other.request("flag", { mailbox: { policy: "wait" } });
+    await other.flag({ mailbox: { policy: "wait" } });
     const count = 30_000;
     const seen = new Set<number>();
     const done = (async () => {
