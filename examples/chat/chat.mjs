@@ -432,9 +432,10 @@ async function publish(tab, topic, body, retain) {
   try {
     await tab.process.publish(topic, body, { confirm: true, retain, signal: AbortSignal.timeout(2 * ANSWER_MS) });
   } catch (error) {
-    if (error.name === "TimeoutError" && error.code === "timeout") throw new Refused(503, `the node says: ${error.message}`);
-    if (error.name === "TimeoutError") throw new Refused(503, "the node does not answer; try again");
-    throw new Refused(503, error.maybeApplied ? `it may or may not have gone out: ${error.message}` : `it was not sent: ${error.message}`);
+    // The time was over: what was still waiting for the connection then is given up, what was written before is not.
+    if (error.name === "TimeoutError" && tab.room.link === "down") throw new Refused(503, "the node does not answer; try again");
+    if (error.maybeApplied || error.name === "TimeoutError") throw new Refused(503, `it may or may not have gone out: ${error.message}`);
+    throw new Refused(503, `it was not sent: ${error.message}`);
   }
 }
 

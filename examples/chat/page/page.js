@@ -65,10 +65,17 @@ function entryOf(entry) {
   return make("li", `said${same ? " same" : ""}`, head, make("div", "text", entry.text), pin);
 }
 
+/** Whether the log shows its end, and stays there. */
+let atEnd = true;
+
+function toEnd() {
+  $("log").scrollTop = $("log").scrollHeight;
+}
+
 function showLog(entries, isAll) {
   const log = $("log");
-  const atEnd = isAll || log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   if (isAll) {
+    atEnd = true;
     log.replaceChildren();
     last = undefined;
   }
@@ -80,18 +87,18 @@ function showLog(entries, isAll) {
     last = entry;
   }
   while (log.childElementCount > LOG_MAX) log.firstElementChild.remove();
-  if (atEnd) log.scrollTop = log.scrollHeight;
+  if (atEnd) toEnd();
   else if (entries.length > 0) $("below").hidden = false;
 }
 
 $("log").addEventListener("scroll", () => {
   const log = $("log");
-  if (log.scrollHeight - log.scrollTop - log.clientHeight < 40) $("below").hidden = true;
+  atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  if (atEnd) $("below").hidden = true;
 });
-$("below").addEventListener("click", () => {
-  $("log").scrollTop = $("log").scrollHeight;
-  $("below").hidden = true;
-});
+// What is above and below it comes and goes.
+new ResizeObserver(() => atEnd && toEnd()).observe($("log"));
+$("below").addEventListener("click", toEnd);
 
 function showPinned(pinned) {
   $("pinned").hidden = pinned === null;
@@ -159,7 +166,8 @@ async function post(path, what) {
   try {
     const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ ...what, secret }) });
     if (answer.ok) return true;
-    showError((await answer.json()).error);
+    const { error } = await answer.json();
+    showError(`${error[0].toUpperCase()}${error.slice(1)}.`);
   } catch {
     showError("The chat program does not answer.");
   }
@@ -232,7 +240,11 @@ const show = {
   people: showPeople,
   nodes: showNodes,
   pinned: showPinned,
-  link: ({ is, node }) => showLink(is, links[is](node)),
+  link: ({ is, node }) => {
+    showLink(is, links[is](node));
+    // What could not be sent can be sent now.
+    if (is === "up") showError();
+  },
 };
 
 const before = sessionStorage.getItem("nick");

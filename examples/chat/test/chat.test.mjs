@@ -71,7 +71,7 @@ describe("the chat", options, () => {
       await bo.link(`${lab.name("right")} does not answer`);
       await bo.page.getByPlaceholder("Say something").fill("is anybody there?");
       await bo.page.keyboard.press("Enter");
-      await bo.page.getByRole("alert").getByText("does not answer; try again").waitFor();
+      await bo.page.getByRole("alert").getByText("The node does not answer; try again").waitFor();
       lab.node("right");
       await bo.link(`Connected to ${lab.name("right")}`);
       await bo.happened("was restarted").waitFor();
@@ -110,6 +110,8 @@ describe("the chat", options, () => {
       const markup = "<img src=x onerror=document.title='owned'><b>bold</b>";
       await ann.join("<i>ann</i>");
       await bo.person("<i>ann</i>").waitFor();
+      await bo.join("bo");
+      await ann.person("bo").waitFor();
       await ann.say(markup);
       await bo.said(markup).waitFor();
       assert.equal(await bo.page.locator("#log b, #log i, #log img, #people i").count(), 0);
@@ -117,8 +119,10 @@ describe("the chat", options, () => {
     }));
 
   test("programs in other languages are in the room too", options, () =>
-    two(browser, async ({ lab, ann }) => {
+    two(browser, async ({ lab, ann, bo }) => {
       await ann.join("ann");
+      // Now that node knows who listens at the other.
+      await bo.person("ann").waitFor();
       await lab.run("python3", [SAY, "py"], "right", "hello from Python\n");
       await ann.said("hello from Python").getByText("py", { exact: true }).waitFor();
       await lab.run(PILLION, ["pub", "chat.lobby", '{"nick":"sh","text":"hello from a shell"}'], "left");
@@ -130,6 +134,8 @@ describe("the chat", options, () => {
   test("what is pinned is seen by who comes later, on every node", options, () =>
     two(browser, async ({ lab, ann, bo }) => {
       await ann.join("ann");
+      await bo.join("bo");
+      await ann.person("bo").waitFor();
       await ann.say("lunch at noon");
       await ann.page.getByRole("button", { name: "Pin what ann said" }).click();
       await bo.page.locator("#pinned").getByText("ann: lunch at noon").waitFor();
