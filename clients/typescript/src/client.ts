@@ -5,7 +5,9 @@ import type { ClientEvents, GroupEvent, NodeEvent, PresenceEvent, Presence } fro
 import { Feed, type FeedOptions, type GroupFeed, type NodeFeed, type PresenceFeed, type SubscribeOptions, Subscription } from "./feed";
 import { place } from "./find";
 import { type GenServer, Runner } from "./gen_server";
-import { ORDER, Process, type SpawnOptions, type Waits } from "./process";
+import { ORDER } from "./declared";
+import type { SpawnOptions, Waits } from "./options";
+import { Process } from "./process";
 import { takeMember } from "./pending";
 import { type Functions, Service } from "./serve";
 import { type Emitter, Session } from "./session";

@@ -1,6 +1,7 @@
 /** Events that come until one stops: subscriptions, and who watches nodes, presence and groups. Each has a process of its own. */
 import type { Event, GapEvent, GroupEvent, MessageEvent, NodeEvent, PresenceEvent } from "./events";
-import { type Process, resultOf, type SpawnOptions } from "./process";
+import type { SpawnOptions } from "./options";
+import { type Process, resultOf } from "./process";
 import { warn } from "./session";
 
 /** For feeds. */

@@ -2,7 +2,8 @@
 import { DONE } from "./connection";
 import { BadArgError, exitReason, TooLargeError } from "./errors";
 import type { CallEvent, Event } from "./events";
-import type { Process, Resident } from "./process";
+import type { Resident } from "./declared";
+import type { Process } from "./process";
 import { warn } from "./session";
 
 /** What `handleCall` returns when the answer comes later, by `from.reply`. */

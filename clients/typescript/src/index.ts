@@ -1,19 +1,18 @@
 /** Nodes, processes and messages by a Pillion sidecar. `connect()` is where to begin. */
 export { connect, Client, type ConnectOptions } from "./client";
-export {
-  addressOf,
-  Process,
-  type CallOptions,
-  type Monitor,
-  type PublishOptions,
-  type ReceiveOptions,
-  type RegisterOptions,
-  type SendOptions,
-  type SpawnOptions,
-  type Timer,
-  type To,
-  type Waits,
-} from "./process";
+export { addressOf, Process } from "./process";
+export type {
+  CallOptions,
+  Monitor,
+  PublishOptions,
+  ReceiveOptions,
+  RegisterOptions,
+  SendOptions,
+  SpawnOptions,
+  Timer,
+  To,
+  Waits,
+} from "./options";
 export { GenServer, From, NO_REPLY } from "./gen_server";
 export { Invocation, Service, type Functions } from "./serve";
 export { Task, type TaskOptions, type Work } from "./task";

@@ -72,6 +72,8 @@ export class Keeper {
   async connect(signal?: AbortSignal): Promise<void> {
     const until = now() + this.session.options.connectMs;
     this.running = true;
+    const abort = () => this.session.connection?.break(new Error("given up"));
+    signal?.addEventListener("abort", abort, { once: true });
     try {
       for (let delay = 10; ; delay = Math.min(delay * 2, 1000)) {
         signal?.throwIfAborted();
@@ -87,6 +89,7 @@ export class Keeper {
         }
       }
     } finally {
+      signal?.removeEventListener("abort", abort);
       this.running = false;
     }
   }

@@ -1,7 +1,8 @@
 /** Functions that other apps call, by `rpc`. */
 import { isParts, isPromise, replyParts } from "./gen_server";
 import type { RpcEvent } from "./events";
-import { ORDER, type Process, type Resident } from "./process";
+import { ORDER } from "./declared";
+import type { Process } from "./process";
 import { warn } from "./session";
 
 /** The functions of a module. What one returns, or what its promise gives, is the reply; what a generator yields are parts of it. */
@@ -46,7 +47,7 @@ export class Invocation {
 }
 
 /** A module that is being served. */
-export class Service implements Resident {
+export class Service {
   private readonly running = new Map<number | symbol, Invocation>();
   private idle: (() => void)[] = [];
 

@@ -1,6 +1,7 @@
 /** A function that runs in a process of its own. */
 import { ExitError, exitReason, TimeoutError } from "./errors";
-import type { Process, Resident, SpawnOptions, Waits } from "./process";
+import type { SpawnOptions, Waits } from "./options";
+import type { Process } from "./process";
 import { warn } from "./session";
 
 /** How a task runs. */
@@ -20,7 +21,7 @@ export type Work<T> = (process: Process, signal: AbortSignal) => T | Promise<T>;
  * A function that runs in a process of its own, linked with the one that started it: an error in it ends its process with the reason
  * `CLASS: TEXT`, and so the other one, unless that traps exits or the task was started with `link: false`.
  */
-export class Task<T> implements Resident {
+export class Task<T> {
   private readonly controller = new AbortController();
   private readonly done: Promise<T>;
   private asked = false;
