@@ -6,7 +6,7 @@ use crate::client::Failed;
 use crate::error::{Error, Result};
 use crate::op::Op;
 use crate::pid::Pid;
-use crate::state::{After, OWN, Shared};
+use crate::state::{After, OWN, Shared, Then};
 
 /// Spawns all processes, then says the rest in its order. What the node refuses is told as `failed`.
 ///
@@ -47,6 +47,7 @@ pub(crate) async fn all(shared: &Arc<Shared>) -> Result<()> {
         drop(state);
         shared.finish(after);
     }
+    relink(shared).await?;
     let own_traps = shared.state().processes.get(&OWN).is_some_and(|own| own.traps);
     let own = own_traps.then(|| (OWN, Op::new("flag").bool("trap_exit", true), String::new()));
     let said: Vec<_> = {
@@ -63,6 +64,29 @@ pub(crate) async fn all(shared: &Arc<Shared>) -> Result<()> {
         if let Err(error) = settled(answer).await? {
             shared.settings.failed(&Failed::because(op.name(), &name, &error));
         }
+    }
+    Ok(())
+}
+
+/// Ties processes of this client together again.
+async fn relink(shared: &Arc<Shared>) -> Result<()> {
+    let links: Vec<_> = {
+        let mut state = shared.state();
+        let links = std::mem::take(&mut state.relink);
+        let pid = |key| state.processes.get(&key).filter(|p| p.ended.is_none())?.pid.clone();
+        links.iter().filter_map(|(a, b)| Some((*b, pid(*b)?, *a, pid(*a)?))).collect()
+    };
+    let mut answers = Vec::new();
+    for (key, pid, other, to) in links {
+        let op = Op::new("link").text("to", &to);
+        let then: Then = Box::new(move |state, _| {
+            state.links.insert((key, to.to_string()));
+            state.links.insert((other, pid.to_string()));
+        });
+        answers.push(shared.declare(key, &op, Some(then))?);
+    }
+    for answer in answers {
+        let _ = settled(answer).await?;
     }
     Ok(())
 }

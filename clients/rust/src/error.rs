@@ -44,14 +44,14 @@ codes! {
     CallingSelf "calling_self" "A process calls itself.",
     Cancelled "cancelled" "The app took the command back.",
     CannotStart "cannot_start" "A program cannot be started.",
-    Closed "closed" "The client is closed, or the process has ended. Of the client itself.",
+    Closed "closed" "The client is closed. Of the client itself.",
     Denied "denied" "It is not this session's, or not for it.",
     Draining "draining" "The node is about to leave.",
     Exception "exception" "The callee failed; see `class`, `reason` and `stack`.",
     Exit "exit" "The callee died; see `reason`.",
     Lost "lost" "The connection was lost. Of the client itself.",
     NoConnection "noconnection" "The node is not connected, or was lost meanwhile.",
-    NoProc "noproc" "There is no such process.",
+    NoProc "noproc" "There is no such process, or it has ended.",
     NotFound "not_found" "There is no such thing.",
     Overloaded "overloaded" "A queue is full.",
     Taken "taken" "Somebody has the name.",
@@ -95,6 +95,12 @@ struct Details {
 }
 
 impl Error {
+    /// An error of the app's own, that nothing came of.
+    #[must_use]
+    pub fn from_code(code: Code, message: &str) -> Self {
+        Self::new(code, false, message)
+    }
+
     pub(crate) fn new(code: Code, maybe_applied: bool, message: impl Into<String>) -> Self {
         let message = message.into();
         let (class, reason, stack) = (None, None, None);
@@ -116,7 +122,7 @@ impl Error {
     }
 
     pub(crate) fn ended(reason: &str) -> Self {
-        let mut error = Self::new(Code::Closed, false, format!("this process has ended: {reason}"));
+        let mut error = Self::new(Code::NoProc, false, format!("this process has ended: {reason}"));
         error.0.reason = Some(reason.to_owned());
         error
     }
@@ -257,14 +263,14 @@ impl<E: std::error::Error> From<E> for Failure {
         let name = std::any::type_name::<E>();
         let name = name.split('<').next().unwrap_or(name);
         let class = name.rsplit("::").next().unwrap_or(name).to_owned();
-        let mut stack = String::new();
+        // Errors of Rust know no lines of code: what is behind this one is told in their place.
+        let mut stack = format!("{class}: {error}\n");
         let mut source = error.source();
         while let Some(cause) = source {
             stack.push_str(&format!("caused by: {cause}\n"));
             source = cause.source();
         }
-        let stack = (!stack.is_empty()).then_some(stack);
-        Self { class, reason: error.to_string(), stack }
+        Self { class, reason: error.to_string(), stack: Some(stack) }
     }
 }
 

@@ -137,7 +137,6 @@ impl Event {
 
     fn look(&mut self, head: &[u8]) -> Option<()> {
         let mut reader = Reader::new(head);
-        let mut has_pid = false;
         for _ in 0..reader.map()? {
             let key = reader.text()?;
             let target = match key {
@@ -168,10 +167,7 @@ impl Event {
                     continue;
                 }
             };
-            // A `down` has two: who is gone, then whose mailbox it is for.
-            let first = key != "pid" || !std::mem::replace(&mut has_pid, true);
             match reader.text() {
-                Some(_) if !first => {}
                 Some(text) => {
                     let length = u16::try_from(text.len()).ok()?;
                     *target = (u16::try_from(reader.at()).ok()? - length, length);
@@ -220,7 +216,7 @@ impl Event {
         self.kind
     }
 
-    /// Who sent it, who calls, or whose exit signal it is.
+    /// Who sent it, who calls, whose exit signal it is, or who is gone.
     #[must_use]
     pub fn from(&self) -> Option<Pid> {
         self.span(self.from).map(Pid::from)
@@ -232,7 +228,7 @@ impl Event {
         self.span(self.from)
     }
 
-    /// The process that it is for; none for the client's own. In a [`Kind::Down`] the one that is gone.
+    /// The process that it is for; none for the client's own.
     #[must_use]
     pub fn pid(&self) -> Option<&str> {
         self.span(self.pid)

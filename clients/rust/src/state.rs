@@ -2,7 +2,7 @@
 //!
 //! Nothing of the app's runs under the lock: events are woken for, callbacks called and predicates asked after it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -169,8 +169,10 @@ pub(crate) struct State {
     next_declaration: u64,
     pub(crate) monitors: BTreeMap<u64, (Key, String)>,
     pub(crate) links: BTreeSet<(Key, String)>,
+    /// Links between processes of this client, which are set anew.
+    pub(crate) relink: BTreeSet<(Key, Key)>,
     /// Calls that were given to this app and have no answer yet.
-    given: HashSet<u64>,
+    given: HashMap<u64, Key>,
     /// Told once the next frame has come.
     report: Option<Report>,
     /// Answers up to this one may be among the frames that were lost.
@@ -423,8 +425,8 @@ impl Shared {
 
     /// A call was answered by this app, or nobody waits for it any more.
     pub(crate) fn answered(&self, reference: u64) {
-        let removed = self.state().given.remove(&reference);
-        if removed {
+        let given = self.state().given.remove(&reference);
+        if given.is_some() {
             self.idle.notify_waiters();
         }
     }
@@ -458,7 +460,8 @@ impl State {
             next_declaration: 0,
             monitors: BTreeMap::new(),
             links: BTreeSet::new(),
-            given: HashSet::new(),
+            relink: BTreeSet::new(),
+            given: HashMap::new(),
             report: None,
             boundary: 0,
         }
@@ -475,7 +478,7 @@ impl State {
     ) -> Result<Option<oneshot::Receiver<Result<Event>>>> {
         let process = self.processes.get(&key).filter(|process| process.ended.is_none());
         let Some(process) = process else {
-            return Err(Error::new(Code::Closed, false, "this process has ended"));
+            return Err(Error::new(Code::NoProc, false, "this process has ended"));
         };
         let pid = if key == OWN { None } else { process.pid.as_deref() };
         let (timeout, parts, answers) = match want {
@@ -724,8 +727,8 @@ impl State {
             Kind::Died => self.on_died(&event, after),
             Kind::Cancel => {
                 let reference = event.reference().unwrap_or(0);
-                after.idle |= self.given.remove(&reference);
-                let key = event.pid().map_or(Some(OWN), |pid| self.key_of(pid));
+                let key = self.given.remove(&reference);
+                after.idle |= key.is_some();
                 if let Some(process) = key.and_then(|key| self.processes.get_mut(&key))
                     && process.serves
                 {
@@ -738,7 +741,7 @@ impl State {
 
     fn on_mail(&mut self, event: Event, after: &mut After) {
         let key = match event.kind() {
-            // Its `pid` is that of who is gone; whose it is, its monitor says.
+            // Whose it is, its monitor says too, which is over.
             Kind::Down => match event.reference().and_then(|of| self.monitors.remove(&of)) {
                 Some((key, _)) => key,
                 None => return,
@@ -753,7 +756,7 @@ impl State {
         };
         match (event.kind(), event.reference()) {
             (Kind::Call | Kind::Rpc, Some(reference)) => {
-                self.given.insert(reference);
+                self.given.insert(reference, key);
             }
             (Kind::Exit, _) => {
                 if let Some(from) = event.from_str() {
@@ -924,7 +927,8 @@ impl State {
         (self.told, self.told_done) = (0, 0);
         self.mores.clear();
         self.given.clear();
-        self.by_pid.clear();
+        let ours = mem::take(&mut self.by_pid);
+        let own = self.processes.get(&OWN).and_then(|own| own.pid.clone());
         self.report = None;
         self.draining = false;
         self.epoch += 1;
@@ -949,14 +953,25 @@ impl State {
         for (reference, (key, to)) in monitors {
             let down = Event::make(Kind::Down, |fields| {
                 fields.uint("ref", reference);
-                fields.text(if to.starts_with('<') { "pid" } else { "name" }, &to);
+                fields.text(if to.starts_with('<') { "from" } else { "name" }, &to);
                 fields.text("reason", "noconnection");
             });
             if let Some(process) = self.processes.get_mut(&key).filter(|p| p.ended.is_none()) {
                 process.push(epoch, down, &mut after.wakers);
             }
         }
+        self.relink.clear();
         for (key, to) in links {
+            let other = if own.as_deref() == Some(to.as_str()) {
+                Some(OWN)
+            } else {
+                ours.get(&Pid::from(to.as_str())).copied()
+            };
+            if let Some(other) = other {
+                // Both ends are the client's, and both will be there again.
+                self.relink.insert((key.min(other), key.max(other)));
+                continue;
+            }
             let Some(process) = self.processes.get_mut(&key) else { continue };
             if process.traps {
                 let exit = Event::make(Kind::Exit, |fields| {
