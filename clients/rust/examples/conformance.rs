@@ -327,6 +327,7 @@ impl Driver {
         }
         let client = builder
             .on_drained(|| say(&json!({"saw": "drained"})))
+            .on_disconnected(|_| say(&json!({"saw": "disconnected"})))
             .on_failed(|failed| {
                 say(&json!({
                     "saw": "failed",

@@ -172,7 +172,7 @@ impl Failed {
     }
 }
 
-type Callback<T> = Option<Box<dyn Fn(&T) + Send + Sync>>;
+type Callback<T: ?Sized> = Option<Box<dyn Fn(&T) + Send + Sync>>;
 
 /// How a client is, from the beginning.
 pub(crate) struct Settings {
@@ -183,6 +183,7 @@ pub(crate) struct Settings {
     pub(crate) process: Option<String>,
     pub(crate) draining: Callback<()>,
     drained: Callback<()>,
+    disconnected: Callback<str>,
     failed: Callback<Failed>,
     report: Callback<Report>,
 }
@@ -202,6 +203,7 @@ impl Default for Settings {
             process,
             draining: None,
             drained: None,
+            disconnected: None,
             failed: None,
             report: None,
         }
@@ -239,6 +241,15 @@ impl Settings {
                         "the connection to the node was lost and is there again"
                     );
                 }
+            }
+        }
+    }
+
+    pub(crate) fn disconnected(&self, reason: &str) {
+        match &self.disconnected {
+            Some(callback) => callback(reason),
+            None => {
+                tracing::debug!("the connection to the node is lost, connecting again: {reason}")
             }
         }
     }
@@ -295,6 +306,12 @@ impl Builder {
     /// The client has left a node that is about to leave.
     pub fn on_drained(mut self, callback: impl Fn() + Send + Sync + 'static) -> Self {
         self.settings.drained = Some(Box::new(move |()| callback()));
+        self
+    }
+
+    /// The connection broke, and why; the client is about to connect again. [`Builder::on_report`] says what came of it.
+    pub fn on_disconnected(mut self, callback: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.settings.disconnected = Some(Box::new(callback));
         self
     }
 

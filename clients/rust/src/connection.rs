@@ -236,7 +236,10 @@ pub(crate) async fn drive(shared: Arc<Shared>, link: Link) {
             End::Broken(words) => (words, !declared_by_now(&shared, declared)),
             End::Over(words) => (words, true),
         };
-        let Some((resume, left)) = broke(&shared, over, &words) else { break };
+        let Some((resume, left)) = broke(&shared, over) else { break };
+        if !left {
+            shared.settings.disconnected(&words);
+        }
         let again = async {
             tokio::select! {
                 biased;
@@ -253,7 +256,7 @@ pub(crate) async fn drive(shared: Arc<Shared>, link: Link) {
 }
 
 /// What to do after the connection broke: what to resume, and whether the client had left; nothing when it is closed.
-fn broke(shared: &Shared, over: bool, words: &str) -> Option<(Option<(Session, u64)>, bool)> {
+fn broke(shared: &Shared, over: bool) -> Option<(Option<(Session, u64)>, bool)> {
     let mut state = shared.state();
     state.on_break();
     if over {
@@ -265,7 +268,6 @@ fn broke(shared: &Shared, over: bool, words: &str) -> Option<(Option<(Session, u
         Phase::Drained => Some((None, true)),
         Phase::Away | Phase::Ready => {
             shared.set_phase(&mut state, Phase::Away);
-            tracing::debug!("the connection to the node is lost, connecting again: {words}");
             Some((resume, false))
         }
     }
@@ -460,7 +462,7 @@ fn take_in(shared: &Arc<Shared>, buffer: &mut BytesMut) -> Result<(), End> {
             Next::Frame(event) => state.on_event(event, &mut after),
             Next::More => break,
             Next::Bad => {
-                end = Err(End::Over("the node wrote what is no frame".to_owned()));
+                end = Err(End::Broken("the node wrote what is no frame".to_owned()));
                 break;
             }
         }

@@ -301,9 +301,13 @@ impl Event {
         self.find(key)?.bool()
     }
 
-    /// Anything of the header; none when it is not there or is something else.
+    /// Any member; none when it is not there or is something else. One list or map of an event may be its body, whose name
+    /// the header's `as` says.
     #[must_use]
     pub fn field<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        if self.text("as") == Some(key) {
+            return self.body().ok();
+        }
         ciborium::from_reader(self.find(key)?.item()?).ok()
     }
 
@@ -345,5 +349,32 @@ impl Fields {
         self.pairs += 1;
         cbor::put_text(&mut self.bytes, key);
         cbor::put_uint(&mut self.bytes, n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_presence_are_read_whatever_is_known_of_them() {
+        let rows = |metadata: ciborium::Value| {
+            let row = ciborium::value::Value::Map(vec![
+                ("key".into(), "ann".into()),
+                ("pid".into(), "<a@t.019b3f0c2a4e5f3c.100>".into()),
+                ("ref".into(), 2.into()),
+                ("metadata".into(), metadata),
+            ]);
+            let mut out = Vec::new();
+            ciborium::into_writer(&vec![row], &mut out).unwrap();
+            ciborium::from_reader::<Vec<crate::Presence>, _>(&out[..])
+        };
+        for metadata in [
+            1.into(),
+            ciborium::Value::Array(vec![1.into(), "x".into()]),
+            ciborium::Value::Map(vec![(1.into(), 2.into())]),
+        ] {
+            assert_eq!(rows(metadata.clone()).unwrap()[0].metadata, Some(metadata));
+        }
     }
 }

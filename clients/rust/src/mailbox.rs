@@ -13,7 +13,7 @@ impl Process {
     /// Cancel safe: no event is lost. Several may receive at the same time; each event is one's.
     ///
     /// # Errors
-    /// [`Code::NoProc`](crate::Code::NoProc) when the process has ended and its mailbox is empty;
+    /// [`Code::Exit`](crate::Code::Exit) when the process has ended and its mailbox is empty;
     /// [`Error::reason`] says why.
     pub async fn receive(&self) -> Result<Event> {
         let event = std::future::poll_fn(|cx| self.poll_receive(cx)).await;
@@ -91,6 +91,13 @@ impl Process {
             ended.map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Whether it has ended, and is not only given nothing any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        let state = self.shared().state();
+        let process = state.processes.get(&self.key());
+        process.is_none_or(|process| process.ended.is_some())
     }
 
     /// The next event, or why there will be none.

@@ -132,7 +132,7 @@ impl Served {
     /// Ends it: calls that are under way end with [`Code::Exit`](crate::Code::Exit) for who waits.
     ///
     /// # Errors
-    /// [`Code::NoProc`](crate::Code::NoProc) when it was ended before.
+    /// [`Code::Exit`](crate::Code::Exit) when it was ended before.
     pub async fn stop(&self) -> Result<()> {
         self.process.exit("normal").await
     }
@@ -155,7 +155,10 @@ async fn run(process: Process, functions: Arc<BTreeMap<String, Function>>) {
         let Ok(event) = event else {
             let shared = process.shared();
             let epoch = shared.state().epoch;
-            // What was given is answered, before the app goes and while it does.
+            if process.has_ended() {
+                return;
+            }
+            // What was given is answered before the app goes.
             while running.join_next().await.is_some() {}
             calls.clear();
             if anew(&process, epoch).await {

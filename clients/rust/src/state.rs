@@ -478,7 +478,8 @@ impl State {
     ) -> Result<Option<oneshot::Receiver<Result<Event>>>> {
         let process = self.processes.get(&key).filter(|process| process.ended.is_none());
         let Some(process) = process else {
-            return Err(Error::new(Code::NoProc, false, "this process has ended"));
+            let reason = self.processes.get(&key).and_then(|process| process.ended.as_deref());
+            return Err(Error::ended(reason.unwrap_or("normal")));
         };
         let pid = if key == OWN { None } else { process.pid.as_deref() };
         let (timeout, parts, answers) = match want {

@@ -90,7 +90,8 @@ pub(crate) fn event(event: &Event) -> Json {
         members.remove("pid");
         let body = event.body::<Any>().map_or(Json::Null, |body| shown(&body));
         if !event.bytes().is_empty() {
-            members.insert("body".to_owned(), body);
+            let name = members.remove("as").and_then(|name| name.as_str().map(str::to_owned));
+            members.insert(name.unwrap_or_else(|| "body".to_owned()), body);
         }
     }
     seen
