@@ -172,7 +172,7 @@ impl Failed {
     }
 }
 
-type Callback<T: ?Sized> = Option<Box<dyn Fn(&T) + Send + Sync>>;
+type Callback<T> = Option<Box<dyn Fn(&T) + Send + Sync>>;
 
 /// How a client is, from the beginning.
 pub(crate) struct Settings {
@@ -183,7 +183,7 @@ pub(crate) struct Settings {
     pub(crate) process: Option<String>,
     pub(crate) draining: Callback<()>,
     drained: Callback<()>,
-    disconnected: Callback<str>,
+    disconnected: Callback<String>,
     failed: Callback<Failed>,
     report: Callback<Report>,
 }
@@ -245,7 +245,7 @@ impl Settings {
         }
     }
 
-    pub(crate) fn disconnected(&self, reason: &str) {
+    pub(crate) fn disconnected(&self, reason: &String) {
         match &self.disconnected {
             Some(callback) => callback(reason),
             None => {
@@ -311,7 +311,7 @@ impl Builder {
 
     /// The connection broke, and why; the client is about to connect again. [`Builder::on_report`] says what came of it.
     pub fn on_disconnected(mut self, callback: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        self.settings.disconnected = Some(Box::new(callback));
+        self.settings.disconnected = Some(Box::new(move |reason: &String| callback(reason)));
         self
     }
 

@@ -114,11 +114,11 @@ async fn greet(
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let (mut frames, mut draining) = (0, false);
     let mut resume = resume;
-    let mut id = 0;
     loop {
         let op = hello(shared, resume.as_ref(), is_first);
         let mut out = Vec::new();
-        op.append(&mut out, None, Some(id));
+        // Other commands count from 1.
+        op.append(&mut out, None, Some(0));
         write_all(&stream, &out).await?;
         let error = loop {
             let event = match next(&mut buffer) {
@@ -146,7 +146,6 @@ async fn greet(
         if resume.take().is_none() || error.code() != &Code::NotFound {
             return Err(Trouble::Refused(error));
         }
-        id += 1;
     }
 }
 
@@ -348,6 +347,10 @@ async fn session(shared: &Arc<Shared>, link: Link, declared: bool) -> End {
     let Link { stream, mut buffer, .. } = link;
     let mut written = Vec::new();
     let mut offset = 0;
+    // What came right behind the welcome.
+    if let Err(end) = take_in(shared, &mut buffer) {
+        return end;
+    }
     let io = std::future::poll_fn(|cx| {
         let result = turn(shared, &stream, &mut buffer, &mut written, &mut offset, cx);
         match result {
@@ -433,7 +436,12 @@ fn turn(
                         Poll::Pending => break,
                     }
                 }
-                Err(error) => return Err(broken(error)),
+                Err(error) => {
+                    // What came before the break counts as received.
+                    while matches!(read(stream, buffer), Ok(true)) {}
+                    take_in(shared, buffer)?;
+                    return Err(broken(error));
+                }
             }
         }
         match stream.poll_read_ready(cx) {
@@ -467,7 +475,8 @@ fn take_in(shared: &Arc<Shared>, buffer: &mut BytesMut) -> Result<(), End> {
             }
         }
         if after.died {
-            end = Err(End::Over("the session's own process has ended".to_owned()));
+            // The node does not know the session any more, and says so to who wants to resume it.
+            end = Err(End::Broken("the session's own process has ended".to_owned()));
             break;
         }
     }

@@ -48,7 +48,7 @@ codes! {
     Denied "denied" "It is not this session's, or not for it.",
     Draining "draining" "The node is about to leave.",
     Exception "exception" "The callee failed; see `class`, `reason` and `stack`.",
-    Exit "exit" "The callee died, or the process itself has; see `reason`.",
+    Exit "exit" "The callee died; see `reason`.",
     Lost "lost" "The connection was lost. Of the client itself.",
     NoConnection "noconnection" "The node is not connected, or was lost meanwhile.",
     NoProc "noproc" "There is no such process, or it has ended.",
@@ -122,7 +122,7 @@ impl Error {
     }
 
     pub(crate) fn ended(reason: &str) -> Self {
-        let mut error = Self::new(Code::Exit, false, format!("this process has ended: {reason}"));
+        let mut error = Self::new(Code::NoProc, false, format!("this process has ended: {reason}"));
         error.0.reason = Some(reason.to_owned());
         error
     }

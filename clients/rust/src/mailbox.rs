@@ -13,7 +13,7 @@ impl Process {
     /// Cancel safe: no event is lost. Several may receive at the same time; each event is one's.
     ///
     /// # Errors
-    /// [`Code::Exit`](crate::Code::Exit) when the process has ended and its mailbox is empty;
+    /// [`Code::NoProc`](crate::Code::NoProc) when the process has ended and its mailbox is empty;
     /// [`Error::reason`] says why.
     pub async fn receive(&self) -> Result<Event> {
         let event = std::future::poll_fn(|cx| self.poll_receive(cx)).await;

@@ -207,7 +207,7 @@ impl Process {
     /// the session, which begins anew.
     ///
     /// # Errors
-    /// [`Code::Exit`](crate::Code::Exit) when it has ended before.
+    /// [`Code::NoProc`](crate::Code::NoProc) when it has ended before.
     pub async fn exit(&self, reason: &str) -> Result<()> {
         let mut op = Op::new("exit");
         if reason != "normal" {

@@ -132,7 +132,7 @@ impl Served {
     /// Ends it: calls that are under way end with [`Code::Exit`](crate::Code::Exit) for who waits.
     ///
     /// # Errors
-    /// [`Code::Exit`](crate::Code::Exit) when it was ended before.
+    /// [`Code::NoProc`](crate::Code::NoProc) when it was ended before.
     pub async fn stop(&self) -> Result<()> {
         self.process.exit("normal").await
     }

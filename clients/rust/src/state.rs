@@ -702,7 +702,9 @@ impl State {
 
     pub(crate) fn on_event(&mut self, event: Event, after: &mut After) {
         self.seen += 1;
-        if let Some(mut report) = self.report.take() {
+        // Before the gap come at most the `ok` of the hello and that the node is about to leave.
+        let tells = event.id != Some(0) && event.kind() != Kind::Draining;
+        if let Some(mut report) = if tells { self.report.take() } else { None } {
             if event.kind() == Kind::Gap && event.reason() == Some("resumed") {
                 report.lost_events = event.uint("lost").unwrap_or(0);
                 self.lose_answers();
@@ -943,13 +945,6 @@ impl State {
                 process.end("shutdown", &mut after.wakers);
             }
             process.ending = false;
-            if !quiet && process.ended.is_none() {
-                let gap = Event::make(Kind::Gap, |fields| {
-                    fields.uint("lost", 0);
-                    fields.text("reason", "restarted");
-                });
-                process.push(epoch, gap, &mut after.wakers);
-            }
         }
         for (reference, (key, to)) in monitors {
             let down = Event::make(Kind::Down, |fields| {
@@ -983,6 +978,13 @@ impl State {
             } else if key != OWN {
                 process.end("noconnection", &mut after.wakers);
             }
+        }
+        for process in self.processes.values_mut().filter(|p| !quiet && p.ended.is_none()) {
+            let gap = Event::make(Kind::Gap, |fields| {
+                fields.uint("lost", 0);
+                fields.text("reason", "restarted");
+            });
+            process.push(epoch, gap, &mut after.wakers);
         }
         let ended: Vec<Key> =
             self.processes.iter().filter(|(_, p)| p.ended.is_some()).map(|(key, _)| *key).collect();

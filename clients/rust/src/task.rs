@@ -50,7 +50,7 @@ impl<T> Task<T> {
     /// Stops the function, and ends its process with the reason `shutdown`, which links hear.
     ///
     /// # Errors
-    /// [`Code::Exit`] when it has ended before.
+    /// [`Code::NoProc`](crate::Code::NoProc) when it has ended before.
     pub async fn shutdown(self) -> Result<()> {
         self.handle.abort();
         self.process.exit("shutdown").await

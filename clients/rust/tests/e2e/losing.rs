@@ -204,7 +204,7 @@ async fn all_that_was_declared_is_declared_again_to_a_node_that_was_restarted() 
     // Who was linked with somebody else hears that, or ends by it.
     let heard = within(member.receive_where(|event| event.kind() == Kind::Exit)).await.unwrap();
     assert_eq!(heard.reason(), Some("noconnection"));
-    assert_eq!(code(linked.send("app", 1).await), Code::Exit);
+    assert_eq!(code(linked.send("app", 1).await), Code::NoProc);
     module.stop().await.unwrap();
     eventually("the module is gone", || async {
         client.rpc::<u32>("any", "math", "one", ()).await.is_err()

@@ -263,7 +263,7 @@ async fn links_monitors_names_and_timers_do_what_their_names_say() {
     assert_eq!((heard[0].kind(), heard[0].reference()), (Kind::Down, Some(reference)));
     assert_eq!((heard[1].kind(), heard[1].from()), (Kind::Exit, Some(pid)));
     assert!(heard.iter().all(|event| event.reason() == Some("sold out")));
-    assert_eq!(code(two.receive().await), Code::Exit);
+    assert_eq!(code(two.receive().await), Code::NoProc);
 
     one.register("first").await.unwrap();
     one.register_global("first").await.unwrap();
