@@ -46,6 +46,8 @@ mod process;
 mod serve;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod watch;
 
