@@ -297,7 +297,7 @@ impl Driver {
             "leave" => done(process.leave(group).await),
             "members" => {
                 let members = process.members(group).await?;
-                Ok(members.iter().map(|pid| pid.as_str()).collect::<Vec<_>>().into())
+                Ok(members.iter().map(pillion_client::Pid::as_str).collect::<Vec<_>>().into())
             }
             "monitor_nodes" => {
                 let mut watch = process.watch_nodes().await?;

@@ -114,7 +114,7 @@ impl Shared {
             _ => None,
         };
         self.set_phase(&mut state, Phase::Closed);
-        self.release(state);
+        crate::state::release(state);
         self.closing.notify_one();
         answer
     }
@@ -249,7 +249,7 @@ impl Settings {
         match &self.disconnected {
             Some(callback) => callback(reason),
             None => {
-                tracing::debug!("the connection to the node is lost, connecting again: {reason}")
+                tracing::debug!("the connection to the node is lost, connecting again: {reason}");
             }
         }
     }
@@ -258,7 +258,7 @@ impl Settings {
         match &self.drained {
             Some(callback) => callback(&()),
             None => {
-                tracing::info!("left the node, which is about to leave; looking for another one")
+                tracing::info!("left the node, which is about to leave; looking for another one");
             }
         }
     }

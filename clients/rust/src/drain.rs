@@ -112,6 +112,6 @@ fn goodbye(shared: &Shared, epoch: u32) -> Goodbye {
     }
     let answer = state.write(OWN, &Op::new("bye"), Want::Answer, None).ok().flatten();
     shared.set_phase(&mut state, Phase::Drained);
-    shared.release(state);
+    crate::state::release(state);
     Goodbye::Said(answer)
 }

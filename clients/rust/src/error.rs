@@ -1,6 +1,6 @@
 //! What went wrong, by the code that the node gives or that the client gives for it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::event::Event;
 
@@ -267,7 +267,7 @@ impl<E: std::error::Error> From<E> for Failure {
         let mut stack = format!("{class}: {error}\n");
         let mut source = error.source();
         while let Some(cause) = source {
-            stack.push_str(&format!("caused by: {cause}\n"));
+            let _ = writeln!(stack, "caused by: {cause}");
             source = cause.source();
         }
         Self { class, reason: error.to_string(), stack: Some(stack) }

@@ -354,8 +354,6 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn rows_of_presence_are_read_whatever_is_known_of_them() {
         let rows = |metadata: ciborium::Value| {

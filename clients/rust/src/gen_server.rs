@@ -1,4 +1,4 @@
-//! GenServers: a process with callbacks, which handles one event at a time.
+//! A `GenServer`: a process with callbacks, which handles one event at a time.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -179,8 +179,8 @@ impl Process {
             return Err(Error::failed(&failure));
         }
         shared.run(async move {
-            let _alive = alive;
             run(server, context, stopped).await;
+            drop(alive);
         });
         Ok(handle)
     }

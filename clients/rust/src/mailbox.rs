@@ -46,7 +46,7 @@ impl Process {
                     if wanted(&event) {
                         let mut state = self.shared().state();
                         let taken = state.take(self.key(), Some(number));
-                        self.shared().release(state);
+                        crate::state::release(state);
                         if let Some(event) = taken {
                             return Poll::Ready(Ok(event));
                         }
@@ -57,7 +57,7 @@ impl Process {
                     continue;
                 }
                 let over = state.wait(self.key(), cx.waker());
-                self.shared().release(state);
+                crate::state::release(state);
                 return match over {
                     Some(reason) => Poll::Ready(Err(Error::over(&reason))),
                     None => Poll::Pending,
@@ -110,7 +110,7 @@ impl Process {
                 None => Poll::Pending,
             },
         };
-        self.shared().release(state);
+        crate::state::release(state);
         polled
     }
 }

@@ -41,7 +41,7 @@ impl Drop for Inner {
                 let _ = state.write(OWN, &exit, Want::Answer, None);
             }
         }
-        self.shared.release(state);
+        crate::state::release(state);
         self.shared.idle.notify_waiters();
     }
 }

@@ -204,7 +204,7 @@ impl Drop for Consumed {
         if state.is_waiting(self.0.key()) {
             state.tell_consumed(self.0.key());
         }
-        self.0.shared().release(state);
+        crate::state::release(state);
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) idle: Notify,
     pub(crate) closing: Notify,
     pub(crate) settings: Settings,
+    /// Whoever has to wait to write something does so here, in the order in which they came.
+    turn: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -259,6 +261,15 @@ impl Process {
     }
 }
 
+/// Releases the lock, and wakes the driver when there is something to write.
+pub(crate) fn release(mut state: MutexGuard<'_, State>) {
+    let driver = if state.out.is_empty() { None } else { state.driver.take() };
+    drop(state);
+    if let Some(driver) = driver {
+        driver.wake();
+    }
+}
+
 impl Shared {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
@@ -268,6 +279,7 @@ impl Shared {
             idle: Notify::new(),
             closing: Notify::new(),
             settings,
+            turn: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(JoinSet::new()),
         }
     }
@@ -302,15 +314,6 @@ impl Shared {
         self.idle.notify_waiters();
     }
 
-    /// Releases the lock, and wakes the driver when there is something to write.
-    pub(crate) fn release(&self, mut state: MutexGuard<'_, State>) {
-        let driver = if state.out.is_empty() { None } else { state.driver.take() };
-        drop(state);
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-    }
-
     /// Does what was left for after the lock.
     pub(crate) fn finish(self: &Arc<Self>, after: After) {
         after.wakers.into_iter().for_each(Waker::wake);
@@ -339,14 +342,25 @@ impl Shared {
         mut then: Option<Then>,
     ) -> Result<Option<oneshot::Receiver<Result<Event>>>> {
         op.check()?;
-        if let Put::Done(answer) = self.attempt(key, op, want, &mut then, false)? {
+        // Nobody is overtaken that waits already.
+        if let Ok(_turn) = self.turn.try_lock()
+            && let Put::Done(answer) = self.attempt(key, op, want, &mut then, false)?
+        {
             return Ok(answer);
         }
         let patience = match want {
             Want::Call(timeout) | Want::Parts(timeout, _) => timeout,
             _ => PATIENCE,
         };
-        let deadline = Instant::now() + patience;
+        let mut deadline = Instant::now() + patience;
+        let _turn = loop {
+            match tokio::time::timeout_at(deadline, self.turn.lock()).await {
+                Ok(turn) => break turn,
+                // The node is there and does not keep up: that is felt for as long as it lasts.
+                Err(_) if self.state().phase == Phase::Ready => deadline += patience,
+                Err(_) => return Err(Error::lost(false)),
+            }
+        };
         loop {
             let mut phase = self.phase.subscribe();
             let mut room = std::pin::pin!(self.room.notified());

@@ -22,7 +22,7 @@ pub struct Subscribe<'a> {
     op: Op,
 }
 
-impl<'a> Subscribe<'a> {
+impl Subscribe<'_> {
     /// As a member of a queue group: of all its members in the mesh one gets each message.
     pub fn group(mut self, group: &str) -> Self {
         self.op = self.op.text("group", group);

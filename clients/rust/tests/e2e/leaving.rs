@@ -34,8 +34,8 @@ impl GenServer for Counter {
 #[tokio::test]
 async fn a_node_that_is_told_to_stop_is_left_without_a_call_lost_and_the_next_one_is_found() {
     let Some(place) = Place::new() else { return };
-    let (a, b, caller, _right) = two(&place).await;
-    drop(_right);
+    let (a, b, caller, right) = two(&place).await;
+    drop(right);
     let drained = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&drained);
     let builder = b.builder().on_drained(move || {
