@@ -66,9 +66,10 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
     match *args {
         ["serve"] => {
             let task = client.task(Spawn::new().name("bot"), run_loop).await?;
+            println!("registered as bot");
             tokio::select! {
                 biased;
-                _ = tokio::signal::ctrl_c() => {}
+                () = stopped() => {}
                 ended = task.result(Duration::from_secs(u64::from(u32::MAX))) => ended?,
             }
         }
@@ -78,6 +79,17 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
     }
     client.close().await?;
     Ok(())
+}
+
+/// Waits for ctrl-c or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -75,7 +75,8 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
     match *args {
         ["serve"] => {
             let server = KeyValueStore::start(&client, "primary_store").await?;
-            tokio::signal::ctrl_c().await?;
+            println!("registered as primary_store");
+            stopped().await;
             server.stop("normal").await;
         }
         ["set", to, key, value] => {
@@ -95,6 +96,17 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
     }
     client.close().await?;
     Ok(())
+}
+
+/// Waits for ctrl-c or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]

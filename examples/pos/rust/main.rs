@@ -59,9 +59,10 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
         ["serve"] | ["serve", _] => {
             let server = args.get(1).copied().unwrap_or("server@server");
             let pos = client.spawn(Spawn::new().name("pos")).await?;
+            println!("registered as pos");
             tokio::select! {
                 biased;
-                _ = tokio::signal::ctrl_c() => {}
+                () = stopped() => {}
                 ended = serve(pos, server) => ended?,
             }
         }
@@ -70,6 +71,17 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
     }
     client.close().await?;
     Ok(())
+}
+
+/// Waits for ctrl-c or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]

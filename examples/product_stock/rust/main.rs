@@ -96,9 +96,10 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
         ["serve"] | ["serve", _] => {
             let name = args.get(1).copied().unwrap_or("product_stock");
             let process = client.spawn(Spawn::new().name(name)).await?;
+            println!("registered as {name}");
             tokio::select! {
                 biased;
-                _ = tokio::signal::ctrl_c() => {}
+                () = stopped() => {}
                 ended = handle_stock(process) => ended?,
             }
         }
@@ -114,6 +115,17 @@ async fn run(args: &[&str]) -> Result<(), Failure> {
     }
     client.close().await?;
     Ok(())
+}
+
+/// Waits for ctrl-c or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]

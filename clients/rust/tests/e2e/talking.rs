@@ -268,6 +268,10 @@ async fn links_monitors_names_and_timers_do_what_their_names_say() {
     one.register("first").await.unwrap();
     one.register_global("first").await.unwrap();
     assert_eq!(left.whereis("first").await.unwrap(), Some(one.pid()));
+    crate::support::eventually("the other node knows the name", || async {
+        right.whereis("global:first").await.unwrap().is_some()
+    })
+    .await;
     assert_eq!(code(right.register_global("first").await), Code::Taken);
     right.send("global:first", "by its global name").await.unwrap();
     assert_eq!(
