@@ -1,5 +1,6 @@
 //! Whom a message is for: a pid, a name, a name on a node, `global:NAME` or `group:NAME`; all of them are texts.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -34,6 +35,13 @@ impl Deref for Pid {
 
 impl AsRef<str> for Pid {
     fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// It is looked up by its text.
+impl Borrow<str> for Pid {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

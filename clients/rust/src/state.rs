@@ -391,7 +391,7 @@ impl State {
     }
 
     pub(crate) fn key_of(&self, pid: &str) -> Option<Key> {
-        self.by_pid.get(&Pid::from(pid)).copied()
+        self.by_pid.get(pid).copied()
     }
 
     pub(crate) fn declare(&mut self, rank: u8, declaration: Declaration) {

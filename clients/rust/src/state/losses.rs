@@ -168,7 +168,7 @@ impl State {
             let other = if own.as_deref() == Some(to.as_str()) {
                 Some(OWN)
             } else {
-                ours.get(&Pid::from(to.as_str())).copied()
+                ours.get(to.as_str()).copied()
             };
             if let Some(other) = other {
                 // Both ends are the client's, and both will be there again.
