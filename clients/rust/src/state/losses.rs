@@ -9,7 +9,6 @@ use crate::client::Report;
 use crate::error::{Code, Error};
 use crate::event::{Event, Kind};
 use crate::op::Op;
-use crate::pid::Pid;
 
 impl State {
     // ===== the connection comes and goes =====
