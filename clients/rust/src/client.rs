@@ -198,7 +198,7 @@ impl Default for Settings {
         Self {
             socket: None,
             name,
-            grace: Duration::from_secs(30),
+            grace: Duration::ZERO,
             connect_timeout: PATIENCE,
             process,
             draining: None,
@@ -284,7 +284,8 @@ impl Builder {
         self
     }
 
-    /// How long the node keeps this app's processes when the connection breaks: 30 s when left out, an hour at most.
+    /// How long the node keeps this app's processes when the connection breaks: not at all when left out, an hour at
+    /// most. Others hear of an app that was killed only then.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self

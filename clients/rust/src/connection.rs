@@ -163,7 +163,8 @@ fn hello(shared: &Shared, resume: Option<&(Session, u64)>, is_first: bool) -> Op
     let settings = &shared.settings;
     let grace = u64::try_from(settings.grace.as_millis()).unwrap_or(u64::MAX >> 11);
     let op = Op::new("hello").uint("version", 1).text("client", &settings.name);
-    let op = op.field("delivery", &Delivery { window: WINDOW }).uint("grace_ms", grace);
+    let op = op.field("delivery", &Delivery { window: WINDOW });
+    let op = if grace > 0 { op.uint("grace_ms", grace) } else { op };
     match resume {
         Some((session, seen)) => {
             let resume = Resume { session: session.number, secret: &session.secret, seen: *seen };
