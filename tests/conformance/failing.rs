@@ -1,0 +1,1 @@
+//! Clients that do not do what they should: the kit finds out.
