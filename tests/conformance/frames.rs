@@ -8,8 +8,6 @@ use pillion::wire::cbor::{self, Reader};
 use pillion::wire::event::split_frame;
 use serde_json::{Map, Value};
 
-/// What stands behind the name of a header's second member of one name, as `down` has two `pid`.
-const AGAIN: &str = "#2";
 /// Members of answers that are the frame's body. `as` says so in the header.
 const NOUNS: [&str; 16] = [
     "diagnosis",
@@ -48,12 +46,13 @@ pub fn write(frame: &Value) -> Result<Vec<u8>, String> {
                 body = bytes.to_vec();
             }
         } else {
-            head.push((key.strip_suffix(AGAIN).unwrap_or(key), to_cbor(value)?));
+            head.push((key, to_cbor(value)?));
         }
     }
-    // As the node has it: what it is comes first; and the process of a mailbox last.
+    // As the node has it: what it is comes first, and whose mailbox it is in last.
     head.sort_by_key(|(key, _)| match *key {
         "ev" | "op" => 0,
+        "pid" => 2,
         _ => 1,
     });
     let mut written = Vec::new();
@@ -105,10 +104,11 @@ pub fn read(frame: &[u8]) -> Result<Value, String> {
         let item = &before[..before.len() - reader.rest().len()];
         let text = cbor_to_json(item).ok_or("a header member that is no JSON")?;
         let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let key =
-            if members.contains_key(key) { format!("{key}{AGAIN}") } else { key.to_owned() };
+        if members.contains_key(key) {
+            return Err(format!("a header with `{key}` twice"));
+        }
         if !value.is_null() || members.contains_key("ev") {
-            members.insert(key, value);
+            members.insert(key.to_owned(), value);
         }
     }
     if !reader.rest().is_empty() {
