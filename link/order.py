@@ -16,6 +16,7 @@ to what a node does.
 import base64
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -26,14 +27,21 @@ import time
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PILLION = os.path.join(ROOT, "target/unordered/release/pillion")
+UNORDERED = os.path.join(ROOT, "target/unordered")
+# With shared libraries, and static: what is generic is made in other crates there, and so has other names.
+MUSL = f"{platform.machine()}-unknown-linux-musl"
+PILLIONS = [os.path.join(UNORDERED, place, "release/pillion") for place in ("", MUSL)]
+# Other nodes, enough that trees of theirs branch and that newcomers are no longer told every name.
+OTHERS = 18
 CLUSTER = os.path.join(ROOT, "tests/kubernetes/cluster")
 CALLGRIND = ["valgrind", "--tool=callgrind", "--demangle=no"]
 
 
 def build():
     env = dict(os.environ, PILLION_UNORDERED="1")
-    subprocess.run(["cargo", "build", "--release", "--target-dir", "target/unordered"], cwd=ROOT, env=env, check=True)
+    for target in ([], ["--target", MUSL]):
+        command = ["cargo", "build", "--release", "--target-dir", UNORDERED, *target]
+        subprocess.run(command, cwd=ROOT, env=env, check=True)
 
 
 def until(what, test):
@@ -105,13 +113,13 @@ def exercise(mine, theirs):
     one.socket.close()
 
 
-def profile(scratch):
+def profile(scratch, pillion):
     env = dict(os.environ, PILLION_DIR=scratch, HOME=scratch, XDG_CONFIG_HOME=scratch)
     env.pop("PILLION_SOCKET", None)
     outputs, nodes = [], []
 
     def node(name, watched, *more):
-        command = [PILLION, "up", "--name", name, *more]
+        command = [pillion, "up", "--name", name, *more]
         if watched:
             output = os.path.join(scratch, name + ".callgrind")
             outputs.append(output)
@@ -120,7 +128,7 @@ def profile(scratch):
             nodes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
 
     def cli(*arguments):
-        return subprocess.run([PILLION, *arguments], env=env, capture_output=True, text=True, check=False).stdout
+        return subprocess.run([pillion, *arguments], env=env, capture_output=True, text=True, check=False).stdout
 
     def path(mesh, name):
         return os.path.join(scratch, mesh, name + ".sock")
@@ -130,7 +138,9 @@ def profile(scratch):
     node("a", True)
     node("b", False)
     node("c", True)
-    until("the mesh", lambda: cli("nodes", "--socket", path("default", "b"), "--json").count('"connected"') == 2)
+    for other in range(OTHERS):
+        node(f"other{other}", False)
+    until("the mesh", lambda: cli("nodes", "--socket", path("default", "b"), "--json").count('"connected"') == OTHERS + 2)
     for watched in ("a", "c"):
         for _ in range(3):
             cli("ping", "b", "--socket", path("default", watched))
@@ -168,16 +178,16 @@ class Cluster:
         subprocess.run([CLUSTER, "down"], env=self.env, check=True)
 
 
-def profile_pod(scratch):
+def profile_pod(scratch, pillion):
     """What a node does in a pod."""
     cluster = Cluster(scratch)
     try:
-        return run_pod(scratch, cluster)
+        return run_pod(scratch, pillion, cluster)
     finally:
         cluster.down()
 
 
-def run_pod(scratch, cluster):
+def run_pod(scratch, pillion, cluster):
     until("the namespace", lambda: "default" in cluster.kubectl("get", "namespaces", "-o", "name"))
     cluster.make("ServiceAccount", "v1", "web")
     for secret in ("pillion-ca", "pillion-webhook-tls"):
@@ -186,7 +196,7 @@ def run_pod(scratch, cluster):
     cluster.make("MutatingWebhookConfiguration", "admissionregistration.k8s.io/v1", "pillion", webhooks=[])
     mesh = {"name": "mesh", "port": 4470}
     cluster.make("Service", "v1", "pillion-default", spec={"clusterIP": "None", "ports": [mesh]})
-    for pod in ("web-0", "web-1"):
+    for pod in (f"web-{number}" for number in range(OTHERS + 1)):
         container = {"name": "web", "image": "web"}
         spec = {"containers": [container], "serviceAccountName": "web", "automountServiceAccountToken": False}
         cluster.make("Pod", "v1", pod, spec=spec)
@@ -207,11 +217,15 @@ def run_pod(scratch, cluster):
         with open(log) as lines:
             return re.search(words, lines.read())
 
+    def counted(log, words):
+        with open(log) as lines:
+            return lines.read().count(words)
+
     template = os.path.join(ROOT, "tests/kubernetes_api/sidecar.json")
     local = ["--listen", "127.0.0.1:0", "--health", "127.0.0.1:0"]
     names = ["--namespace", "default", "--name", "pillion", "--host", "127.0.0.1"]
     env = dict(os.environ, KUBECONFIG=os.path.join(cluster.directory, "admin.yaml"))
-    run([PILLION, "injector", *names, "--template", template, *local], log, env=env)
+    run([pillion, "injector", *names, "--template", template, *local], log, env=env)
     until("the injector", lambda: logged(log, r"the webhook is on \S*127.0.0.1:(\d+)"))
     issuer = logged(log, r"the webhook is on \S*127.0.0.1:(\d+)")[1]
     bundle = "jsonpath={.data.ca\\.crt}"
@@ -234,7 +248,7 @@ def run_pod(scratch, cluster):
         write("namespace", "default")
         with open(os.path.join(cluster.directory, "certs/apiserver.crt")) as certificate:
             write("ca.crt", certificate.read())
-        command = [PILLION, "up", "--name", f"web@{name}.default", "--socket", os.path.join(place, "p.sock")]
+        command = [pillion, "up", "--name", f"web@{name}.default", "--socket", os.path.join(place, "p.sock")]
         command += ["--socket-mode", "0666", *local, "--log-format", "json", *more]
         command += ["--issuer", f"https://127.0.0.1:{issuer}/v1/certificate", "--issuer-token", f"{account}/issued"]
         if watched:
@@ -257,9 +271,11 @@ def run_pod(scratch, cluster):
         watch = ["--strategy", "kubernetes://?service=pillion-default&namespace=default"]
         theirs, log = pod("web-1", False, "--strategy", "none")
         until("the other node", lambda: logged(log, "is up.*port (\\d+)"))
-        port = logged(log, "is up.*port (\\d+)")[1]
-        mine, log = pod("web-0", True, *watch, "--join", f"127.0.0.1:{port}")
-        until("the two nodes", lambda: logged(log, '"joined"'))
+        join = ("--join", f"127.0.0.1:{logged(log, 'is up.*port ([0-9]+)')[1]}")
+        mine, log = pod("web-0", True, *watch, *join)
+        for number in range(2, OTHERS + 1):
+            pod(f"web-{number}", False, "--strategy", "none", *join)
+        until("the mesh", lambda: counted(log, '"joined"') == OTHERS)
         health = logged(log, r"http://127.0.0.1:(\d+)")[1]
         for path in ("startupz", "readyz", "livez", "metrics"):
             for _ in range(3):
@@ -301,7 +317,8 @@ def write(runs):
         for ran in runs:
             new = {found for name in ran if (found := pattern(name))} - listed
             listed |= new
-            script.writelines(f"    *(.text.{name})\n" for name in sorted(new))
+            # What the compiler takes to be unlikely has sections of its own.
+            script.writelines(f"    *(.text.{name} .text.unlikely.{name})\n" for name in sorted(new))
         script.write("  }\n}\nINSERT BEFORE .text;\n")
     print(f"{len(listed)} patterns")
 
@@ -309,6 +326,10 @@ def write(runs):
 if __name__ == "__main__":
     if "--built" not in sys.argv:
         build()
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chmod(scratch, 0o700)
-        write(profile(scratch) + profile_pod(scratch))
+    found = []
+    for pillion in PILLIONS:
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chmod(scratch, 0o700)
+            found.append(profile(scratch, pillion) + profile_pod(scratch, pillion))
+    # The same run of each program, then the next one.
+    write([set().union(*same) for same in zip(*found, strict=True)])

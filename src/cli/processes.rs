@@ -124,7 +124,7 @@ pub(super) async fn monitor(globals: &Globals, args: &MonitorArgs) -> Result<(),
         };
         let reason = down.text("reason").unwrap_or_default();
         connection.output.tell(&down, || {
-            let whom = down.text("pid").unwrap_or(&args.to);
+            let whom = down.text("from").unwrap_or(&args.to);
             clean(&format!("down {whom}: {reason}"))
         })?;
         return match reason {

@@ -37,9 +37,9 @@ pub(super) enum Watcher {
     Remote { peer: PeerId, reference: u64 },
 }
 
-/// The `down` event. `name` is there when the monitor was set up by a name.
+/// The `down` event: `from` is who died, as in `exit`; `pid` stays for whose mailbox it lies in. `name` is there when the monitor was set up by a name.
 fn down(reference: u64, pid: Option<&Pid>, name: Option<&str>, reason: &str) -> Head {
-    let mut head = Head::event("down").uint("ref", reference).pid("pid", pid);
+    let mut head = Head::event("down").uint("ref", reference).pid("from", pid);
     if let Some(name) = name {
         head = head.text("name", name);
     }

@@ -59,7 +59,7 @@ fn what_a_node_offers_is_started_from_another_one_with_its_arguments_as_they_are
 
     kill_process(only_child(&mut here, "worker"), Signal::KILL).unwrap();
     let down = there.event_of("down");
-    assert_eq!((&down["ref"], &down["pid"]), (&told["ref"], &told["pid"]));
+    assert_eq!((&down["ref"], &down["from"]), (&told["ref"], &told["pid"]));
     assert_eq!(down["reason"], "signal 9");
     // It is temporary: nobody starts it again.
     eventually("it is forgotten", || supervisor(&mut here, "worker")["specs"] == 0);

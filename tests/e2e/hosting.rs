@@ -105,7 +105,7 @@ fn b13_a_supervised_store_that_crashes_comes_again_with_its_first_state_and_its_
     let crashed = there.ask(crash);
     assert_eq!((&crashed["code"], &crashed["reason"]), (&json!("exit"), &json!("exit_status 3")));
     let down = there.event_of("down");
-    assert_eq!((&down["reason"], &down["pid"]), (&json!("exit_status 3"), &before["pid"]));
+    assert_eq!((&down["reason"], &down["from"]), (&json!("exit_status 3"), &before["pid"]));
 
     let after = running(&mut here, "store", &before);
     assert_ne!(after["pid"], before["pid"]);
@@ -130,7 +130,7 @@ fn the_kill_of_a_program_is_a_down_at_another_node_with_the_signal_as_its_reason
     kill_process(os_pid(&app), Signal::KILL).unwrap();
     let down = there.event();
     assert_eq!((&down["ev"], &down["ref"]), (&json!("down"), &reference));
-    assert_eq!((&down["reason"], &down["pid"]), (&json!("signal 9"), &app["pid"]));
+    assert_eq!((&down["reason"], &down["from"]), (&json!("signal 9"), &app["pid"]));
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn pairs(mut test: impl FnMut(App, App)) {
 fn assert_down(event: &Value, reference: &Value, pid: &str, reason: &str) {
     assert_eq!(event["ev"], "down", "{event}");
     assert_eq!(event["ref"], *reference, "{event}");
-    assert_eq!(event["pid"], pid, "{event}");
+    assert_eq!(event["from"], pid, "{event}");
     assert_eq!(event["reason"], reason, "{event}");
 }
 
@@ -39,6 +39,19 @@ fn settled(app: &mut App, other: &mut App) {
     let own = app.pid.clone();
     other.send(&own, json!("settled"));
     assert_eq!(app.body(), "settled");
+}
+
+#[test]
+fn a_down_says_who_died_and_in_whose_mailbox_it_lies() {
+    pairs(|mut watcher, mut app| {
+        let (target, other) = (app.spawn(json!({})), watcher.spawn(json!({})));
+        let answer = watcher.ok(json!({"op": "monitor", "to": target, "pid": other}));
+        settled(&mut app, &mut watcher);
+        app.ok(json!({"op": "exit", "pid": target, "reason": "done"}));
+        let down = watcher.event();
+        assert_down(&down, &answer["ref"], &target, "done");
+        assert_eq!(down["pid"], other.as_str(), "{down}");
+    });
 }
 
 #[test]

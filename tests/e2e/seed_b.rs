@@ -62,7 +62,7 @@ fn b4_the_crash_of_a_child_that_is_not_linked_leaves_its_parent_alive() {
         app.ok(json!({"op": "exit", "pid": child, "reason": "crashed"}));
         let down = app.event();
         assert_eq!(down["ev"], "down");
-        assert_eq!((&down["ref"], &down["pid"]), (&monitor, &child));
+        assert_eq!((&down["ref"], &down["from"]), (&monitor, &child));
         assert_eq!(down["reason"], "crashed");
         app.nothing();
     }
@@ -131,7 +131,7 @@ fn b7_killing_the_bot_takes_its_linked_parent_along_unless_it_traps_exits() {
             } else {
                 let down = watcher.event();
                 assert_eq!(down["reason"], "killed");
-                assert_eq!(down["pid"], parent.pid.as_str());
+                assert_eq!(down["from"], parent.pid.as_str());
                 let said = parent.last_words();
                 assert_eq!(said.last().unwrap()["reason"], "killed", "{said:?}");
             }

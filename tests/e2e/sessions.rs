@@ -274,7 +274,7 @@ fn the_end_of_a_connection_kills_its_processes_with_the_reason_disconnected() {
         while !missing.is_empty() {
             let down = watcher.event();
             assert_eq!((&down["ev"], &down["reason"]), (&json!("down"), &json!("disconnected")));
-            assert!(missing.remove(down["pid"].as_str().unwrap()), "twice: {down}");
+            assert!(missing.remove(down["from"].as_str().unwrap()), "twice: {down}");
         }
         watcher.nothing();
         assert_eq!(watcher.ok(json!({"op": "registered"}))["registered"], json!([]));

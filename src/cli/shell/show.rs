@@ -156,8 +156,8 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_that_says_first_what_it_is_about() {
-        let down = json!({"ev": "down", "reason": "noproc", "pid": "<a@b.1.2>", "ref": 3});
-        assert_eq!(event(&down), "down ref=3 pid=<a@b.1.2> reason=noproc");
+        let down = json!({"ev": "down", "reason": "noproc", "from": "<a@b.1.2>", "ref": 3});
+        assert_eq!(event(&down), "down ref=3 from=<a@b.1.2> reason=noproc");
         let message = json!({"ev": "message", "body": {"a": "x y"}, "from": "<a@b.1.2>"});
         assert_eq!(event(&message), r#"message from=<a@b.1.2> {"a":"x y"}"#);
         let nodeup = json!({"ev": "nodeup", "node": "a@b", "labels": {}});

@@ -143,7 +143,7 @@ fn a_global_name_is_known_everywhere_and_free_when_its_process_has_died() {
     pair.b.close(stock);
     pair.carry();
     // The name is free before the DOWN is told.
-    let down = json!({"ev": "down", "ref": monitor, "pid": pid, "name": "global:stock", "reason": "disconnected"});
+    let down = json!({"ev": "down", "ref": monitor, "from": pid, "name": "global:stock", "reason": "disconnected"});
     assert_eq!(pair.a.events(app), [down]);
     assert_eq!(pair.a.ask(app, whereis)["pid"], Value::Null);
     assert_eq!(pair.a.ask(app, registered)["registered"], json!([]));

@@ -23,7 +23,7 @@ fn a_down_comes_once_after_the_last_message_and_the_name_is_free_by_then() {
     assert_eq!(events[0]["body"], "last words");
     assert_eq!(
         events[1],
-        json!({"ev": "down", "ref": reference, "pid": child, "name": "bot", "reason": "done"})
+        json!({"ev": "down", "ref": reference, "from": child, "name": "bot", "reason": "done"})
     );
     assert_eq!(events.len(), 2);
 }
@@ -168,8 +168,8 @@ fn a_monitor_hears_noconnection_once_when_the_peer_is_lost() {
         events,
         [
             json!({"ev": "exit", "from": theirs, "reason": "noconnection"}),
-            json!({"ev": "down", "ref": by_pid, "pid": theirs, "reason": "noconnection"}),
-            json!({"ev": "down", "ref": by_name, "pid": null, "name": "nobody@b", "reason": "noconnection"}),
+            json!({"ev": "down", "ref": by_pid, "from": theirs, "reason": "noconnection"}),
+            json!({"ev": "down", "ref": by_name, "from": null, "name": "nobody@b", "reason": "noconnection"}),
         ]
     );
     pair.join();

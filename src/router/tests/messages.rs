@@ -45,7 +45,7 @@ fn a_pid_of_an_earlier_run_never_hits_a_process_of_this_one() {
     assert_eq!(node.ask(app, json!({"op": "send", "to": earlier, "body": 1}))["ev"], "ok");
     assert_eq!(node.events(app), Vec::<serde_json::Value>::new());
     let answer = node.ask(app, json!({"op": "monitor", "to": earlier}));
-    let down = json!({"ev": "down", "ref": answer["ref"], "pid": earlier, "reason": "noproc"});
+    let down = json!({"ev": "down", "ref": answer["ref"], "from": earlier, "reason": "noproc"});
     assert_eq!(node.events(app), [down]);
 }
 

@@ -127,7 +127,7 @@ fn a_peer_with_thousands_of_links_and_monitors_goes_down_in_slices() {
     assert_eq!((exits, downs, names(&events, "nodedown")), (MANY, MANY + 1, MANY + 1));
     // The own process's events say no `pid`, but for the one that is gone.
     let own = events.iter().find(|event| {
-        event["ev"] == "nodedown" || (event["ev"] == "down" && event["pid"] == json!(theirs))
+        event["ev"] == "nodedown" || (event["ev"] == "down" && event["from"] == json!(theirs))
     });
     assert_eq!(own.map(|event| &event["ev"]), Some(&json!("down")), "nodedown comes last");
     let events = pair.b.events(other);
