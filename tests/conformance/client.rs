@@ -214,6 +214,7 @@ impl<'s> Stage<'s> {
             Does::In(frame) => {
                 let frame = self.names.fill(frame, &self.script.values)?;
                 let bytes = frames::write(&frame)?;
+                self.names.event(&frame);
                 self.write(&bytes)
             }
             Does::Sees { label, rest } => self.line_comes(label, rest),
@@ -246,6 +247,22 @@ impl<'s> Stage<'s> {
                 self.wait_for_nothing(QUIET);
                 if let Some(frame) = self.next_frame_here() {
                     return Err(format!("it wrote {}", shown(&frame)));
+                }
+            }
+            // Not even `more`.
+            "still" => {
+                self.wait_for_nothing(QUIET);
+                if let Some(frame) = self.frames.front() {
+                    return Err(format!("it wrote {}", shown(frame)));
+                }
+            }
+            // Nobody connects.
+            "alone" => {
+                self.wait_for_nothing(QUIET);
+                let listener = self.listener.as_ref().ok_or("the kit does not listen")?;
+                listener.set_nonblocking(true).map_err(|error| error.to_string())?;
+                if listener.accept().is_ok() {
+                    return Err("it connects again".to_owned());
                 }
             }
             "closed" => {
@@ -301,6 +318,7 @@ impl<'s> Stage<'s> {
         stream.set_nonblocking(false).map_err(|error| error.to_string())?;
         stream.set_write_timeout(Some(patience())).map_err(|error| error.to_string())?;
         let number = self.connections;
+        self.names.connected();
         let (mut reader, sender) = (stream.try_clone().map_err(|e| e.to_string())?, self.sender.clone());
         self.stream = Some(stream);
         thread::spawn(move || {
@@ -326,6 +344,9 @@ impl<'s> Stage<'s> {
         match self.got.recv_timeout(left) {
             Ok(Got::Frame(number, frame)) if number == self.connections => {
                 self.transcript.came(&format!("client {}", shown(&frame)));
+                if let Ok(frame) = &frame {
+                    self.names.command(frame);
+                }
                 self.frames.push_back(frame);
             }
             Ok(Got::End(number)) if number == self.connections => {

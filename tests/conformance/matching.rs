@@ -9,9 +9,59 @@ use serde_json::{Map, Value};
 pub struct Names {
     bound: BTreeMap<String, Value>,
     last_id: u64,
+    counts: Counts,
+    /// Those of the connection, until its `welcome` says of which session it is.
+    apart: Option<Counts>,
+    resumes: bool,
+}
+
+/// Frames of a session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    commands: i64,
+    events: i64,
 }
 
 impl Names {
+    /// A new connection, of a session that nobody knows yet.
+    pub fn connected(&mut self) {
+        (self.apart, self.resumes) = (Some(Counts::default()), false);
+    }
+
+    /// A command went by, whoever wrote it.
+    pub fn command(&mut self, frame: &Value) {
+        if frame["op"] == "hello" {
+            self.resumes = !frame["resume"].is_null();
+        }
+        self.apart.as_mut().unwrap_or(&mut self.counts).commands += 1;
+    }
+
+    /// An answer or an event went by.
+    pub fn event(&mut self, frame: &Value) {
+        self.apart.as_mut().unwrap_or(&mut self.counts).events += 1;
+        if frame["ev"] == "welcome"
+            && let Some(apart) = self.apart.take()
+        {
+            let before = if self.resumes { self.counts } else { Counts::default() };
+            self.counts = Counts {
+                commands: before.commands + apart.commands,
+                events: before.events + apart.events,
+            };
+        }
+    }
+
+    /// `{"$commands": n}` is n more than the commands of the session by now, `{"$seen": n}` the same of what its app got.
+    fn count(&self, members: &Map<String, Value>) -> Option<Value> {
+        let apart = self.apart.filter(|_| self.resumes).unwrap_or_default();
+        let alone = self.apart.filter(|_| !self.resumes);
+        if let Some(beside) = members.get("$commands").and_then(Value::as_i64) {
+            let all = alone.map_or(self.counts.commands + apart.commands, |apart| apart.commands);
+            return Some((all + beside).into());
+        }
+        let beside = members.get("$seen").and_then(Value::as_i64)?;
+        Some((self.counts.events + beside).into())
+    }
+
     pub fn bind(&mut self, name: &str, value: Value) {
         self.bound.insert(name.to_owned(), value);
     }
@@ -52,6 +102,11 @@ impl Names {
             Value::Object(members) if members.contains_key("$set") => {
                 self.fill_at("", &members["$set"], values)?
             }
+            Value::Object(members) if self.count(members).is_some() => {
+                self.count(members).unwrap_or_default()
+            }
+            // The part of a text that must be there is a text that has it.
+            Value::Object(members) if members.contains_key("$has") => members["$has"].clone(),
             Value::Object(members) => {
                 let mut filled = Map::new();
                 for (key, value) in members {
@@ -107,6 +162,10 @@ impl Names {
                 Ok(())
             }
             Value::Object(members) if members.contains_key("$any") => Ok(()),
+            Value::Object(members) if self.count(members).is_some() => {
+                let count = self.count(members).unwrap_or_default();
+                if count == *got { Ok(()) } else { Err(format!("`{path}` is {got}, not {count}")) }
+            }
             Value::Object(members) if members.contains_key("$has") => {
                 let part = members["$has"].as_str().unwrap_or_default();
                 if got.as_str().is_some_and(|text| text.contains(part)) { Ok(()) } else { differs() }

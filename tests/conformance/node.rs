@@ -76,6 +76,7 @@ impl<'s> Stage<'s> {
             Does::Out { frame, .. } => {
                 let frame = self.names.fill(frame, &self.script.values)?;
                 let bytes = frames::write(&frame)?;
+                self.names.command(&frame);
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
                 stream.write_all(&bytes).map_err(|error| error.to_string())
             }
@@ -83,6 +84,7 @@ impl<'s> Stage<'s> {
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
                 let got = next(stream)?;
                 self.transcript.came(&format!("node {got}"));
+                self.names.event(&got);
                 self.names.meet(frame, &got).map_err(|why| format!("{got}\nfor {why}"))
             }
             Does::Other { frame, node } => {
@@ -91,7 +93,10 @@ impl<'s> Stage<'s> {
                 self.other(node)?.write_all(&bytes).map_err(|error| error.to_string())
             }
             Does::OtherIn { frame, node } => {
-                let got = next(self.other(node)?)?;
+                let mut got = next(self.other(node)?)?;
+                while got["ev"] == "draining" && frame["ev"] != "draining" {
+                    got = next(self.other(node)?)?;
+                }
                 self.transcript.came(&format!("other {got}"));
                 self.names.meet(frame, &got).map_err(|why| format!("{got}\nfor {why}"))
             }
@@ -157,7 +162,10 @@ impl<'s> Stage<'s> {
 
     fn kit(&mut self, does: &str, with: &Map<String, Value>) -> Result<(), String> {
         match does {
-            "accept" => self.stream = Some(connect(&self.nodes["a"])?),
+            "accept" => {
+                self.stream = Some(connect(&self.nodes["a"])?);
+                self.names.connected();
+            }
             "cut" | "closed" => {
                 if let Some(stream) = self.stream.take() {
                     let _ = stream.shutdown(Shutdown::Both);
@@ -177,7 +185,7 @@ impl<'s> Stage<'s> {
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
                 stream.write_all(&unhex(text)?).map_err(|error| error.to_string())?;
             }
-            "listen" | "unlisten" | "quiet" => {}
+            "listen" | "unlisten" | "quiet" | "still" | "alone" => {}
             other => return Err(format!("the kit cannot `{other}`")),
         }
         Ok(())
