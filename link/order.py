@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes link/order.ld anew: what a node runs, so that the linker puts it side by side.
 
-The system maps 64 KiB of a program around each page that is touched. With the functions of a node scattered
+The system maps 64 KiB of a program around each page that is touched, or a whole large folio of its cache. With the functions of a node scattered
 among those of the command line, nearly the whole program was resident in a node that idles; see
 docs/performance.md. A node is run under valgrind: it starts, meets another one, serves apps in both dialects. Then one as
 it is in a pod: it watches a real API server, gets its certificate from an injector, answers probes. Each

@@ -172,8 +172,10 @@ enum Command {
     /// Answers calls of functions, each by a command
     Serve(Later<serve::ServeArgs>),
     /// Publishes a message to a topic, or one for each line of standard input
+    #[command(visible_alias = "publish")]
     Pub(Later<pubsub::PubArgs>),
     /// Subscribes to topics and prints what is published to them
+    #[command(visible_alias = "subscribe")]
     Sub(Later<pubsub::SubArgs>),
     /// Lists the topics that somebody has subscribed to
     Topics,

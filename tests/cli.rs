@@ -145,6 +145,16 @@ fn a_line_that_cannot_be_meant_ends_with_64_and_says_so_in_the_manner_of_all_err
 }
 
 #[test]
+fn topics_answer_to_the_words_of_the_protocol_too() {
+    let place = Place::new();
+    for word in ["publish", "subscribe"] {
+        let ended = place.run(&[word, "--help"]);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        assert!(ended.out.contains("Usage: pillion"), "{}", ended.out);
+    }
+}
+
+#[test]
 fn without_a_node_every_command_says_how_to_start_one() {
     let place = Place::new();
     let lines = ["nodes", "ping b", "send a 1", "receive a", "ps", "info a", "names", "events"];
