@@ -50,8 +50,9 @@ pub fn prepare(driver: &Path) -> Result<(), String> {
         return Err(format!("there is no {}", driver.display()));
     }
     let mut command = command(driver, Path::new("/nonexistent"), &BTreeMap::new());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", driver.display()))?;
+    drop(child.stdin.take());
     let mut errors = child.stderr.take().expect("it is piped");
     let said = thread::spawn(move || {
         let mut text = String::new();
@@ -211,11 +212,12 @@ impl<'s> Stage<'s> {
                 self.input.write_all(line.as_bytes()).map_err(|e| format!("its driver: {e}"))
             }
             Does::Out { frame, optional } => self.frame_comes(frame, *optional),
-            Does::In(frame) => {
+            Does::In { frame, optional } => {
                 let frame = self.names.fill(frame, &self.script.values)?;
                 let bytes = frames::write(&frame)?;
                 self.names.event(&frame);
-                self.write(&bytes)
+                let written = self.write(&bytes);
+                if *optional { Ok(()) } else { written }
             }
             Does::Sees { label, rest } => self.line_comes(label, rest),
             Does::Unseen(label) => {
@@ -269,6 +271,21 @@ impl<'s> Stage<'s> {
                 let deadline = Instant::now() + patience();
                 while !self.over {
                     self.take(deadline).map_err(|why| format!("it keeps the connection: {why}"))?;
+                }
+                self.cut();
+            }
+            // It goes, with a `bye` or without.
+            "leaves" => {
+                let deadline = Instant::now() + patience();
+                while !self.over {
+                    self.take(deadline).map_err(|why| format!("it keeps the connection: {why}"))?;
+                    while let Some(frame) = self.next_frame_here() {
+                        let bye = frame.ok().filter(|frame| frame["op"] == "bye");
+                        let bye = bye.ok_or("it says something else than `bye`")?;
+                        let _ = self.write(&frames::write(&json!({"ev": "ok", "id": bye["id"]}))?);
+                        self.cut();
+                        return Ok(());
+                    }
                 }
                 self.cut();
             }

@@ -80,7 +80,7 @@ impl<'s> Stage<'s> {
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
                 stream.write_all(&bytes).map_err(|error| error.to_string())
             }
-            Does::In(frame) => {
+            Does::In { frame, .. } => {
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
                 let got = next(stream)?;
                 self.transcript.came(&format!("node {got}"));
@@ -166,7 +166,7 @@ impl<'s> Stage<'s> {
                 self.stream = Some(connect(&self.nodes["a"])?);
                 self.names.connected();
             }
-            "cut" | "closed" => {
+            "cut" | "closed" | "leaves" => {
                 if let Some(stream) = self.stream.take() {
                     let _ = stream.shutdown(Shutdown::Both);
                 }

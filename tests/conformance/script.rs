@@ -34,7 +34,8 @@ pub enum Does {
     App(Map<String, Value>),
     /// A frame of the client; what is optional may be missing.
     Out { frame: Value, optional: bool },
-    In(Value),
+    /// A frame of the node; what is optional may find the client gone.
+    In { frame: Value, optional: bool },
     Sees { label: String, rest: Map<String, Value> },
     Unseen(String),
     Other { frame: Value, node: String },
@@ -175,7 +176,7 @@ fn one(members: &Map<String, Value>) -> Result<Step, String> {
             Does::App(rest)
         }
         "out" => Does::Out { frame: said, optional: members.contains_key("optional") },
-        "in" => Does::In(said),
+        "in" => Does::In { frame: said, optional: members.contains_key("optional") },
         "sees" => Does::Sees { label: named.ok_or("`sees` is a label")?, rest },
         "unseen" => Does::Unseen(named.ok_or("`unseen` is a label")?),
         "other" => Does::Other { frame: said, node: at },
