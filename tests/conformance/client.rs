@@ -105,8 +105,8 @@ fn kill(child: &mut Child) {
 }
 
 /// Plays a script. The error is for people: what was promised, what came instead, and everything before.
-pub fn play(driver: &Path, script: &Script) -> Result<(), String> {
-    let mut stage = Stage::set(driver, script);
+pub fn play(driver: &Path, script: &Script, patience: Duration) -> Result<(), String> {
+    let mut stage = Stage::set(driver, script, patience);
     let mut done = Ok(());
     for (at, step) in script.steps.iter().enumerate() {
         stage.transcript.step(at + 1, step);
@@ -126,6 +126,7 @@ pub fn play(driver: &Path, script: &Script) -> Result<(), String> {
 
 struct Stage<'s> {
     script: &'s Script,
+    patience: Duration,
     names: Names,
     transcript: Transcript,
     directory: tempfile::TempDir,
@@ -145,7 +146,7 @@ struct Stage<'s> {
 }
 
 impl<'s> Stage<'s> {
-    fn set(driver: &Path, script: &'s Script) -> Self {
+    fn set(driver: &Path, script: &'s Script, patience: Duration) -> Self {
         let directory = tempfile::Builder::new().prefix("pc").tempdir().expect("a directory");
         let socket = directory.path().join("node.sock");
         let mut command = command(driver, &socket, &script.env);
@@ -168,6 +169,7 @@ impl<'s> Stage<'s> {
         let listener = Some(UnixListener::bind(&socket).expect("a socket"));
         Self {
             script,
+            patience,
             names: Names::default(),
             transcript: Transcript::default(),
             directory,
@@ -268,7 +270,7 @@ impl<'s> Stage<'s> {
                 }
             }
             "closed" => {
-                let deadline = Instant::now() + patience();
+                let deadline = Instant::now() + self.patience;
                 while !self.over {
                     self.take(deadline).map_err(|why| format!("it keeps the connection: {why}"))?;
                 }
@@ -276,7 +278,7 @@ impl<'s> Stage<'s> {
             }
             // It goes, with a `bye` or without.
             "leaves" => {
-                let deadline = Instant::now() + patience();
+                let deadline = Instant::now() + self.patience;
                 while !self.over {
                     self.take(deadline).map_err(|why| format!("it keeps the connection: {why}"))?;
                     while let Some(frame) = self.next_frame_here() {
@@ -321,7 +323,7 @@ impl<'s> Stage<'s> {
         self.cut();
         let listener = self.listener.as_ref().ok_or("the kit does not listen")?;
         listener.set_nonblocking(true).map_err(|error| error.to_string())?;
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + self.patience;
         let stream = loop {
             match listener.accept() {
                 Ok((stream, _)) => break stream,
@@ -333,7 +335,7 @@ impl<'s> Stage<'s> {
             }
         };
         stream.set_nonblocking(false).map_err(|error| error.to_string())?;
-        stream.set_write_timeout(Some(patience())).map_err(|error| error.to_string())?;
+        stream.set_write_timeout(Some(self.patience)).map_err(|error| error.to_string())?;
         let number = self.connections;
         self.names.connected();
         let (mut reader, sender) = (stream.try_clone().map_err(|e| e.to_string())?, self.sender.clone());
@@ -401,7 +403,7 @@ impl<'s> Stage<'s> {
 
     fn frame_comes(&mut self, expected: &Value, optional: bool) -> Result<(), String> {
         let wants_more = expected["op"] == "more";
-        let deadline = Instant::now() + if optional { QUIET } else { patience() };
+        let deadline = Instant::now() + if optional { QUIET } else { self.patience };
         loop {
             while !wants_more && self.frames.front().is_some_and(is_more) {
                 self.frames.pop_front();
@@ -429,7 +431,7 @@ impl<'s> Stage<'s> {
     }
 
     fn line_comes(&mut self, label: &str, rest: &Map<String, Value>) -> Result<(), String> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + self.patience;
         let expected = Value::Object(rest.clone());
         loop {
             if let Some(line) = self.lines.get_mut(label).and_then(VecDeque::pop_front) {

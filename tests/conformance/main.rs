@@ -58,7 +58,7 @@ fn client_keeps_the_promises(driver: &Path, name: &str) {
         eprintln!("SKIPPED: the kit with the client in {name}: {why}");
         return;
     }
-    play_all(&script::all(), name, |script| client::play(driver, script));
+    play_all(&script::all(), name, |script| client::play(driver, script, client::patience()));
 }
 
 fn driver_of(name: &str) -> PathBuf {

@@ -68,6 +68,11 @@ pub fn all() -> Vec<Script> {
     names.iter().map(|name| read(&directory, name).unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
 }
 
+/// The script of this name.
+pub fn named(name: &str) -> Script {
+    read(&directory(), name).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
 fn read(directory: &Path, name: &str) -> Result<Script, String> {
     let file = load(&directory.join(format!("{name}.json")))?;
     let known = ["promise", "node", "why", "env", "values", "steps"];
