@@ -113,10 +113,16 @@ pub fn play(driver: &Path, script: &Script, patience: Duration) -> Result<(), St
         if step.only.as_deref().is_some_and(|only| only != "client") {
             continue;
         }
-        if let Err(fault) = stage.step(&step.does) {
+        if let Err(fault) = stage.flush_before(&step.does).and_then(|()| stage.step(&step.does)) {
             done = Err(stage.transcript.failure(script, at + 1, step, &fault));
             break;
         }
+    }
+    let last = stage.flush();
+    if done.is_ok()
+        && let (Err(fault), Some(step)) = (last, script.steps.last())
+    {
+        done = Err(stage.transcript.failure(script, script.steps.len(), step, &fault));
     }
     let said = stage.end();
     done.map_err(|report| {
@@ -140,6 +146,11 @@ struct Stage<'s> {
     sender: Sender<Got>,
     got: Receiver<Got>,
     frames: VecDeque<Result<Value, String>>,
+    /// What it may write some time, and the answer.
+    optional: Vec<(Value, Option<Value>)>,
+    /// Frames that follow each other are written together, as a node does.
+    unwritten: Vec<u8>,
+    must_arrive: bool,
     over: bool,
     lines: BTreeMap<String, VecDeque<Value>>,
     silent: bool,
@@ -182,6 +193,9 @@ impl<'s> Stage<'s> {
             sender,
             got,
             frames: VecDeque::new(),
+            optional: Vec::new(),
+            unwritten: Vec::new(),
+            must_arrive: false,
             over: false,
             lines: BTreeMap::new(),
             silent: false,
@@ -213,13 +227,21 @@ impl<'s> Stage<'s> {
                 let line = format!("{action}\n");
                 self.input.write_all(line.as_bytes()).map_err(|e| format!("its driver: {e}"))
             }
-            Does::Out { frame, optional } => self.frame_comes(frame, *optional),
+            Does::Out { frame, optional: true, then } => {
+                self.optional.push((frame.clone(), then.clone()));
+                for frame in std::mem::take(&mut self.frames) {
+                    self.frame_came(frame)?;
+                }
+                Ok(())
+            }
+            Does::Out { frame, .. } => self.frame_comes(frame),
             Does::In { frame, optional } => {
                 let frame = self.names.fill(frame, &self.script.values)?;
                 let bytes = frames::write(&frame)?;
                 self.names.event(&frame);
-                let written = self.write(&bytes);
-                if *optional { Ok(()) } else { written }
+                self.unwritten.extend_from_slice(&bytes);
+                self.must_arrive |= !optional;
+                Ok(())
             }
             Does::Sees { label, rest } => self.line_comes(label, rest),
             Does::Unseen(label) => {
@@ -300,6 +322,33 @@ impl<'s> Stage<'s> {
         Ok(())
     }
 
+    fn flush_before(&mut self, does: &Does) -> Result<(), String> {
+        if matches!(does, Does::In { .. }) { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        let bytes = std::mem::take(&mut self.unwritten);
+        let must_arrive = std::mem::take(&mut self.must_arrive);
+        let written = if bytes.is_empty() { Ok(()) } else { self.write(&bytes) };
+        if must_arrive { written } else { Ok(()) }
+    }
+
+    /// Puts a frame behind those that wait for their step, or answers it if it may come at any time.
+    fn frame_came(&mut self, frame: Result<Value, String>) -> Result<(), String> {
+        if let Ok(got) = &frame {
+            let found = self.optional.iter().position(|(may, _)| self.names.meets(may, got));
+            if let Some((may, then)) = found.map(|found| self.optional.remove(found)) {
+                self.names.meet(&may, got)?;
+                let Some(then) = then else { return Ok(()) };
+                let then = self.names.fill(&then, &self.script.values)?;
+                self.names.event(&then);
+                return self.write(&frames::write(&then)?);
+            }
+        }
+        self.frames.push_back(frame);
+        Ok(())
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         let stream = self.stream.as_mut().ok_or("there is no connection; `accept` comes first")?;
         match stream.write_all(bytes) {
@@ -314,6 +363,7 @@ impl<'s> Stage<'s> {
             let _ = stream.shutdown(Shutdown::Both);
         }
         self.frames.clear();
+        self.optional.clear();
         self.over = false;
         // What is still under way of this connection counts no more.
         self.connections += 1;
@@ -366,7 +416,7 @@ impl<'s> Stage<'s> {
                 if let Ok(frame) = &frame {
                     self.names.command(frame);
                 }
-                self.frames.push_back(frame);
+                self.frame_came(frame)?;
             }
             Ok(Got::End(number)) if number == self.connections => {
                 self.transcript.came("client is gone: the connection is closed");
@@ -401,31 +451,22 @@ impl<'s> Stage<'s> {
         self.frames.pop_front()
     }
 
-    fn frame_comes(&mut self, expected: &Value, optional: bool) -> Result<(), String> {
+    fn frame_comes(&mut self, expected: &Value) -> Result<(), String> {
         let wants_more = expected["op"] == "more";
-        let deadline = Instant::now() + if optional { QUIET } else { self.patience };
+        let deadline = Instant::now() + self.patience;
         loop {
             while !wants_more && self.frames.front().is_some_and(is_more) {
                 self.frames.pop_front();
             }
-            if let Some(frame) = self.frames.front() {
-                let met = match frame {
-                    Ok(got) => self.names.meet(expected, got).map_err(|why| format!("{got}\nfor {why}")),
-                    Err(fault) => Err(format!("no frame: {fault}")),
-                };
-                if met.is_ok() {
-                    self.frames.pop_front();
+            match self.frames.pop_front() {
+                Some(Ok(got)) => {
+                    let met = self.names.meet(expected, &got);
+                    return met.map_err(|why| format!("{got}\nfor {why}"));
                 }
-                return if optional { Ok(()) } else { met };
-            }
-            if self.over {
-                return Err("it has closed the connection".to_owned());
-            }
-            if self.silent {
-                return Err("its driver has ended".to_owned());
-            }
-            if let Err(why) = self.take(deadline) {
-                return if optional { Ok(()) } else { Err(why) };
+                Some(Err(fault)) => return Err(format!("no frame: {fault}")),
+                None if self.over => return Err("it has closed the connection".to_owned()),
+                None if self.silent => return Err("its driver has ended".to_owned()),
+                None => self.take(deadline)?,
             }
         }
     }

@@ -128,6 +128,11 @@ impl Names {
         Ok(())
     }
 
+    /// The same, and nothing is learnt.
+    pub fn meets(&self, expected: &Value, got: &Value) -> bool {
+        self.compare("", expected, got, false, &mut BTreeMap::new()).is_ok()
+    }
+
     /// `whole`: no other members than the expected ones may be there, as in a body.
     fn compare(
         &self,

@@ -73,20 +73,15 @@ impl<'s> Stage<'s> {
 
     fn step(&mut self, does: &Does) -> Result<(), String> {
         match does {
-            Does::Out { frame, .. } => {
+            Does::Out { frame, then, .. } => {
                 let frame = self.names.fill(frame, &self.script.values)?;
                 let bytes = frames::write(&frame)?;
                 self.names.command(&frame);
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
-                stream.write_all(&bytes).map_err(|error| error.to_string())
+                stream.write_all(&bytes).map_err(|error| error.to_string())?;
+                then.as_ref().map_or(Ok(()), |then| self.frame_comes(then))
             }
-            Does::In { frame, .. } => {
-                let stream = self.stream.as_mut().ok_or("there is no connection")?;
-                let got = next(stream)?;
-                self.transcript.came(&format!("node {got}"));
-                self.names.event(&got);
-                self.names.meet(frame, &got).map_err(|why| format!("{got}\nfor {why}"))
-            }
+            Does::In { frame, .. } => self.frame_comes(frame),
             Does::Other { frame, node } => {
                 let frame = self.names.fill(frame, &Map::new())?;
                 let bytes = frames::write(&frame)?;
@@ -104,6 +99,14 @@ impl<'s> Stage<'s> {
             Does::Kit { does, with } => self.kit(does, with),
             Does::App(_) | Does::Sees { .. } | Does::Unseen(_) => Ok(()),
         }
+    }
+
+    fn frame_comes(&mut self, expected: &Value) -> Result<(), String> {
+        let stream = self.stream.as_mut().ok_or("there is no connection")?;
+        let got = next(stream)?;
+        self.transcript.came(&format!("node {got}"));
+        self.names.event(&got);
+        self.names.meet(expected, &got).map_err(|why| format!("{got}\nfor {why}"))
     }
 
     /// The other app beside this node. `$other` is its pid.

@@ -32,8 +32,8 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub enum Does {
     App(Map<String, Value>),
-    /// A frame of the client; what is optional may be missing.
-    Out { frame: Value, optional: bool },
+    /// A frame of the client. What is optional may come later than here or never; `then` is its answer.
+    Out { frame: Value, optional: bool, then: Option<Value> },
     /// A frame of the node; what is optional may find the client gone.
     In { frame: Value, optional: bool },
     Sees { label: String, rest: Map<String, Value> },
@@ -180,7 +180,11 @@ fn one(members: &Map<String, Value>) -> Result<Step, String> {
             rest.insert("do".to_owned(), named.ok_or("`app` is an action")?.into());
             Does::App(rest)
         }
-        "out" => Does::Out { frame: said, optional: members.contains_key("optional") },
+        "out" => Does::Out {
+            frame: said,
+            optional: members.contains_key("optional"),
+            then: members.get("then").cloned(),
+        },
         "in" => Does::In { frame: said, optional: members.contains_key("optional") },
         "sees" => Does::Sees { label: named.ok_or("`sees` is a label")?, rest },
         "unseen" => Does::Unseen(named.ok_or("`unseen` is a label")?),
