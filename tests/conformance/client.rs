@@ -8,6 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -151,6 +153,7 @@ struct Stage<'s> {
     /// Frames that follow each other are written together, as a node does.
     unwritten: Vec<u8>,
     must_arrive: bool,
+    deaf: Arc<AtomicBool>,
     over: bool,
     lines: BTreeMap<String, VecDeque<Value>>,
     silent: bool,
@@ -196,6 +199,7 @@ impl<'s> Stage<'s> {
             optional: Vec::new(),
             unwritten: Vec::new(),
             must_arrive: false,
+            deaf: Arc::default(),
             over: false,
             lines: BTreeMap::new(),
             silent: false,
@@ -313,6 +317,9 @@ impl<'s> Stage<'s> {
                 }
                 self.cut();
             }
+            // Nothing is read from here on, until `hear`.
+            "deaf" => self.deaf.store(true, Ordering::Relaxed),
+            "hear" => self.deaf.store(false, Ordering::Relaxed),
             "raw" => {
                 let text = with.get("hex").and_then(Value::as_str).ok_or("`raw` has `hex`")?;
                 self.write(&unhex(text)?)?;
@@ -390,8 +397,12 @@ impl<'s> Stage<'s> {
         self.names.connected();
         let (mut reader, sender) = (stream.try_clone().map_err(|e| e.to_string())?, self.sender.clone());
         self.stream = Some(stream);
+        let deaf = Arc::clone(&self.deaf);
         thread::spawn(move || {
             loop {
+                while deaf.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(2));
+                }
                 let frame = match frames::next(&mut reader) {
                     Ok(Some(bytes)) => frames::read(&bytes),
                     Ok(None) => break,

@@ -188,7 +188,7 @@ impl<'s> Stage<'s> {
                 let stream = self.stream.as_mut().ok_or("there is no connection")?;
                 stream.write_all(&unhex(text)?).map_err(|error| error.to_string())?;
             }
-            "listen" | "unlisten" | "quiet" | "still" | "alone" => {}
+            "listen" | "unlisten" | "quiet" | "still" | "alone" | "deaf" | "hear" => {}
             other => return Err(format!("the kit cannot `{other}`")),
         }
         Ok(())

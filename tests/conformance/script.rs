@@ -166,7 +166,25 @@ fn of_turn(step: &Value, turn: u64) -> Value {
     }
 }
 
-fn one(members: &Map<String, Value>) -> Result<Step, String> {
+/// The same with `{"$times": N, "of": TEXT}` as that text N times.
+fn long(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(long).collect(),
+        Value::Object(members) => match (members.get("$times"), members.get("of")) {
+            (Some(times), Some(Value::String(text))) => {
+                let times = times.as_u64().and_then(|times| usize::try_from(times).ok());
+                text.repeat(times.unwrap_or_default()).into()
+            }
+            _ => members.iter().map(|(key, value)| (key.clone(), long(value))).collect::<Map<_, _>>().into(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn one(written: &Map<String, Value>) -> Result<Step, String> {
+    let shown = Value::Object(written.clone()).to_string();
+    let members = &long(&Value::Object(written.clone()));
+    let members = members.as_object().ok_or("a step is an object")?;
     let text = |key: &str| members.get(key).and_then(Value::as_str).map(str::to_owned);
     let nouns = ["app", "out", "in", "sees", "unseen", "other", "other_in", "node", "kit"];
     let noun = nouns.into_iter().find(|noun| members.contains_key(*noun)).ok_or("what is it?")?;
@@ -193,6 +211,5 @@ fn one(members: &Map<String, Value>) -> Result<Step, String> {
         "node" => Does::Node { does: named.ok_or("`node` is a text")?, name: at },
         _ => Does::Kit { does: named.ok_or("`kit` is a text")?, with: rest },
     };
-    let shown = Value::Object(members.clone()).to_string();
     Ok(Step { does, only: text("only"), text: shown })
 }

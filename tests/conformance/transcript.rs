@@ -6,6 +6,8 @@ use crate::script::{Script, Step};
 
 /// Most lines that are shown before the one that failed.
 const SHOWN: usize = 200;
+/// Most of what is said of it, in characters.
+const FAULT: usize = 4000;
 
 #[derive(Debug, Default)]
 pub struct Transcript(Vec<String>);
@@ -23,6 +25,7 @@ impl Transcript {
 
     /// All of it, and where it went wrong.
     pub fn failure(&self, script: &Script, number: usize, step: &Step, fault: &str) -> String {
+        let fault: String = fault.chars().take(FAULT).collect();
         let mut text = format!(
             "{}: {}\nstep {number} failed\nexpected {}\ngot      {fault}\neverything before:\n",
             script.name, script.promise, step.text
