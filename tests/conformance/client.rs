@@ -227,7 +227,8 @@ impl<'s> Stage<'s> {
     fn step(&mut self, does: &Does) -> Result<(), String> {
         match does {
             Does::App(action) => {
-                let action = self.names.fill(&Value::Object(action.clone()), &self.script.values)?;
+                let action =
+                    self.names.fill(&Value::Object(action.clone()), &self.script.values)?;
                 let line = format!("{action}\n");
                 self.input.write_all(line.as_bytes()).map_err(|e| format!("its driver: {e}"))
             }
@@ -307,13 +308,11 @@ impl<'s> Stage<'s> {
                 let deadline = Instant::now() + self.patience;
                 while !self.over {
                     self.take(deadline).map_err(|why| format!("it keeps the connection: {why}"))?;
-                    while let Some(frame) = self.next_frame_here() {
-                        let bye = frame.ok().filter(|frame| frame["op"] == "bye");
-                        let bye = bye.ok_or("it says something else than `bye`")?;
-                        let _ = self.write(&frames::write(&json!({"ev": "ok", "id": bye["id"]}))?);
-                        self.cut();
-                        return Ok(());
-                    }
+                    let Some(frame) = self.next_frame_here() else { continue };
+                    let bye = frame.ok().filter(|frame| frame["op"] == "bye");
+                    let bye = bye.ok_or("it says something else than `bye`")?;
+                    let _ = self.write(&frames::write(&json!({"ev": "ok", "id": bye["id"]}))?);
+                    break;
                 }
                 self.cut();
             }
@@ -395,7 +394,8 @@ impl<'s> Stage<'s> {
         stream.set_write_timeout(Some(self.patience)).map_err(|error| error.to_string())?;
         let number = self.connections;
         self.names.connected();
-        let (mut reader, sender) = (stream.try_clone().map_err(|e| e.to_string())?, self.sender.clone());
+        let (mut reader, sender) =
+            (stream.try_clone().map_err(|e| e.to_string())?, self.sender.clone());
         self.stream = Some(stream);
         let deaf = Arc::clone(&self.deaf);
         thread::spawn(move || {
@@ -436,8 +436,9 @@ impl<'s> Stage<'s> {
             Ok(Got::Frame(..) | Got::End(_)) => {}
             Ok(Got::Line(line)) => {
                 self.transcript.came(&format!("driver {line}"));
-                let said: Value = serde_json::from_str(&line)
-                    .map_err(|error| format!("its driver wrote what is no JSON ({error}): {line}"))?;
+                let said: Value = serde_json::from_str(&line).map_err(|error| {
+                    format!("its driver wrote what is no JSON ({error}): {line}")
+                })?;
                 let label = said["saw"].as_str().unwrap_or_default().to_owned();
                 self.lines.entry(label).or_default().push_back(said);
             }
@@ -488,7 +489,10 @@ impl<'s> Stage<'s> {
         loop {
             if let Some(line) = self.lines.get_mut(label).and_then(VecDeque::pop_front) {
                 // A value of null may be left out.
-                return self.names.meet(&expected, &line).map_err(|why| format!("{line}\nfor {why}"));
+                return self
+                    .names
+                    .meet(&expected, &line)
+                    .map_err(|why| format!("{line}\nfor {why}"));
             }
             if self.silent {
                 return Err("its driver has ended".to_owned());

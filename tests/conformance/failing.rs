@@ -32,7 +32,8 @@ fn only_the_careful_pass(name: &str, fault: &str, expected: &str) {
         None => return,
         Some(played) => played.unwrap_or_else(|report| panic!("a careful client fails {report}")),
     }
-    let report = careless(name, fault).expect("python3 was here").expect_err("a careless client passes");
+    let report =
+        careless(name, fault).expect("python3 was here").expect_err("a careless client passes");
     assert!(report.contains(&script::named(name).promise), "it says no promise: {report}");
     let step = report.lines().find(|line| line.starts_with("expected ")).unwrap_or_default();
     assert!(step.contains(expected), "it failed elsewhere: {report}");
@@ -61,7 +62,8 @@ fn a_client_that_counts_wrongly_fails() {
 #[test]
 fn a_node_that_says_something_else_fails() {
     let mut script = script::named("error_noproc");
-    let Some(wrong) = script.steps.iter_mut().find(|step| step.text.contains(r#""code":"noproc""#)) else {
+    let Some(wrong) = script.steps.iter_mut().find(|step| step.text.contains(r#""code":"noproc""#))
+    else {
         panic!("the script has changed: {script:?}");
     };
     if let script::Does::In { frame, .. } = &mut wrong.does {

@@ -65,12 +65,11 @@ pub fn write(frame: &Value) -> Result<Vec<u8>, String> {
 }
 
 /// The member that is the body of this answer. Beside `count`, `nodes` is a number's neighbour and no body.
-fn noun(members: &Map<String, Value>) -> Option<&str> {
+fn noun(members: &Map<String, Value>) -> Option<&'static str> {
     if members.get("ev")? != "ok" || members.contains_key("body") {
         return None;
     }
-    let found = NOUNS.into_iter().find(|noun| members.get(*noun).is_some_and(is_compound));
-    found
+    NOUNS.into_iter().find(|noun| members.get(*noun).is_some_and(is_compound))
 }
 
 fn is_compound(value: &Value) -> bool {

@@ -173,7 +173,11 @@ impl Names {
             }
             Value::Object(members) if members.contains_key("$has") => {
                 let part = members["$has"].as_str().unwrap_or_default();
-                if got.as_str().is_some_and(|text| text.contains(part)) { Ok(()) } else { differs() }
+                if got.as_str().is_some_and(|text| text.contains(part)) {
+                    Ok(())
+                } else {
+                    differs()
+                }
             }
             Value::Object(members) if members.contains_key("$above") => {
                 let least = members["$above"].as_f64().unwrap_or_default();
@@ -184,9 +188,9 @@ impl Names {
                 let Some(items) = got.as_array() else { return differs() };
                 let mut items: Vec<&Value> = items.iter().collect();
                 for one in wanted {
-                    let found = items.iter().position(|item| {
-                        self.compare(path, one, item, whole, learnt).is_ok()
-                    });
+                    let found = items
+                        .iter()
+                        .position(|item| self.compare(path, one, item, whole, learnt).is_ok());
                     let Some(found) = found else { return differs() };
                     items.remove(found);
                 }
@@ -235,8 +239,7 @@ fn same(one: &Value, other: &Value) -> bool {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
         }
         (a, b) => a == b,
     }

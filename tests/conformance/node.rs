@@ -1,6 +1,7 @@
 //! A script with a real node: the kit is the client, and what stands beside it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -28,7 +29,7 @@ pub fn play(script: &Script) -> Result<(), String> {
         if let Err(fault) = stage.step(&step.does) {
             let mut report = stage.transcript.failure(script, at + 1, step, &fault);
             for (name, node) in &stage.nodes {
-                report.push_str(&format!("\nnode {name} logged:\n{}", node.logged()));
+                let _ = write!(report, "\nnode {name} logged:\n{}", node.logged());
             }
             return Err(report);
         }
@@ -178,7 +179,9 @@ impl<'s> Stage<'s> {
                 let mut stream = self.stream.take().ok_or("there is no connection")?;
                 match frames::next(&mut stream) {
                     Ok(None) => {}
-                    Ok(Some(frame)) => return Err(format!("the node wrote {:?}", frames::read(&frame))),
+                    Ok(Some(frame)) => {
+                        return Err(format!("the node wrote {:?}", frames::read(&frame)));
+                    }
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                     Err(error) => return Err(error.to_string()),
                 }

@@ -33,15 +33,37 @@ pub struct Step {
 pub enum Does {
     App(Map<String, Value>),
     /// A frame of the client. What is optional may come later than here or never; `then` is its answer.
-    Out { frame: Value, optional: bool, then: Option<Value> },
+    Out {
+        frame: Value,
+        optional: bool,
+        then: Option<Value>,
+    },
     /// A frame of the node; what is optional may find the client gone.
-    In { frame: Value, optional: bool },
-    Sees { label: String, rest: Map<String, Value> },
+    In {
+        frame: Value,
+        optional: bool,
+    },
+    Sees {
+        label: String,
+        rest: Map<String, Value>,
+    },
     Unseen(String),
-    Other { frame: Value, node: String },
-    OtherIn { frame: Value, node: String },
-    Node { does: String, name: String },
-    Kit { does: String, with: Map<String, Value> },
+    Other {
+        frame: Value,
+        node: String,
+    },
+    OtherIn {
+        frame: Value,
+        node: String,
+    },
+    Node {
+        does: String,
+        name: String,
+    },
+    Kit {
+        does: String,
+        with: Map<String, Value>,
+    },
 }
 
 /// Where the scripts are.
@@ -65,7 +87,10 @@ pub fn all() -> Vec<Script> {
     names.sort();
     names.retain(|name| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)));
     assert!(!names.is_empty(), "no script in {} has `{only}` in its name", directory.display());
-    names.iter().map(|name| read(&directory, name).unwrap_or_else(|e| panic!("{name}: {e}"))).collect()
+    names
+        .iter()
+        .map(|name| read(&directory, name).unwrap_or_else(|e| panic!("{name}: {e}")))
+        .collect()
 }
 
 /// The script of this name.
@@ -81,9 +106,10 @@ fn read(directory: &Path, name: &str) -> Result<Script, String> {
     }
     let promise = file.get("promise").and_then(Value::as_str).ok_or("it promises nothing")?;
     let not_with_node = match file.get("node") {
-        Some(Value::Bool(false)) => {
-            file.get("why").and_then(Value::as_str).ok_or("`node` is false, and `why` is not said")?
-        }
+        Some(Value::Bool(false)) => file
+            .get("why")
+            .and_then(Value::as_str)
+            .ok_or("`node` is false, and `why` is not said")?,
         None => "",
         Some(_) => return Err("`node` is false or is left out".to_owned()),
     };
@@ -175,7 +201,11 @@ fn long(value: &Value) -> Value {
                 let times = times.as_u64().and_then(|times| usize::try_from(times).ok());
                 text.repeat(times.unwrap_or_default()).into()
             }
-            _ => members.iter().map(|(key, value)| (key.clone(), long(value))).collect::<Map<_, _>>().into(),
+            _ => members
+                .iter()
+                .map(|(key, value)| (key.clone(), long(value)))
+                .collect::<Map<_, _>>()
+                .into(),
         },
         other => other.clone(),
     }
