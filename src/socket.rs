@@ -228,11 +228,14 @@ async fn serve_pod(
                 .instrument(span)
                 .await
         }
-        Err(turned) => tokio::select! {
-            biased;
-            () = shutdown.asked() => Ok(()),
-            told = Box::pin(session::refuse(reader, writer, &turned.refused)) => told,
-        },
+        Err(turned) => {
+            let Ok(_telling) = pods.telling.try_acquire() else { return Ok(()) };
+            tokio::select! {
+                biased;
+                () = shutdown.asked() => Ok(()),
+                told = Box::pin(session::refuse(reader, writer, &turned.refused)) => told,
+            }
+        }
     }
 }
 

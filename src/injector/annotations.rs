@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pillion_strategies::nearest;
+use pillion_strategies::problems::line;
 use serde_json::{Map, Value};
 
 use super::quantity::Quantity;
@@ -35,6 +36,12 @@ const MEMORY_MIN: &str = "4Mi";
 const CPU_MIN: &str = "1m";
 /// The longest drain and the longest sleep.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Longest text of one: nobody means more, and reading it takes time.
+const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Most variables, and most containers, that one names.
+const NAMES_MAX: usize = 64;
+/// Most warnings about one pod. What is wrong beyond that is not told.
+const WARNINGS_MAX: usize = 64;
 /// Longest text of somebody else's that is repeated.
 const TOLD_CHARS_MAX: usize = 40;
 /// Longest warning: the API server cuts longer ones.
@@ -157,8 +164,14 @@ impl Annotations {
             let (Some(name), Some(text)) = (key.strip_prefix(PREFIX), text.as_str()) else {
                 continue;
             };
-            match read.take(name, text.trim()) {
+            let taken = if text.len() > TEXT_BYTES_MAX {
+                Some(Err(format!("is longer than {TEXT_BYTES_MAX} bytes")))
+            } else {
+                read.take(name, text.trim())
+            };
+            match taken {
                 Some(Ok(())) => {}
+                _ if warnings.len() >= WARNINGS_MAX => {}
                 Some(Err(words)) => warnings.push(told(key, text, &words)),
                 None => warnings.push(told(key, text, &unknown(name))),
             }
@@ -218,18 +231,14 @@ impl Annotations {
 
 /// A warning about an annotation: which, its value, what is expected.
 fn told(key: &str, text: &str, words: &str) -> String {
-    let shown = pillion_strategies::problems::line(text, TOLD_CHARS_MAX);
+    let shown = line(text, TOLD_CHARS_MAX);
     short(&format!("{key}: \"{shown}\" {words}"))
 }
 
-/// As long as a warning may be.
+/// As long as a warning may be, in one line: not even the names of annotations were looked at before.
 pub(super) fn short(warning: &str) -> String {
-    if warning.chars().count() <= WARNING_CHARS_MAX {
-        return warning.to_owned();
-    }
-    let mut cut: String = warning.chars().take(WARNING_CHARS_MAX - 3).collect();
-    cut.push_str("...");
-    cut
+    let fits = warning.chars().nth(WARNING_CHARS_MAX).is_none();
+    line(warning, if fits { WARNING_CHARS_MAX } else { WARNING_CHARS_MAX - 3 })
 }
 
 fn unknown(name: &str) -> String {
@@ -270,6 +279,9 @@ fn names(text: &str) -> Result<Vec<String>, String> {
         text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if names.is_empty() || !names.iter().all(|name| is_label(name, 63)) {
         return Err("is not a list of containers' names with commas, such as web,worker".to_owned());
+    }
+    if names.len() > NAMES_MAX {
+        return Err(format!("names more than {NAMES_MAX} containers"));
     }
     Ok(names)
 }
@@ -359,9 +371,14 @@ fn env(text: &str) -> Result<BTreeMap<String, String>, String> {
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
             && !name.starts_with(|c: char| c.is_ascii_digit() || c == '.')
     };
-    pairs
+    let pairs = pairs
         .filter(|pairs| !pairs.is_empty() && pairs.keys().all(|name| is_name(name)))
-        .ok_or_else(|| "is not NAME=value with commas, nor a JSON object of texts".to_owned())
+        .ok_or("is not NAME=value with commas, nor a JSON object of texts")?;
+    // Each that the node refuses costs reading all of them again.
+    if pairs.len() > NAMES_MAX {
+        return Err(format!("has more than {NAMES_MAX} variables"));
+    }
+    Ok(pairs)
 }
 
 /// The first of these variables that a node does not start with, and why.
@@ -506,6 +523,38 @@ mod tests {
             let shown: String = text.trim().chars().filter(|c| !c.is_control()).take(20).collect();
             assert!(warning.contains(&shown), "{warning}");
         }
+    }
+
+    #[test]
+    fn an_annotation_that_is_larger_than_meant_is_told_and_costs_nothing_more() {
+        let many = |number: usize, of: &dyn Fn(usize) -> String| {
+            (0..number).map(of).collect::<Vec<_>>().join(",")
+        };
+        let variables = |number| many(number, &|at| format!("PILLION_A{at}=1"));
+        for (name, text, words) in [
+            ("env", variables(NAMES_MAX + 1), "has more than 64 variables"),
+            ("env", variables(100_000), "is longer than 16384 bytes"),
+            ("containers", many(NAMES_MAX + 1, &|at| format!("a{at}")), "more than 64 containers"),
+            ("labels", "k=v,".repeat(100_000), "is longer than 16384 bytes"),
+            ("frobnicate", "x".repeat(1_000_000), "is longer than 16384 bytes"),
+        ] {
+            let key = format!("{PREFIX}{name}");
+            let (read, warnings) = read(json!({key.clone(): text}));
+            assert_eq!(read, Annotations::default(), "{key}");
+            let [warning] = warnings.as_slice() else { panic!("{key}: {warnings:?}") };
+            assert!(warning.starts_with(&key) && warning.contains(words), "{warning}");
+        }
+        let unknown: Map<String, Value> =
+            (0..1000).map(|at| (format!("{PREFIX}x{at}"), json!("1"))).collect();
+        assert_eq!(read(Value::Object(unknown)).1.len(), WARNINGS_MAX);
+    }
+
+    #[test]
+    fn what_is_told_of_an_annotation_is_one_line_whatever_it_is_called() {
+        let key = format!("{PREFIX}a\nERROR the authority is gone\r\u{1b}[2K");
+        let (_, warnings) = read(json!({key: "b\nc"}));
+        assert_eq!(warnings.len(), 1);
+        assert!(!warnings[0].contains(char::is_control), "{warnings:?}");
     }
 
     #[test]

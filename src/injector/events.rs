@@ -1,7 +1,10 @@
 //! Events of Kubernetes: what users see with `kubectl describe` and `kubectl get events`.
 //!
-//! They are told by the way, one after the other: nobody waits for them, and when too many are waiting, more are left out.
+//! They are told by the way, one after the other: nobody waits for them, and when too many are waiting, more are left out. The
+//! API server keeps each for an hour, and whoever reaches the webhook can have them told: so there are never many.
 //! An event has a name that follows from what it says about whom, so that replicas and repetitions make one.
+
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -11,7 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use ring::digest::{SHA256, digest};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{ANSWER, chain};
 use crate::shutdown::Shutdown;
@@ -19,6 +22,9 @@ use crate::tls::cookie::hex;
 
 /// Most events that wait to be told.
 const WAITING_MAX: usize = 256;
+/// Most that are told at once, and when one more may be.
+const AT_ONCE: u64 = 64;
+const ONE_MORE: Duration = Duration::from_secs(1);
 /// Longest text, in bytes: the API server takes 1024.
 const NOTE_BYTES_MAX: usize = 1000;
 const CONTROLLER: &str = "pillion.dev/injector";
@@ -70,6 +76,7 @@ impl Told {
 
     /// Tells what is left, until it is asked to stop.
     pub(crate) async fn run(mut self, mut shutdown: Shutdown) {
+        let (mut left, mut since) = (AT_ONCE, Instant::now());
         loop {
             let warning = tokio::select! {
                 biased;
@@ -77,6 +84,12 @@ impl Told {
                 warning = self.warnings.recv() => warning,
             };
             let Some(warning) = warning else { return };
+            if left == 0 && shutdown.asked_within(ONE_MORE.saturating_sub(since.elapsed())).await {
+                return;
+            }
+            let more = since.elapsed().as_secs() / ONE_MORE.as_secs();
+            since += ONE_MORE * u32::try_from(more).unwrap_or(u32::MAX);
+            left = left.saturating_add(more).min(AT_ONCE).saturating_sub(1);
             let event = event(&warning, Timestamp::now());
             let namespace = event.metadata.namespace.clone().unwrap_or_default();
             let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
@@ -122,7 +135,64 @@ fn event(warning: &Warning, now: Timestamp) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use axum::http;
+    use kube::client::Body;
+
     use super::*;
+    use crate::shutdown;
+
+    /// Is told events, and has them already.
+    #[derive(Clone)]
+    struct Server(Arc<AtomicUsize>);
+
+    impl tower_service::Service<http::Request<Body>> for Server {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let said = br#"{"status": "Failure", "reason": "AlreadyExists", "code": 409}"#;
+            let mut answer = http::Response::new(Body::from(said.to_vec()));
+            *answer.status_mut() = http::StatusCode::CONFLICT;
+            ready(Ok(answer))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_warnings_told_cannot_fill_the_api_server_with_events() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (events, told) = channel(Client::new(Server(Arc::clone(&asked)), "default"));
+        for number in 0..2 * WAITING_MAX {
+            events.warn(Warning {
+                about: ObjectReference::default(),
+                reason: "BadAnnotation",
+                action: "Injecting",
+                note: number.to_string(),
+            });
+        }
+        let (_trigger, shutdown) = shutdown::channel();
+        let telling = tokio::spawn(told.run(shutdown));
+        let burst = usize::try_from(AT_ONCE).expect("it fits");
+        for (seconds, told) in [(0, burst), (10, burst + 10), (1000, WAITING_MAX)] {
+            tokio::time::sleep(ONE_MORE * seconds + ONE_MORE / 2).await;
+            // Half a second after each of these.
+            let so_far = asked.load(Ordering::Relaxed);
+            assert!((told..=told + 1).contains(&so_far), "{so_far} of {told} after {seconds} s");
+        }
+        drop(events);
+        telling.await.expect("no panic");
+    }
 
     #[test]
     fn the_same_said_of_the_same_object_is_one_event() {

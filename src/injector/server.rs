@@ -1,12 +1,15 @@
 //! Connections: TLS for the API server and the sidecars, plain HTTP for probes and collectors.
 //!
 //! Anybody in the cluster can connect: connections, their time and the bytes of their requests are bounded. When there are
-//! too many connections, one that has no request under way gives its place to a new one.
+//! too many connections, one that has no whole request under way gives its place to a new one. So whoever says little, slowly,
+//! keeps nobody out.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +18,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,8 +41,12 @@ use crate::shutdown::Shutdown;
 const CONNECTIONS_MAX: usize = 512;
 /// Largest body of a request: what the API server takes itself.
 pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
-/// Most bytes of bodies that are read at a time, in KiB.
+/// Most bytes of large bodies that are read at a time, in KiB.
 const BODIES_KIB_MAX: usize = 32 << 10;
+/// A body up to this long waits for no room: nearly every pod's is that, and they cannot be more than connections.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+/// How long a body may take to come: whoever announces a large one has the room of others.
+const BODY: Duration = Duration::from_secs(3);
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// How long a TLS handshake may take.
@@ -118,7 +126,7 @@ async fn metrics(State(health): State<Arc<Health>>) -> Response {
 /// The body of a request, within the bounds.
 ///
 /// # Errors
-/// The answer to a request without a length, or with too much.
+/// The answer to a request without a length, with too much, or that does not come.
 pub(crate) async fn body(
     request: Request,
     room: &Semaphore,
@@ -138,11 +146,14 @@ pub(crate) async fn body(
     }
     // Never closed; the time that a request may take ends the wait.
     let kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
-    let _room = room.acquire_many(kib).await;
-    axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|_| too_large())
+    let _room = if length > SMALL_BYTES_MAX { room.acquire_many(kib).await.ok() } else { None };
+    match timeout(BODY, axum::body::to_bytes(request.into_body(), bytes_max)).await {
+        Ok(read) => read.map_err(|_| too_large()),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body does not come").into_response()),
+    }
 }
 
-/// Room for the bodies of all requests.
+/// Room for the large bodies of all requests.
 pub(crate) fn room() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(BODIES_KIB_MAX))
 }
@@ -152,19 +163,50 @@ pub(crate) fn room() -> Arc<Semaphore> {
 /// One connection's place.
 #[derive(Default)]
 struct Place {
-    /// A request is under way.
+    /// A whole request has come and is under way.
     busy: AtomicBool,
     /// It has to go.
     leave: Notify,
+    /// Another connection has its place already.
+    lost: AtomicBool,
 }
 
-/// A request that is under way; over with the value, whatever becomes of it.
+/// A request; over with the value, whatever becomes of it.
 struct Busy(Arc<Place>);
 
-impl Busy {
-    fn at(place: &Arc<Place>) -> Self {
-        place.busy.store(true, Ordering::Relaxed);
-        Self(Arc::clone(place))
+/// The body of a request, which is under way once that has come.
+struct Arriving {
+    body: Incoming,
+    place: Arc<Place>,
+}
+
+impl Arriving {
+    fn look(&self) {
+        if self.body.is_end_stream() {
+            self.place.busy.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.look();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -246,11 +288,12 @@ pub(crate) async fn serve(
     let _ = timeout(REQUEST, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// Sends the oldest connection away that has no request under way.
+/// Sends the oldest connection away that has no whole request under way.
 fn make_room(places: &mut BTreeMap<u64, Arc<Place>>) -> bool {
     let idle = places.iter().find(|(_, place)| !place.busy.load(Ordering::Relaxed));
     let Some(number) = idle.map(|(number, _)| *number) else { return false };
     if let Some(place) = places.remove(&number) {
+        place.lost.store(true, Ordering::Relaxed);
         place.leave.notify_one();
     }
     true
@@ -293,10 +336,12 @@ async fn requests(
     routes: Router,
 ) -> bool {
     let asked = AtomicBool::new(false);
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
         let mut routes = routes.clone();
         asked.store(true, Ordering::Relaxed);
-        let busy = Busy::at(place);
+        let busy = Busy(Arc::clone(place));
+        let request = request.map(|body| Arriving { body, place: Arc::clone(place) });
+        request.body().look();
         async move {
             let answer = timeout(REQUEST, routes.call(request.map(Body::new))).await;
             drop(busy);
@@ -320,9 +365,10 @@ async fn requests(
         ended = &mut connection => Some(ended),
     };
     if ended.is_none() {
-        // What is under way is answered; nothing else is taken.
+        // What is under way is answered; nothing else is taken. Whose place is another's has no time left to say the rest.
         connection.as_mut().graceful_shutdown();
-        let _ = timeout(REQUEST, connection).await;
+        let lost = place.lost.load(Ordering::Relaxed) && !place.busy.load(Ordering::Relaxed);
+        let _ = timeout(if lost { Duration::ZERO } else { REQUEST }, connection).await;
     }
     asked.into_inner()
 }

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
+use pillion_strategies::problems::line;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,6 +27,12 @@ use crate::shutdown::Shutdown;
 
 /// Most warnings of one answer; the API server takes 4096 bytes of them.
 const WARNINGS_MAX: usize = 16;
+/// Most objects, and most members of objects and lists together, of a review. Reading one object takes some six hundred bytes,
+/// so a body of nothing else would take more memory than the injector has. A pod with a thousand variables has five thousand.
+const OBJECTS_MAX: usize = 16 << 10;
+const MEMBERS_MAX: usize = 256 << 10;
+/// Longest name that is told, in characters.
+const NAME_MAX: usize = 253;
 
 /// Answers an `AdmissionReview`.
 pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -> Response {
@@ -33,6 +40,10 @@ pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -
         Ok(body) => body,
         Err(refused) => return refused,
     };
+    if !is_modest(&body) {
+        let why = format!("it has more than {OBJECTS_MAX} objects or {MEMBERS_MAX} members");
+        return unreadable(&injector, &why);
+    }
     let request: Result<AdmissionRequest<DynamicObject>, String> =
         serde_json::from_slice::<AdmissionReview<DynamicObject>>(&body)
             .map_err(|error| error.to_string())
@@ -45,10 +56,28 @@ pub(crate) async fn mutate(State(injector): State<Injector>, request: Request) -
         }
         Err(error) => return unreadable(&injector, &error),
     };
-    match review(&injector, &request) {
+    match review(&injector, request) {
         Ok(response) => answer(response),
         Err(why) => unreadable(&injector, &why),
     }
+}
+
+/// Whether a text, if it is JSON, can be read within some ten MiB.
+fn is_modest(json: &[u8]) -> bool {
+    let (mut objects, mut members) = (0, 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' => objects += 1,
+            b',' => members += 1,
+            _ => {}
+        }
+    }
+    objects <= OBJECTS_MAX && members <= MEMBERS_MAX
 }
 
 fn unreadable(injector: &Injector, why: &str) -> Response {
@@ -77,32 +106,36 @@ fn answer(mut response: AdmissionResponse) -> Response {
 /// Decides about one pod.
 fn review(
     injector: &Injector,
-    request: &AdmissionRequest<DynamicObject>,
+    mut request: AdmissionRequest<DynamicObject>,
 ) -> Result<AdmissionResponse, String> {
-    let mut response = AdmissionResponse::from(request);
-    let Some(object) = request.object.as_ref().filter(|_| {
-        request.operation == Operation::Create
-            && request.kind.kind == "Pod"
-            && request.sub_resource.is_none()
-    }) else {
-        return Ok(response);
-    };
-    let pod = serde_json::to_value(object).map_err(|error| error.to_string())?;
+    let mut response = AdmissionResponse::from(&request);
+    let asks = request.operation == Operation::Create
+        && request.kind.kind == "Pod"
+        && request.sub_resource.is_none();
+    let Some(object) = request.object.take().filter(|_| asks) else { return Ok(response) };
+    // The rest of it is large, and moved.
+    let DynamicObject { mut metadata, data: mut pod, .. } = object;
+    metadata.managed_fields = None;
+    let outline = serde_json::to_value(&metadata).map_err(|error| error.to_string())?;
+    pod.as_object_mut().ok_or("it is no object")?.insert("metadata".to_owned(), outline);
     let authority = injector.authority.borrow().clone();
     let sidecar = Sidecar {
         template: &injector.template,
         anchors: authority.as_deref().map_or("", |authority| authority.anchors_pem()),
         features: injector.features.borrow().unwrap_or_default(),
     };
-    let Outcome { result, patch, warnings } = patch::decide(&pod, &sidecar)?;
+    let Outcome { result, patch, mut warnings } = patch::decide(&pod, &sidecar)?;
+    drop(pod);
+    warnings.truncate(WARNINGS_MAX);
     injector.health.admissions.get_or_create(&[("result", result.word())]).inc();
     injector.health.warnings.inc_by(warnings.len() as u64);
     let namespace = request.namespace.as_deref().unwrap_or_default();
-    let name = called(&object.metadata);
-    tracing::debug!("pod {name} in {namespace}: {}", result.word());
+    // Nobody has looked yet whether these may be names.
+    let (name, place) = (line(&called(&metadata), NAME_MAX), line(namespace, NAME_MAX));
+    tracing::debug!("pod {name} in {place}: {}", result.word());
     if !warnings.is_empty() {
-        tracing::warn!("pod {name} in {namespace}: {}", warnings.join("; "));
-        if let Some(about) = owner(&object.metadata, namespace).filter(|_| !request.dry_run) {
+        tracing::warn!("pod {name} in {place}: {}", warnings.join("; "));
+        if let Some(about) = owner(&metadata, namespace).filter(|_| !request.dry_run) {
             for note in &warnings {
                 injector.events.warn(Warning {
                     about: about.clone(),
@@ -112,7 +145,7 @@ fn review(
                 });
             }
         }
-        response.warnings = Some(warnings.into_iter().take(WARNINGS_MAX).collect());
+        response.warnings = Some(warnings);
     }
     if patch.is_empty() {
         return Ok(response);
@@ -255,6 +288,23 @@ mod tests {
         tokio::join!(asking, watching);
     }
 
+    #[test]
+    fn a_review_that_would_take_more_memory_than_there_is_is_not_read() {
+        let of = |item: &str, number: usize| {
+            let list = vec![item; number].join(",");
+            is_modest(format!("[{list}]").as_bytes())
+        };
+        assert!(of("{}", OBJECTS_MAX) && !of("{}", OBJECTS_MAX + 1));
+        assert!(of("0", MEMBERS_MAX + 1) && !of("0", MEMBERS_MAX + 2));
+        // What is said is no structure, however it is said.
+        let text = ["{,".repeat(MEMBERS_MAX), "\\\"{,\\\\".repeat(MEMBERS_MAX)].concat();
+        assert!(is_modest(format!("{{\"a\": \"{text}\", \"b\": \"\"}}").as_bytes()));
+        assert!(!of("\"\\\"\", {}, \"\\\\\"", OBJECTS_MAX + 1), "behind texts");
+        for text in [&b""[..], b"\"", b"\\", b"\"\\"] {
+            assert!(is_modest(text));
+        }
+    }
+
     #[tokio::test]
     async fn what_is_only_tried_leaves_no_event_behind() {
         let mut injector = Injector::alone(template());
@@ -270,7 +320,7 @@ mod tests {
                         "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "w", "controller": true}]}},
             }))
             .expect("a request");
-            let response = review(&injector, &request).expect("a pod");
+            let response = review(&injector, request).expect("a pod");
             assert_eq!(response.warnings.map(|warnings| warnings.len()), Some(1), "dry run: {dry}");
             assert_eq!(waiting.len(), told, "dry run: {dry}");
         }

@@ -21,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use self::cgroup::Mark;
 use self::known::Known;
 use crate::config::PodsServed;
 use crate::hub::Hub;
@@ -31,6 +32,8 @@ use crate::wire::pod::Pod;
 const WAIT: Duration = Duration::from_secs(5);
 /// Most apps that wait for that at a time.
 const WAITING_MAX: usize = 256;
+/// Most apps that are told at a time that they may not come; more are let go without a word, so that they keep no others out.
+pub(super) const TELLING_MAX: usize = 256;
 /// Most connections of one pod, so that none keeps the others out.
 const SEATS_MAX: usize = 1024;
 /// How often it is told that apps were turned away: one line stands for all of them since the last.
@@ -44,11 +47,15 @@ pub struct Pods {
     proc: PathBuf,
     /// The control groups of this node, which others of its own pod have too.
     own_groups: Option<String>,
+    /// What is around the groups of every pod of the machine.
+    around: Vec<Mark>,
     own_seats: Arc<()>,
     known: Mutex<Known>,
     /// Changes when a pod has come.
     news: watch::Sender<()>,
     waiting: Semaphore,
+    /// A permit for each app that is being told that it may not come.
+    pub(super) telling: Semaphore,
     told: Mutex<Told>,
 }
 
@@ -96,7 +103,9 @@ impl Pods {
 
     fn at(served: PodsServed, proc: PathBuf) -> Self {
         let own_groups = std::fs::read_to_string(proc.join("self/cgroup")).ok();
+        let around = own_groups.as_deref().map(cgroup::around).unwrap_or_default();
         Self {
+            around,
             // A machine that is no pod has nothing of its own.
             own_groups: own_groups.filter(|_| served.own.is_some()),
             served,
@@ -105,6 +114,7 @@ impl Pods {
             known: Mutex::default(),
             news: watch::channel(()).0,
             waiting: Semaphore::new(WAITING_MAX),
+            telling: Semaphore::new(TELLING_MAX),
             told: Mutex::default(),
         }
     }
@@ -163,7 +173,7 @@ impl Pods {
             // Who is with this node in its own container is its operator's business.
             return seat(own, Arc::clone(&self.own_seats));
         }
-        let marks = cgroup::marks(&caller.cgroup);
+        let marks = cgroup::marks(&caller.cgroup, &self.around);
         if marks.is_empty() {
             return Err(Turned::no_pod(&format!("this app (process {pid}) runs in no pod")));
         }
@@ -244,7 +254,7 @@ impl Pods {
 
 fn seat(pod: &Arc<Pod>, seat: Arc<()>) -> Result<Guest, Turned> {
     // One is the table's, and one is this.
-    if Arc::strong_count(&seat) - 2 >= SEATS_MAX {
+    if Arc::strong_count(&seat).saturating_sub(2) >= SEATS_MAX {
         let text = format!(
             "the pod {pod} has {SEATS_MAX} connections to this node already, and more are not possible; close some, or use one for several processes"
         );

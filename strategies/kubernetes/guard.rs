@@ -20,6 +20,9 @@ const LIST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a watch may say nothing. The API server sends a bookmark about every minute; one that sends none is asked
 /// anew from where the watch was, which costs it little.
 const WATCH_PAUSE: Duration = Duration::from_secs(150);
+/// How long a watch lasts at least, for who reads it: another one is asked for as soon as it ends, and a server or a proxy may end
+/// each at once.
+const WATCH_MIN: Duration = Duration::from_secs(1);
 /// The longest line: a page of a list, or one object of a watch.
 pub(super) const LINE_MAX: usize = 8 << 20;
 
@@ -62,7 +65,10 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = timeout(HEAD, answer).await.map_err(|_| Stopped::Unanswered)?;
-            Ok(answer.map_err(Into::into)?.map(|body| Bounded::new(body, watch)))
+            let answer = answer.map_err(Into::into)?;
+            // What is said instead of a watch is none.
+            let watch = watch && answer.status().is_success();
+            Ok(answer.map(|body| Bounded::new(body, watch)))
         })
     }
 }
@@ -85,11 +91,15 @@ pub(super) struct Bounded<B> {
     /// Bytes since the last end of a line.
     line: usize,
     pause: Pin<Box<Sleep>>,
+    began: Instant,
+    /// Nothing more comes.
+    over: bool,
 }
 
 impl<B> Bounded<B> {
     fn new(inner: B, watch: bool) -> Self {
-        Self { inner, watch, line: 0, pause: Box::pin(sleep(Self::longest(watch))) }
+        let pause = Box::pin(sleep(Self::longest(watch)));
+        Self { inner, watch, line: 0, pause, began: Instant::now(), over: false }
     }
 
     fn longest(watch: bool) -> Duration {
@@ -110,6 +120,9 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if this.over {
+            return this.pause.as_mut().poll(context).map(|()| None);
+        }
         match Pin::new(&mut this.inner).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let data = frame.data_ref().map_or(&[][..], Buf::chunk);
@@ -125,6 +138,11 @@ where
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) if this.watch => {
+                this.over = true;
+                this.pause.as_mut().reset(this.began + WATCH_MIN);
+                this.pause.as_mut().poll(context).map(|()| None)
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => match this.pause.as_mut().poll(context) {
                 Poll::Pending => Poll::Pending,
@@ -136,10 +154,49 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        !self.watch && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Ends at once.
+    struct Nothing;
+
+    impl Body for Nothing {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(None)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_end_at_once_are_not_asked_for_over_and_over() {
+        for (watch, lasts) in [(true, WATCH_MIN), (false, Duration::ZERO)] {
+            let mut body = Bounded::new(Nothing, watch);
+            let began = Instant::now();
+            assert_eq!(body.is_end_stream(), !watch);
+            let ended = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+            assert!(ended.is_none());
+            assert_eq!(began.elapsed(), lasts);
+        }
     }
 }

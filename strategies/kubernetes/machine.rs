@@ -18,8 +18,10 @@ const NEWS_MAX: usize = 64;
 const CONTAINERS_MAX: usize = 64;
 /// Says what is in a pod, where whoever wrote its manifest did.
 const APP: &str = "app.kubernetes.io/name";
-/// How the kubelet knows a pod that it runs from a file: its processes carry this, and its object another uid.
-const HASH: &str = "kubernetes.io/config.hash";
+/// How the kubelet knows a pod that it runs from a file: its processes carry this, and its object another uid. Of the two
+/// annotations that say it this one counts, because the kubelet runs no pod of the API server that has it: so nobody's pod
+/// has the name of another.
+const HASH: &str = "kubernetes.io/config.mirror";
 
 /// Tells what pods there are on a machine, by the name that Kubernetes has for it, for as long as the future is polled and
 /// somebody listens. It asks as a pod, or by the kubeconfig that is usual, and never gives up. Dropping it ends the

@@ -120,6 +120,7 @@ async fn a_review_is_answered_with_its_uid_and_a_patch_that_the_api_server_reads
 #[tokio::test]
 async fn what_is_no_review_is_refused_in_words_and_the_next_one_answered() {
     let webhook = Webhook::start().await;
+    let wide = format!("[{}]", vec!["{}"; 300_000].join(","));
     let deep = format!(
         "{{\"apiVersion\": \"admission.k8s.io/v1\", \"request\": {{\"object\": {{\"spec\": {}",
         "[".repeat(100_000)
@@ -128,6 +129,7 @@ async fn what_is_no_review_is_refused_in_words_and_the_next_one_answered() {
         (b"".to_vec(), "EOF"),
         (b"nonsense".to_vec(), "expected"),
         (deep.into_bytes(), "recursion limit"),
+        (wide.into_bytes(), "more than 16384 objects"),
         (
             b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}".to_vec(),
             "AdmissionRequest",
@@ -243,4 +245,74 @@ async fn probes_say_what_is_missing_and_metrics_what_was_counted() {
     assert_eq!(get("/readyz").await, (200, "ok".to_owned()));
     assert!(get("/metrics").await.1.contains("pillion_injector_connections_total{end=\"served\"}"));
     probes.stop().await;
+}
+
+/// Says that a body comes, and no more of it than this.
+async fn begin(webhook: &Webhook, length: usize, body: &[u8]) -> TcpStream {
+    let mut stream = webhook.connect().await;
+    let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    stream.write_all(body).await.expect("it reads");
+    stream
+}
+
+/// A request whose body is announced with this length and never comes, or does.
+fn announced(length: usize, comes: bool) -> Request {
+    let body = if comes {
+        Body::from(vec![b' '; length])
+    } else {
+        Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>())
+    };
+    let request = hyper::Request::post("/mutate").header(header::CONTENT_LENGTH, length);
+    request.body(body).expect("a request")
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_bodies_that_do_not_come_keep_no_pod_waiting() {
+    let (room, start) = (room(), tokio::time::Instant::now());
+    let slow: Vec<_> = (0..=BODIES_KIB_MAX * 1024 / BODY_BYTES_MAX)
+        .map(|_| {
+            let room = Arc::clone(&room);
+            tokio::spawn(async move {
+                body(announced(BODY_BYTES_MAX, false), &room, BODY_BYTES_MAX).await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let small = body(announced(SMALL_BYTES_MAX, true), &room, BODY_BYTES_MAX).await;
+    assert_eq!(
+        (small.expect("it is read").len(), start.elapsed()),
+        (SMALL_BYTES_MAX, Duration::ZERO)
+    );
+    // A large one waits, but not for as long as a request may take.
+    let large = body(announced(BODY_BYTES_MAX, true), &room, BODY_BYTES_MAX).await;
+    assert_eq!((large.expect("it is read").len(), start.elapsed()), (BODY_BYTES_MAX, BODY));
+    for slow in slow {
+        let refused = slow.await.expect("no panic").expect_err("it did not come");
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+    }
+}
+
+#[tokio::test]
+async fn requests_that_never_become_whole_give_their_places_to_those_that_do() {
+    let webhook = Webhook::start().await;
+    let mut slow = Vec::new();
+    for at in 0..2 * CONNECTIONS_MAX {
+        let (length, body): (_, &[u8]) = if at % 2 == 0 { (10, b"") } else { (70_000, b"{}") };
+        slow.push(begin(&webhook, length, body).await);
+        if at % 3 == 0 {
+            let mut head = webhook.connect().await;
+            head.write_all(b"POST /mutate HTTP/1.1\r\nX: ").await.expect("it reads");
+            slow.push(head);
+        }
+    }
+    response(webhook.mutate(&review(|_| {})).await);
+    // Who has lost its place is gone at once, so that there are never many more connections than places.
+    let (lost, mut byte) = (slow.len() + 1 - CONNECTIONS_MAX, [0]);
+    for stream in &mut slow[..lost] {
+        let ended = tokio::time::timeout(REQUEST / 2, stream.read(&mut byte)).await;
+        assert!(!matches!(ended.expect("it is gone"), Ok(1)), "and was not answered");
+    }
+    drop(slow);
+    webhook.stop().await;
 }

@@ -10,9 +10,10 @@
 //! 1:name=systemd:/system.slice/containerd.service/kubepods-pod<uid>.slice:cri-containerd:<id>
 //! ```
 //!
-//! What is further in was made by whoever was there before: the outermost counts first, so that what a container makes inside
-//! its own group says nothing. A group below `user.slice` says nothing either, because a user of the machine may call it as he
-//! likes.
+//! What is further in was made by whoever was there before: only the outermost pod and its container count, so that what a
+//! container makes inside its own group says nothing, even while nobody knows its pod. Where the machine is itself a container
+//! (Kubernetes in Docker), what is around the pod of this node is around all of them and is passed over. A group below
+//! `user.slice` says nothing either, because a user of the machine may call it as he likes.
 
 /// Longest text that is looked at, in bytes: a dozen lines of a few hundred bytes are usual.
 pub(super) const BYTES_MAX: usize = 16 * 1024;
@@ -34,21 +35,66 @@ pub(super) enum Mark {
     Container(String),
 }
 
-/// What the control groups of a process say, the outermost first. Nothing for a process that is in no pod.
-pub(super) fn marks(text: &str) -> Vec<Mark> {
+/// What the control groups of a process say of its pod: the pod, its container, or both. Nothing for a process that is in no
+/// pod. `around` is what is around every pod of the machine.
+pub(super) fn marks(text: &str, around: &[Mark]) -> Vec<Mark> {
     let mut marks = Vec::new();
-    for line in text.lines() {
-        let Some(path) = line.splitn(3, ':').nth(2) else { continue };
-        if path.split('/').any(|part| part == "user.slice") {
-            continue;
-        }
-        for mark in path.split(['/', ':']).filter_map(mark) {
+    for path in paths(text) {
+        for mark in outermost(path, around) {
             if marks.len() < MARKS_MAX && !marks.contains(&mark) {
                 marks.push(mark);
             }
         }
     }
     marks
+}
+
+/// What is around the pod that has these control groups, which are those of this node: nothing on a machine that is none.
+pub(super) fn around(own: &str) -> Vec<Mark> {
+    let all = |path: &str| path.split(['/', ':']).filter_map(mark).collect::<Vec<_>>();
+    let of_pod = |mark: &Mark| matches!(mark, Mark::Pod(_));
+    paths(own)
+        .map(all)
+        .find_map(|mut marks| {
+            marks.truncate(marks.iter().rposition(of_pod)?);
+            Some(marks)
+        })
+        .unwrap_or_default()
+}
+
+fn paths(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.splitn(3, ':').nth(2))
+}
+
+/// The first pod of a path and the container right in it, or the first container.
+fn outermost(path: &str, mut around: &[Mark]) -> Vec<Mark> {
+    let mut found = Vec::new();
+    let mut pod_at = 0;
+    for (at, part) in path.split('/').enumerate() {
+        if found.is_empty() && part == "user.slice" || !found.is_empty() && at > pod_at + 1 {
+            break;
+        }
+        for mark in part.split(':').filter_map(mark) {
+            if let [first, rest @ ..] = around
+                && found.is_empty()
+            {
+                around = if *first == mark { rest } else { &[] };
+                if *first == mark {
+                    continue;
+                }
+            }
+            let is_pod = matches!(mark, Mark::Pod(_));
+            if is_pod && !found.is_empty() {
+                return found;
+            }
+            found.push(mark);
+            if !is_pod {
+                return found;
+            }
+            pod_at = at;
+        }
+    }
+    found
 }
 
 /// One part of a path.
@@ -89,6 +135,10 @@ mod tests {
     const UID: &str = "6c1b8c0e-7d5f-4a0b-9c38-0f2d1e3a4b5c";
     const SYSTEMD: &str = "6c1b8c0e_7d5f_4a0b_9c38_0f2d1e3a4b5c";
     const ID: &str = "4f1c2d3e4f5a6b7c8d9e0f1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e";
+
+    fn marks(text: &str) -> Vec<Mark> {
+        super::marks(text, &[])
+    }
 
     fn pod() -> Mark {
         Mark::Pod(UID.to_owned())
@@ -161,10 +211,50 @@ mod tests {
     }
 
     #[test]
-    fn what_is_further_in_comes_later() {
-        let inner = UID.replace('6', "7");
-        let text = format!("0::/kubepods/pod{UID}/{ID}/kubepods/pod{inner}/{ID}");
-        assert_eq!(marks(&text), [pod(), container(), Mark::Pod(inner)]);
+    fn what_is_further_in_says_nothing() {
+        let (inner, other) = (UID.replace('6', "7"), ID.replace('4', "5"));
+        for text in [
+            format!("0::/kubepods/pod{UID}/{ID}/kubepods/pod{inner}/{other}"),
+            format!("0::/kubepods/pod{UID}/{ID}/{other}"),
+            format!(
+                "4:memory:/kubepods/pod{UID}/{ID}\n1:name=systemd:/kubepods/pod{UID}/{ID}/pod{inner}"
+            ),
+            // A container that has a systemd of its own.
+            format!("0::/kubepods/pod{UID}/{ID}/user.slice/user-0.slice/session-c1.scope"),
+        ] {
+            assert_eq!(marks(&text), [pod(), container()], "{text}");
+        }
+        assert_eq!(marks(&format!("0::/kubepods/pod{UID}/init/{other}")), [pod()]);
+        assert_eq!(marks(&format!("0::/kubepods/pod{UID}/pod{inner}/{other}")), [pod()]);
+        // A container of the machine's own, which is no pod.
+        let docker = format!("0::/system.slice/docker-{ID}.scope/kubepods/pod{UID}/{other}");
+        assert_eq!(marks(&docker), [container()]);
+    }
+
+    #[test]
+    fn what_is_around_every_pod_of_the_machine_is_passed_over() {
+        let (own, other) = (UID.replace('6', "7"), ID.replace('4', "5"));
+        for outside in [format!("/docker/{other}"), format!("/kubepods/pod{UID}/{other}")] {
+            let around = around(&format!("2:cpu:{outside}/kubepods/pod{own}/{ID}\n0::/\n"));
+            let inside = |path: &str| super::marks(&format!("2:cpu:{outside}{path}"), &around);
+            assert_eq!(
+                inside(&format!("/kubepods/pod{own}/{ID}")),
+                [Mark::Pod(own.clone()), container()]
+            );
+            let third = UID.replace('6', "8");
+            let nested = format!("/kubepods/pod{third}/{ID}/pod{own}");
+            assert_eq!(inside(&nested), [Mark::Pod(third), container()]);
+            assert_eq!(inside("/system.slice/kubelet.service"), []);
+            assert_eq!(inside(&format!("/user.slice/kubepods-pod{own}")), []);
+        }
+        for own in [
+            "0::/\n",
+            "",
+            "0::/system.slice/pillion.service",
+            &format!("0::/kubepods/pod{own}/{ID}"),
+        ] {
+            assert_eq!(around(own), [], "{own}");
+        }
     }
 
     #[test]

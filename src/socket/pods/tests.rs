@@ -4,6 +4,7 @@ use std::fs;
 
 use pillion_strategies::pods::MachinePod;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
 
 use super::*;
 use crate::config::PodRule;
@@ -249,4 +250,44 @@ async fn no_more_apps_wait_for_their_pods_than_may() {
     let codes = all.join_all().await;
     assert_eq!(codes.iter().filter(|code| **code == "overloaded").count(), 1);
     assert_eq!(codes.iter().filter(|code| **code == "timeout").count(), WAITING_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn apps_that_may_not_come_and_do_not_go_keep_no_others_out() {
+    let world = World::new(&[PodRule::All]);
+    world.lists(&[cart(UID)]).await;
+    world.runs_in("0::/system.slice/ssh.service\n");
+    let (_trigger, shutdown) = crate::shutdown::channel();
+    let connects = || {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (pods, hub) = (Arc::clone(&world.pods), Arc::clone(&world.hub));
+        let options = crate::session::SessionOptions { operator: false, body_bytes_max: 1024 };
+        tokio::spawn(crate::socket::serve_pod(ours, pods, hub, options, shutdown.clone()));
+        theirs
+    };
+    let hears = async |mut app: UnixStream| {
+        let mut heard = String::new();
+        app.read_to_string(&mut heard).await.expect("it ends");
+        heard
+    };
+    let mut silent: Vec<UnixStream> = (0..TELLING_MAX).map(|_| connects()).collect();
+    assert_eq!(hears(connects()).await, "", "it is let go");
+    let told = hears(silent.swap_remove(0)).await;
+    assert!(told.contains("runs in no pod"), "{told}");
+    drop(silent);
+    while world.pods.telling.available_permits() < TELLING_MAX {
+        tokio::task::yield_now().await;
+    }
+    let told = hears(connects()).await;
+    assert!(told.contains("runs in no pod"), "there is room again: {told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_container_calls_its_own_groups_is_nothing_even_when_its_pod_is_gone() {
+    let world = World::new(&[PodRule::All]);
+    world.lists(&[cart(UID)]).await;
+    let gone = "8c1b8c0e-7d5f-4a0b-9c38-0f2d1e3a4b5c";
+    let nested = format!("{}/kubepods/pod{UID}/{}\n", groups(gone).trim_end(), "4f".repeat(32));
+    world.runs_in(&nested);
+    assert_eq!(world.turned().await.0, "timeout");
 }

@@ -14,7 +14,7 @@ use crate::pods::{MachinePod, PodNews};
 fn pod(namespace: &str, name: &str, uid: &str) -> Value {
     json!({
         "metadata": {"name": name, "namespace": namespace, "uid": uid,
-            "labels": {"app.kubernetes.io/name": "cart"}, "annotations": {"kubernetes.io/config.hash": "0f".repeat(16)}},
+            "labels": {"app.kubernetes.io/name": "cart"}, "annotations": {"kubernetes.io/config.mirror": "0f".repeat(16), "kubernetes.io/config.hash": "1e".repeat(16)}},
         "spec": {"serviceAccountName": "till", "nodeName": "node-1", "containers": [{"name": "app"}]},
         "status": {
             "phase": "Running",
@@ -47,7 +47,10 @@ impl Heard {
 async fn the_pods_of_a_machine_are_told_of_all_namespaces_with_what_their_processes_are_known_by() {
     let script = Script::default();
     script.put("pods", pod("shop", "cart-0", "u-0"));
-    script.put("pods", pod("till", "cart-0", "u-1"));
+    // One that the kubelet runs, whatever its manifest says of a file.
+    let mut thief = pod("till", "cart-0", "u-1");
+    thief["metadata"]["annotations"] = json!({"kubernetes.io/config.hash": "0f".repeat(16)});
+    script.put("pods", thief);
     let mut heard = Heard::of(&script);
     assert!(matches!(heard.next().await, PodNews::Begins));
     let PodNews::Listed(key, first) = heard.next().await else { panic!("a list") };
@@ -66,6 +69,7 @@ async fn the_pods_of_a_machine_are_told_of_all_namespaces_with_what_their_proces
     );
     let PodNews::Listed(key, second) = heard.next().await else { panic!("a list") };
     assert_eq!((key.as_str(), second.uid.as_str()), ("till/cart-0", "u-1"));
+    assert_eq!(second.hash, None);
     assert!(matches!(heard.next().await, PodNews::Whole));
     script.watched(1).await;
     script.put("pods", pod("shop", "cart-1", "u-2"));
