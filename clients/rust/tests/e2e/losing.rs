@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use pillion_client::{Client, Code, Kind, Report, Spawn};
 use tokio::net::{UnixListener, UnixStream};
@@ -41,9 +42,10 @@ impl Cutter {
 /// A client whose reports are heard.
 async fn reporting(node: &Node, socket: &Path) -> (Client, mpsc::Receiver<Report>) {
     let (told, reports) = mpsc::channel(16);
-    let builder = node.builder().socket(socket).on_report(move |report| {
-        told.try_send(*report).unwrap();
-    });
+    let builder =
+        node.builder().socket(socket).grace(Duration::from_secs(30)).on_report(move |report| {
+            told.try_send(*report).unwrap();
+        });
     (builder.connect().await.unwrap(), reports)
 }
 
