@@ -53,7 +53,7 @@ var (
 )
 
 func decMode(maps reflect.Type) cbor.DecMode {
-	options := cbor.DecOptions{IntDec: cbor.IntDecConvertSignedOrBigInt, MaxNestedLevels: 512,
+	options := cbor.DecOptions{IntDec: cbor.IntDecConvertSignedOrBigInt, BigIntDec: cbor.BigIntDecodePointer, MaxNestedLevels: 512,
 		MaxArrayElements: 1 << 27, MaxMapPairs: 1 << 27, DefaultMapType: maps}
 	mode, err := options.DecMode()
 	if err != nil {
@@ -63,7 +63,8 @@ func decMode(maps reflect.Type) cbor.DecMode {
 }
 
 // Decode puts the body into what out points to. Structs have their fields by `cbor` or `json` tags, or by name. Without a body
-// nothing is changed. A body that has a content type fits into *[]byte and *string only.
+// nothing is changed. A body that has a content type fits into *[]byte and *string only. One that is nested deeper than 512
+// is not decoded.
 //
 // The error is [ErrBadArg], with the one of the CBOR library inside.
 func (b Body) Decode(out any) error {
