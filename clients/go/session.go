@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -55,9 +57,24 @@ func (c *Client) open(ctx context.Context) (net.Conn, error) {
 		c.found = path
 		return conn, nil
 	}
-	failure := newError("unreachable", "nobody answers at %s: %v; start a node there with `pillion up --socket %s`", path, err, path)
+	return nil, notConnected(path, err)
+}
+
+// notConnected says why a socket does not answer, and what to do. What may change by itself is [ErrUnreachable], and tried again.
+func notConnected(path string, err error) *Error {
+	code, what := "unreachable", fmt.Sprintf("nobody answers at %s: %v; start a node there with `pillion up --socket %s`", path, err, path)
+	info, missing := os.Stat(path)
+	switch {
+	case errors.Is(err, syscall.EINVAL):
+		code, what = "badarg", fmt.Sprintf("%s is no path for a socket: it has %d bytes, of at most 107; name a shorter one", path, len(path))
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		what = fmt.Sprintf("this user may not connect to %s: %v; run as the user of the node, or let this one write to the socket", path, err)
+	case missing == nil && info.Mode()&fs.ModeSocket == 0:
+		what = fmt.Sprintf("%s is no socket: %v; name the socket of a node by PILLION_SOCKET", path, err)
+	}
+	failure := newError(code, "%s", what)
 	failure.cause = err
-	return nil, failure
+	return failure
 }
 
 // establish connects and introduces the app, once.
