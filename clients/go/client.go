@@ -197,6 +197,8 @@ func (c *Client) Node() string {
 // Close says goodbye, ends all processes of the client ([GenServer]s by Terminate with "shutdown"), and returns when nothing of it
 // runs any more: functions of tasks and served ones have their contexts ended. What waits for an answer gets [ErrClosed]. When ctx ends
 // first, the connection is closed without a goodbye's answer.
+//
+// A callback of a [GenServer], a served function or the function of a task that calls it waits for its own end: it says `go client.Close(ctx)`.
 func (c *Client) Close(ctx context.Context) error {
 	c.closing.Do(func() { c.closeErr = c.close(ctx) })
 	return c.closeErr

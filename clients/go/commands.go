@@ -58,16 +58,15 @@ func (a Answer) Members() map[string]any {
 // submit appends a command to what is written. With w it has an id, and w gets the answer.
 func (c *Client) submit(ctx context.Context, cmd *command, w *pending, deadline time.Time) error {
 	p := cmd.process
-	if p != nil && !p.own {
-		select {
-		case <-p.done:
-			return newError("noproc", "the process that acts has ended: %s", p.Reason())
-		default:
-		}
+	if p != nil && !p.own && p.hasEnded() {
+		return p.actsNoMore()
 	}
 	size := len(cmd.body.data)
 	if size > frameMax {
 		return newError("too_large", "a body of %d bytes; nothing longer than 64 MiB is written", size)
+	}
+	if cmd.headerSize() > headerMax {
+		return newError("too_large", "the members of a %s take more than 64 KiB; what is long belongs into the body", cmd.op)
 	}
 	c.mu.Lock()
 	if cmd.only != nil && (c.link != cmd.only || !c.takes(cmd)) {
@@ -329,13 +328,14 @@ func (c *Client) abandon(w *pending) bool {
 // settle gives a command its answer; c.mu is held.
 func (c *Client) settle(w *pending, answer Answer, err error) {
 	delete(c.pending, w.id)
+	if w.made != nil && err == nil && (w.abandoned || w.made.hasEnded()) {
+		// A process that nobody waits for any more, or that was ended while it was made again.
+		c.append(&command{op: "exit", fields: []field{text("pid", findText(answer.header, "pid"))}}, nil)
+		c.plain--
+		w.made = nil
+	}
 	if w.abandoned {
 		w.finished = true
-		if w.made != nil && err == nil {
-			// A process that nobody waits for any more.
-			c.append(&command{op: "exit", fields: []field{text("pid", findText(answer.header, "pid"))}}, nil)
-			c.plain--
-		}
 	} else {
 		if err == nil && w.made != nil {
 			w.made.pid = findText(answer.header, "pid")

@@ -90,6 +90,17 @@ type command struct {
 	what PID
 }
 
+// headerSize is more than what the header takes, by not much: what is longer than a header can be is not written.
+func (cmd *command) headerSize() int {
+	const heads = 9 + 9
+	size := 512 + len(cmd.op) + len(cmd.body.ct)
+	for i := range cmd.fields {
+		f := &cmd.fields[i]
+		size += heads + len(f.key) + len(f.text) + len(f.raw)
+	}
+	return size
+}
+
 // appendFrame writes a command; id 0 is none, pid empty the session's own process.
 func appendFrame(b []byte, cmd *command, id uint64, pid string) []byte {
 	start := len(b)

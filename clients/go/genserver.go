@@ -90,7 +90,8 @@ type server struct {
 	leaving   chan struct{}
 }
 
-// Start runs a [GenServer] in a process of its own. It returns when Init has; its error is the one of Start.
+// Start runs a [GenServer] in a process of its own. It returns when Init has; its error is the one of Start, and nothing of the process
+// is left then. ctx is for the process: Init has one of its own, and is waited for.
 func (c *Client) Start(ctx context.Context, callbacks GenServer, options ...SpawnOption) (*Process, error) {
 	p := newProcess(c)
 	for _, option := range options {
@@ -104,7 +105,8 @@ func (c *Client) Start(ctx context.Context, callbacks GenServer, options ...Spaw
 	}
 	if err := s.guard(func() error { return callbacks.Init(s.ctx, p) }); err != nil {
 		s.cancel()
-		_ = p.Exit(ctx, raised(err).exitReason())
+		close(s.ended)
+		p.drop(raised(err).exitReason())
 		return nil, err
 	}
 	c.tasks.Add(1)

@@ -251,6 +251,25 @@ func (p *Process) endedError() error {
 	return &Error{Code: "noproc", Message: "the process has ended: " + p.reason, Reason: p.reason}
 }
 
+func (p *Process) hasEnded() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// actsNoMore is what a process that has ended is told that is asked to do something.
+func (p *Process) actsNoMore() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failure != nil {
+		return p.failure
+	}
+	return &Error{Code: "noproc", Message: "the process that acts has ended: " + p.reason, Reason: p.reason}
+}
+
 // end is what becomes of a process that will hear nothing more. What lies in its mailbox can still be taken.
 func (p *Process) end(reason string, failure error) {
 	p.mu.Lock()

@@ -2,6 +2,7 @@ package pillion
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"sync"
 	"time"
@@ -112,6 +113,8 @@ func (p *Process) Client() *Client { return p.client }
 
 // Exit ends the process; "" is the reason "normal". Who is linked or monitors it hears the reason. Of the client's own process it
 // ends all of its processes and declarations, and the client begins anew.
+//
+// When ctx ends before the node has answered, with MaybeApplied, the process is ended all the same.
 func (p *Process) Exit(ctx context.Context, reason string) error {
 	cmd := command{op: "exit", process: p}
 	if reason != "" && reason != "normal" {
@@ -121,10 +124,37 @@ func (p *Process) Exit(ctx context.Context, reason string) error {
 		reason = "normal"
 	}
 	_, err := p.client.ask(ctx, &cmd)
-	if err == nil && !p.own {
+	// Written is as good as done: the node ends it, whether its word is waited for or not.
+	var failure *Error
+	written := err == nil || (errors.As(err, &failure) && failure.MaybeApplied)
+	if written && !p.own {
 		p.client.gone(p, reason)
 	}
 	return err
+}
+
+// drop forgets a process whatever ctx says, and has the node end it as soon as that can be told.
+func (p *Process) drop(reason string) {
+	c := p.client
+	c.mu.Lock()
+	pid, gen := p.pid, c.gen
+	lives := c.processes[pid] == p && c.state != closed
+	if lives {
+		c.tasks.Add(1)
+	}
+	c.mu.Unlock()
+	c.gone(p, reason)
+	if !lives {
+		return
+	}
+	fields := []field{text("pid", pid)}
+	if reason != "normal" {
+		fields = append(fields, text("reason", cut(reason, 1024)))
+	}
+	go func() {
+		defer c.tasks.Done()
+		_, _ = c.ask(c.ctx, &command{op: "exit", fields: fields, gen: gen})
+	}()
 }
 
 // SendOption says more about a send, cast or publish.
@@ -192,6 +222,8 @@ func (p *Process) say(ctx context.Context, op string, to PID, body any, options 
 // Every call ends once: with the reply, or an [*Error] whose MaybeApplied says whether the callee may have acted: [ErrTimeout],
 // [ErrNoProc], [ErrExit], [ErrException], [ErrUndef], [ErrNoConnection], [ErrOverloaded], [ErrLost]. When ctx is cancelled the
 // callee goes on, and its reply is dropped: [ErrCancelled].
+//
+// Without a deadline in ctx it is the node that keeps the 5 s: a node that hangs, without its connection breaking, is waited for.
 func (p *Process) Call(ctx context.Context, to PID, body any) (Body, error) {
 	item, err := encode(body)
 	if err != nil {
@@ -257,7 +289,8 @@ type Part struct {
 }
 
 // Stream is Call for an answer in parts: each as it comes, the value at the end, or an error. Each part starts the node's deadline anew;
-// that of ctx is for all. Who leaves the loop early drops the rest.
+// that of ctx is for all. Who leaves the loop early drops the rest. What has come and was not taken lies in this program, without a
+// bound: of a callee that is faster than the loop, ask for one piece after the other by calls.
 func (p *Process) Stream(ctx context.Context, to PID, body any) iter.Seq2[Part, error] {
 	return func(yield func(Part, error) bool) {
 		item, err := encode(body)

@@ -57,8 +57,7 @@ func (c *Client) Serve(ctx context.Context, name string, functions Functions) (*
 	_, err = c.declare(ctx, &declaration{process: p, kind: declaresModule, key: name, op: "serve",
 		fields: []field{text("module", name), raw("functions", slices.Clone(list.data))}})
 	if err != nil {
-		_ = c.tell(c.ctx, &command{op: "exit", process: p})
-		c.gone(p, "normal")
+		p.drop("normal")
 		return nil, err
 	}
 	c.tasks.Add(1)
@@ -83,7 +82,7 @@ func (s *Served) Process() *Process { return s.process }
 func (s *Served) Close(ctx context.Context) error {
 	err := s.process.Exit(ctx, "")
 	s.module.shut(ctx)
-	s.process.client.gone(s.process, "normal")
+	s.process.drop("normal")
 	if errors.Is(err, ErrNoProc) || errors.Is(err, ErrClosed) {
 		err = nil
 	}

@@ -49,14 +49,14 @@ func (c *Client) watch(ctx context.Context, d *declaration) (watch, error) {
 	}
 	d.process = p
 	if _, err := c.declare(ctx, d); err != nil {
-		_ = c.tell(c.ctx, &command{op: "exit", process: p})
-		c.gone(p, "normal")
+		p.drop("normal")
 		return watch{}, err
 	}
 	return watch{p}, nil
 }
 
-// Close ends it. What waits in its mailbox is gone.
+// Close ends it, also when ctx has ended. What waits in its mailbox is gone. Who only stops to take from it, or lets go of it, has not
+// closed it: the node goes on to hold messages for it.
 func (w watch) Close(ctx context.Context) error {
 	select {
 	case <-w.process.done:
@@ -68,7 +68,8 @@ func (w watch) Close(ctx context.Context) error {
 	if errors.Is(err, ErrNoProc) || errors.Is(err, ErrClosed) || errors.Is(err, ErrLost) {
 		err = nil
 	}
-	w.process.client.gone(w.process, "normal")
+	// With a ctx that has ended, too, nothing of it stays at the node.
+	w.process.drop("normal")
 	return err
 }
 

@@ -137,6 +137,9 @@ func (n *Node) Kill() {
 // Pause has the node do nothing any more, as a machine that hangs.
 func (n *Node) Pause() { _ = n.cmd.Process.Signal(syscall.SIGSTOP) }
 
+// Resume has a paused one go on.
+func (n *Node) Resume() { _ = n.cmd.Process.Signal(syscall.SIGCONT) }
+
 // Terminate asks the node to stop, by SIGTERM.
 func (n *Node) Terminate() { _ = n.cmd.Process.Signal(syscall.SIGTERM) }
 
