@@ -39,7 +39,8 @@ impl Floor {
         Self::new(listener.accept().await.expect("the other end connects").0)
     }
 
-    async fn write(&mut self, header: &Header, body: &Bytes) {
+    /// False when the other end has measured enough, and is gone.
+    async fn write(&mut self, header: &Header, body: &Bytes) -> bool {
         self.frame.clear();
         self.frame.extend([0; 6]);
         ciborium::into_writer(header, &mut self.frame).expect("a vector takes everything");
@@ -48,7 +49,11 @@ impl Floor {
         let length = u32::try_from(self.frame.len() - 4).expect("a short frame");
         self.frame[..4].copy_from_slice(&length.to_be_bytes());
         self.frame[4..6].copy_from_slice(&head.to_be_bytes());
-        self.writer.write_all(&self.frame).await.expect("a connection");
+        self.writer.write_all(&self.frame).await.is_ok()
+    }
+
+    async fn flush(&mut self) -> bool {
+        self.writer.flush().await.is_ok()
     }
 
     async fn read(&mut self) -> Option<(Header, Bytes)> {
@@ -72,8 +77,7 @@ pub async fn call(setup: &Setup) {
     let mut times = Times::new(setup);
     loop {
         let since = Instant::now();
-        floor.write(&header, &body).await;
-        floor.writer.flush().await.expect("a connection");
+        assert!(floor.write(&header, &body).await && floor.flush().await, "a connection");
         let (header, reply) = floor.read().await.expect("a reply");
         assert_eq!((header.id, reply.0.len()), (7, setup.size));
         if !times.took(since) {
@@ -85,17 +89,16 @@ pub async fn call(setup: &Setup) {
 pub async fn respond(setup: &Setup) {
     let mut floor = Floor::accept(setup).await;
     while let Some((header, body)) = floor.read().await {
-        floor.write(&header, &body).await;
-        floor.writer.flush().await.expect("a connection");
+        if !(floor.write(&header, &body).await && floor.flush().await) {
+            return;
+        }
     }
 }
 
 pub async fn send(setup: &Setup) {
     let mut floor = Floor::connect(setup).await;
     let (header, body) = (header(setup), Bytes(setup.body()));
-    loop {
-        floor.write(&header, &body).await;
-    }
+    while floor.write(&header, &body).await {}
 }
 
 pub async fn receive(setup: &Setup) {
