@@ -11,6 +11,7 @@ mod session;
 mod terminal;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -109,11 +110,20 @@ fn lacks(build: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-/// Whether this command does well, in a directory of the repository.
-fn does(directory: &str, command: &[&str]) -> bool {
-    let mut does = Command::new(command[0]);
-    does.args(&command[1..]).current_dir(root().join(directory));
-    does.output().is_ok_and(|output| output.status.success())
+/// Builds a program of the repository with its toolchain. False only where that is not here: what is here and does not build is
+/// a failure, with what the toolchain says.
+fn builds(directory: &str, command: &[&str]) -> bool {
+    let mut builds = Command::new(command[0]);
+    builds.args(&command[1..]).current_dir(root().join(directory));
+    match builds.output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => panic!("{}: {error}", command[0]),
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {}\n{words}", command.join(" "), output.status);
+            true
+        }
+    }
 }
 
 #[test]
@@ -129,15 +139,18 @@ fn the_session_of_the_tutorial_happens_as_it_is_told() {
         return;
     }
     let mut scratch = Scratch::new();
-    if !does("examples/pos/go", &["go", "build", "-o", "/dev/null", "."]) {
+    if !builds("examples/pos/go", &["go", "build", "-o", "/dev/null", "."]) {
         scratch.place.lacking.push("Go".to_owned());
     }
-    if !does("", &["cargo", "build", "--offline", "-q", "-p", "pillion-client", "--example", "pos"])
-    {
+    let pos = ["build", "--offline", "-q", "-p", "pillion-client", "--example", "pos"];
+    if builds("", &[&["cargo"], &pos[..]].concat()) {
+        // As whoever starts it does: it looks whether what was built is newer than its sources. Told nothing, it says how it is
+        // used.
+        let run = Command::new(root().join("examples/pos/rust/run")).output();
+        assert!(run.is_ok_and(|output| output.status.code() != Some(69)), "it was built");
+    } else {
         scratch.place.lacking.push("Rust".to_owned());
     }
-    // As whoever starts it does: it looks whether what was built is newer than its sources.
-    does("", &["examples/pos/rust/run"]);
     if std::env::var_os("PILLION_BLESS").is_some() {
         let (blessed, result) = session::bless(&page, &mut scratch.place);
         fs::write(path, blessed).expect("the tutorial is written");
@@ -147,6 +160,16 @@ fn the_session_of_the_tutorial_happens_as_it_is_told() {
     if let Err(wrong) = session::check(&page, &mut scratch.place) {
         panic!("docs/tutorial.md, {wrong}\n(PILLION_BLESS=1 writes what is printed into the page)");
     }
+}
+
+#[test]
+fn only_a_toolchain_that_is_not_here_is_lacking() {
+    assert!(!builds("", &["a-toolchain-that-nobody-has", "build"]));
+    assert!(builds("", &["true"]));
+    let broken = std::panic::catch_unwind(|| builds("", &["sh", "-c", "echo no such type >&2; exit 1"]));
+    let words = broken.expect_err("what does not build is no reason to go on");
+    let words = words.downcast_ref::<String>().expect("it is said why");
+    assert!(words.contains("no such type"), "{words}");
 }
 
 /// What is wrong with a page, if anything.
