@@ -48,9 +48,8 @@ enum Got {
 
 /// Starts the driver with nothing to do, so that it is built. Says why it cannot be had.
 pub fn prepare(driver: &Path) -> Result<(), String> {
-    if !driver.exists() {
-        return Err(format!("there is no {}", driver.display()));
-    }
+    // A client whose driver was moved or named wrongly is not one whose toolchain is missing.
+    assert!(driver.exists(), "there is no driver {}", driver.display());
     let mut command = command(driver, Path::new("/nonexistent"), &BTreeMap::new());
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("{}: {error}", driver.display()))?;
@@ -126,7 +125,14 @@ pub fn play(driver: &Path, script: &Script, patience: Duration) -> Result<(), St
     {
         done = Err(stage.transcript.failure(script, script.steps.len(), step, &fault));
     }
-    let said = stage.end();
+    let (said, hangs) = stage.end();
+    if done.is_ok()
+        && hangs
+        && let Some(step) = script.steps.last()
+    {
+        let fault = "it does not end with its standard input";
+        return Err(format!("{}, after {}: {fault}\n{said}", script.name, step.text));
+    }
     done.map_err(|report| {
         if said.is_empty() { report } else { format!("{report}\nits driver wrote:\n{said}") }
     })
@@ -210,18 +216,14 @@ impl<'s> Stage<'s> {
         self.directory.path().join("node.sock")
     }
 
-    /// Ends the driver, which ends with its standard input, and gives what it wrote for people.
-    fn end(self) -> String {
-        let Self { mut child, input, errors, stream, listener, .. } = self;
+    /// Ends the driver, which ends with its standard input, and gives what it wrote for people, and whether it hangs.
+    fn end(self) -> (String, bool) {
+        let Self { mut child, input, errors, stream, listener, patience, .. } = self;
         drop((input, stream, listener));
-        let status = ended(&mut child, Duration::from_secs(10));
+        let status = ended(&mut child, patience);
         // What it may have started has its group.
         kill(&mut child);
-        let mut said = errors.join().unwrap_or_default();
-        if status.is_none() {
-            said.push_str("(it did not end with its standard input)\n");
-        }
-        said
+        (errors.join().unwrap_or_default(), status.is_none())
     }
 
     fn step(&mut self, does: &Does) -> Result<(), String> {

@@ -60,6 +60,26 @@ fn a_client_that_counts_wrongly_fails() {
 }
 
 #[test]
+fn a_driver_that_is_not_there_fails() {
+    let named = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/nobody/conformance");
+    let prepared = std::panic::catch_unwind(|| client::prepare(&named));
+    assert!(prepared.is_err(), "only a missing toolchain is a reason to go on");
+}
+
+#[test]
+fn a_driver_that_hangs_at_its_end_fails() {
+    let place = tempfile::tempdir().expect("a directory");
+    let driver = place.path().join("driver");
+    std::fs::write(&driver, "#!/bin/sh\nexec sleep 600\n").expect("a script");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&driver, mode).expect("it can be started");
+    let mut script: Script = script::named("no_node");
+    script.steps.truncate(1);
+    let played = client::play(&driver, &script, Duration::from_millis(200));
+    assert!(played.is_err_and(|report| report.contains("does not end")));
+}
+
+#[test]
 fn a_node_that_says_something_else_fails() {
     let mut script = script::named("error_noproc");
     let Some(wrong) = script.steps.iter_mut().find(|step| step.text.contains(r#""code":"noproc""#))
