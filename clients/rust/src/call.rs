@@ -32,7 +32,8 @@ impl Parts {
 
 /// The parts of an answer, and its value behind them. Made by [`Process::call_parts`](crate::Process::call_parts).
 ///
-/// Dropping it loses what is still to come; the callee goes on.
+/// Dropping it loses what is still to come; the callee goes on. What has come and was not taken lies in this program, without a bound:
+/// of a callee that is faster than what takes the parts, ask for one piece after the other by calls.
 #[must_use = "the answer is here, and so is the error"]
 pub struct Replies<T> {
     parts: Arc<Parts>,
@@ -42,6 +43,12 @@ pub struct Replies<T> {
 }
 
 impl<T: DeserializeOwned> Replies<T> {
+    /// What holds them, for tests of who does.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> std::sync::Weak<Parts> {
+        Arc::downgrade(&self.parts)
+    }
+
     pub(crate) fn new(parts: Arc<Parts>, end: oneshot::Receiver<Result<Event>>) -> Self {
         Self { parts, end, value: None, kind: PhantomData }
     }

@@ -213,7 +213,7 @@ impl Default for Settings {
 impl Settings {
     pub(crate) fn failed(&self, failed: &Failed) {
         match &self.failed {
-            Some(callback) => callback(failed),
+            Some(callback) => told("on_failed", || callback(failed)),
             None => {
                 let to = failed.to.as_deref().unwrap_or_default();
                 let words = failed.message.as_deref().unwrap_or_default();
@@ -229,7 +229,7 @@ impl Settings {
 
     pub(crate) fn report(&self, report: &Report) {
         match &self.report {
-            Some(callback) => callback(report),
+            Some(callback) => told("on_report", || callback(report)),
             None => {
                 let lost = report.lost_events + report.lost_commands + report.unsure_commands;
                 if lost > 0 || !report.resumed {
@@ -247,7 +247,7 @@ impl Settings {
 
     pub(crate) fn disconnected(&self, reason: &String) {
         match &self.disconnected {
-            Some(callback) => callback(reason),
+            Some(callback) => told("on_disconnected", || callback(reason)),
             None => {
                 tracing::debug!("the connection to the node is lost, connecting again: {reason}");
             }
@@ -256,7 +256,7 @@ impl Settings {
 
     pub(crate) fn drained(&self) {
         match &self.drained {
-            Some(callback) => callback(&()),
+            Some(callback) => told("on_drained", || callback(&())),
             None => {
                 tracing::info!("left the node, which is about to leave; looking for another one");
             }
@@ -264,7 +264,15 @@ impl Settings {
     }
 }
 
-/// Settings of a client. Callbacks run in the connection's task: they return at once, and spawn what takes longer.
+/// Calls a callback of the app. Its panic is its own: the connection goes on.
+pub(crate) fn told(name: &str, callback: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback)).is_err() {
+        tracing::error!("the callback of {name} panicked");
+    }
+}
+
+/// Settings of a client. Callbacks run in the connection's task: they return at once, and spawn what takes longer. A panic of one is
+/// logged as an error, and nothing else comes of it.
 #[must_use = "a client is made by connect()"]
 pub struct Builder {
     settings: Settings,

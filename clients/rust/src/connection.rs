@@ -11,7 +11,8 @@
 //! been appended meanwhile as soon as the socket takes it.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -95,13 +96,33 @@ async fn attempt(
     is_first: bool,
 ) -> Result<Link, Trouble> {
     let path = path(shared).map_err(Trouble::Refused)?;
-    let stream = UnixStream::connect(&path).await.map_err(|error| {
-        let words = "nobody listens there; start a node with `pillion up`, or name its socket with PILLION_SOCKET";
-        Trouble::Broken(format!("cannot connect to {}: {error}: {words}", path.display()))
-    })?;
+    let stream = UnixStream::connect(&path).await.map_err(|error| not_connected(&path, &error))?;
     let words = "the node did not answer the hello within 10 s";
     let greeting = timeout(PATIENCE, greet(shared, stream, resume, is_first));
     greeting.await.unwrap_or_else(|_| Err(Trouble::Broken(words.to_owned())))
+}
+
+/// Why a socket does not answer, and what to do. Only what cannot change by itself is not tried again.
+fn not_connected(path: &Path, error: &io::Error) -> Trouble {
+    let shown = path.display();
+    let is_other = std::fs::metadata(path).is_ok_and(|there| !there.file_type().is_socket());
+    let words = match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let long = path.as_os_str().len();
+            let words = format!(
+                "{shown} is no path for a socket: it has {long} bytes, of at most 107; name a shorter one"
+            );
+            return Trouble::Refused(Error::new(Code::BadArg, false, words));
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not; run as the user of the node, or let this one write to the socket"
+        }
+        _ if is_other => "that is no socket; name the one of a node with PILLION_SOCKET",
+        _ => {
+            "nobody listens there; start a node with `pillion up`, or name its socket with PILLION_SOCKET"
+        }
+    };
+    Trouble::Broken(format!("cannot connect to {shown}: {error}: {words}"))
 }
 
 /// Introduces the app, and waits for the welcome.
@@ -336,6 +357,7 @@ fn welcomed(shared: &Arc<Shared>, link: &Link, declared: bool) -> Option<crate::
     }
     if declared {
         shared.set_phase(&mut state, Phase::Ready);
+        state.end_orphans();
     }
     drop(state);
     shared.finish(after);
@@ -373,8 +395,9 @@ async fn session(shared: &Arc<Shared>, link: Link, declared: bool) -> End {
             let mut state = shared.state();
             if state.phase == Phase::Away {
                 shared.set_phase(&mut state, Phase::Ready);
+                state.end_orphans();
             }
-            drop(state);
+            crate::state::release(state);
             if let Some(report) = report {
                 shared.settings.report(&report);
             }

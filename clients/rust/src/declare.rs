@@ -28,8 +28,12 @@ pub(crate) async fn all(shared: &Arc<Shared>) -> Result<()> {
             OWN,
             &op,
             Some(Box::new(move |state, answer| {
-                if let Some(pid) = answer.pid() {
-                    state.set_pid(key, Pid::from(pid));
+                let Some(pid) = answer.pid().map(Pid::from) else { return };
+                if state.processes.get(&key).is_some_and(|process| process.ended.is_none()) {
+                    state.set_pid(key, pid);
+                } else {
+                    // It was let go of meanwhile.
+                    state.orphans.push(pid);
                 }
             })),
         )?;

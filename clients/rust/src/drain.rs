@@ -18,7 +18,7 @@ use crate::state::{After, Key, OWN, Phase, Process, Put, Role, Shared, Then, Wan
 /// The node is about to leave: the app decides, or the client does it.
 pub(crate) fn begin(shared: &Arc<Shared>) {
     match &shared.settings.draining {
-        Some(callback) => callback(&()),
+        Some(callback) => crate::client::told("on_draining", || callback(&())),
         None => leave_soon(shared),
     }
 }

@@ -147,7 +147,8 @@ impl Server {
     }
 
     /// Ends it with this reason, after `terminate` and what it handles just now; what else lies in its mailbox is lost. Returns
-    /// once it has ended. Cancelled, it ends all the same.
+    /// once it has ended. Cancelled, it ends all the same. Its own callbacks say [`Context::stop`] instead: here they would wait for
+    /// themselves.
     pub async fn stop(&self, reason: &str) {
         let _ = self.stop.send(reason.to_owned()).await;
         self.stop.closed().await;

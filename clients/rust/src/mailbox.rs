@@ -7,7 +7,25 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::process::Process;
 
+/// Where a future waits for something of a process; it leaves the place when it is dropped.
+struct Place<'a> {
+    process: &'a Process,
+    place: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.place != 0 {
+            self.process.shared().state().leave(self.process.key(), self.place);
+        }
+    }
+}
+
 impl Process {
+    fn place(&self) -> Place<'_> {
+        Place { process: self, place: 0 }
+    }
+
     /// The next event, once there is one. What is taken is consumed; the node gives 256 messages ahead of that.
     ///
     /// Cancel safe: no event is lost. Several may receive at the same time; each event is one's.
@@ -16,7 +34,8 @@ impl Process {
     /// [`Code::NoProc`](crate::Code::NoProc) when the process has ended and its mailbox is empty;
     /// [`Error::reason`] says why.
     pub async fn receive(&self) -> Result<Event> {
-        let event = std::future::poll_fn(|cx| self.poll_receive(cx)).await;
+        let mut at = self.place();
+        let event = std::future::poll_fn(|cx| self.poll_receive(cx, &mut at.place)).await;
         event.map_err(|reason| Error::over(&reason))
     }
 
@@ -37,6 +56,7 @@ impl Process {
     /// Those of [`Process::receive`]; what is not wanted may be in the mailbox still.
     pub async fn receive_where(&self, mut wanted: impl FnMut(&Event) -> bool) -> Result<Event> {
         let mut looked_at = 0;
+        let mut at = self.place();
         std::future::poll_fn(|cx| {
             loop {
                 // The app's function runs without the lock.
@@ -56,7 +76,7 @@ impl Process {
                 if state.has_since(self.key(), looked_at) {
                     continue;
                 }
-                let over = state.wait(self.key(), cx.waker());
+                let over = state.wait(self.key(), cx.waker(), &mut at.place);
                 crate::state::release(state);
                 return match over {
                     Some(reason) => Poll::Ready(Err(Error::over(&reason))),
@@ -84,9 +104,10 @@ impl Process {
 
     /// Waits until this process has ended, and gives the reason. Cancel safe; the client's own lasts as long as the client.
     pub async fn ended(&self) -> String {
+        let mut at = self.place();
         std::future::poll_fn(|cx| {
             let mut state = self.shared().state();
-            let ended = state.wait_end(self.key(), cx.waker());
+            let ended = state.wait_end(self.key(), cx.waker(), &mut at.place);
             drop(state);
             ended.map_or(Poll::Pending, Poll::Ready)
         })
@@ -100,12 +121,16 @@ impl Process {
         process.is_none_or(|process| process.ended.is_some())
     }
 
-    /// The next event, or why there will be none.
-    pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Result<Event, String>> {
+    /// The next event, or why there will be none. Who waits does so at a place of its own, 0 for a new one.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        place: &mut u64,
+    ) -> Poll<Result<Event, String>> {
         let mut state = self.shared().state();
         let polled = match state.take(self.key(), None) {
             Some(event) => Poll::Ready(Ok(event)),
-            None => match state.wait(self.key(), cx.waker()) {
+            None => match state.wait(self.key(), cx.waker(), place) {
                 Some(reason) => Poll::Ready(Err(reason)),
                 None => Poll::Pending,
             },

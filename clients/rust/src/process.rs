@@ -36,9 +36,10 @@ impl Drop for Inner {
         }
         let mut state = self.shared.state();
         if let Some(pid) = state.remove_process(self.key) {
-            let exit = Op::new("exit").text("pid", &pid);
+            state.orphans.push(pid);
+            // Else it is said once there is a connection, if the session lives on.
             if state.phase == state::Phase::Ready {
-                let _ = state.write(OWN, &exit, Want::Answer, None);
+                state.end_orphans();
             }
         }
         crate::state::release(state);

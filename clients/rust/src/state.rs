@@ -73,7 +73,9 @@ pub(crate) struct Process {
     pub(crate) serves: bool,
     queue: VecDeque<Entry>,
     next_entry: u64,
-    wakers: Vec<Waker>,
+    /// Who waits, each at a place of its own.
+    wakers: Vec<(u64, Waker)>,
+    last_place: u64,
     consumed: u32,
     /// Nothing is counted: it is given nothing any more.
     pub(crate) pull: bool,
@@ -163,6 +165,8 @@ pub(crate) struct State {
     pub(crate) links: BTreeSet<(Key, String)>,
     /// Links between processes of this client, which are set anew.
     pub(crate) relink: BTreeSet<(Key, Key)>,
+    /// Processes that were let go of while this could not be said to the node.
+    pub(crate) orphans: Vec<Pid>,
     /// Calls that were given to this app and have no answer yet.
     given: HashMap<u64, Key>,
     /// Told once the next frame has come.
@@ -215,6 +219,7 @@ impl Process {
             queue: VecDeque::new(),
             next_entry: 0,
             wakers: Vec::new(),
+            last_place: 0,
             consumed: 0,
             pull: false,
             ending: false,
@@ -226,28 +231,36 @@ impl Process {
         let number = self.next_entry;
         self.next_entry += 1;
         self.queue.push_back(Entry { number, epoch, event });
-        wakers.append(&mut self.wakers);
+        self.wake(wakers);
+    }
+
+    /// Everybody who waits is to be woken.
+    fn wake(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.wakers.drain(..).map(|(_, waker)| waker));
     }
 
     pub(crate) fn end(&mut self, reason: &str, wakers: &mut Vec<Waker>) {
         self.ended.get_or_insert_with(|| reason.to_owned());
-        wakers.append(&mut self.wakers);
+        self.wake(wakers);
     }
 
     /// It ends once its mailbox is empty.
     pub(crate) fn close(&mut self, wakers: &mut Vec<Waker>) {
         self.ending = true;
-        wakers.append(&mut self.wakers);
+        self.wake(wakers);
     }
 
-    fn wait(&mut self, waker: &Waker) {
-        if !self.wakers.iter().any(|known| known.will_wake(waker)) {
-            // Wakers of futures that were dropped stay here until the next event.
-            if self.wakers.len() >= 64 {
-                self.wakers.drain(..).for_each(Waker::wake);
-            }
-            self.wakers.push(waker.clone());
+    /// Waits at a place, 0 for a new one. Whoever waits no longer leaves it.
+    fn wait(&mut self, waker: &Waker, place: &mut u64) {
+        if let Some((_, known)) = self.wakers.iter_mut().find(|(at, _)| at == place) {
+            known.clone_from(waker);
+            return;
         }
+        if *place == 0 {
+            self.last_place += 1;
+            *place = self.last_place;
+        }
+        self.wakers.push((*place, waker.clone()));
     }
 }
 
@@ -280,6 +293,7 @@ impl State {
             monitors: BTreeMap::new(),
             links: BTreeSet::new(),
             relink: BTreeSet::new(),
+            orphans: Vec::new(),
             given: HashMap::new(),
             report: None,
             boundary: 0,
@@ -374,13 +388,21 @@ impl State {
         }
     }
 
-    /// Forgets a process. Gives its pid when it lived.
+    /// Forgets a process. Gives its pid when it lives at the node.
     pub(crate) fn remove_process(&mut self, key: Key) -> Option<Pid> {
         let process = self.processes.remove(&key)?;
         self.forget(key);
         let pid = process.pid?;
-        self.by_pid.remove(&pid);
-        process.ended.is_none().then_some(pid)
+        // One of a session that is over is not known any more.
+        let known = self.by_pid.remove(&pid).is_some();
+        (known && process.ended.is_none()).then_some(pid)
+    }
+
+    /// Ends processes that nobody has any more, where the node still has them.
+    pub(crate) fn end_orphans(&mut self) {
+        for pid in mem::take(&mut self.orphans) {
+            let _ = self.write(OWN, &Op::new("exit").text("pid", &pid), Want::Answer, None);
+        }
     }
 
     /// Forgets what a process that has ended had declared.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Instant;
 
-use crate::{Client, Code, Error, Spawn};
+use crate::{CALL_TIMEOUT, Client, Code, Error, Spawn};
 
 /// The node's end of a connection.
 struct Node {
@@ -95,6 +95,11 @@ impl World {
         });
         (client.unwrap(), node)
     }
+}
+
+/// Waits for what must come; the clock goes on only where nothing does.
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(3600), what).await.expect("it comes")
 }
 
 fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> (Code, bool) {
@@ -249,5 +254,139 @@ async fn no_bytes_of_a_node_make_the_client_panic() {
             let _ = format!("{event:?}{:?}", Error::of(&event));
             shared.state().on_event(event, &mut after);
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_let_go_of_while_there_is_no_connection_is_ended_when_there_is_one() {
+    let world = World::new();
+    let (client, mut node) = world.connected().await;
+    let pid = ("pid", Value::from("<a@t.1.2>"));
+    let (process, ()) = tokio::join!(client.spawn(Spawn::new()), async {
+        let spawn = node.command().await;
+        node.say(&[("ev", "ok".into()), ("id", spawn["id"].clone()), pid.clone()]).await;
+    });
+    let mut phase = client.shared().phase.subscribe();
+    drop(node);
+    phase.wait_for(|phase| *phase == crate::state::Phase::Away).await.unwrap();
+    drop(process.unwrap());
+    let mut node = Node::accept(&world.listener).await;
+    let hello = node.welcome(3).await;
+    assert!(hello.contains_key("resume"), "{hello:?}");
+    let exit = within(node.command()).await;
+    assert_eq!((&exit["op"], &exit["pid"]), (&"exit".into(), &pid.1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_let_go_of_while_it_is_spawned_again_is_ended() {
+    let world = World::new();
+    let (client, mut node) = world.connected().await;
+    let pid = |n: u64| ("pid", Value::from(format!("<a@t.1.{n}>")));
+    let (process, ()) = tokio::join!(client.spawn(Spawn::new()), async {
+        let spawn = node.command().await;
+        node.say(&[("ev", "ok".into()), ("id", spawn["id"].clone()), pid(2)]).await;
+    });
+    drop(node);
+    let mut node = Node::accept(&world.listener).await;
+    let resume = node.command().await;
+    let id = ("id", resume["id"].clone());
+    node.say(&[("ev", "error".into()), id, ("code", "not_found".into())]).await;
+    node.welcome(2).await;
+    let spawn = node.command().await;
+    assert_eq!(spawn["op"], "spawn".into());
+    drop(process.unwrap());
+    node.say(&[("ev", "ok".into()), ("id", spawn["id"].clone()), pid(3)]).await;
+    let exit = within(node.command()).await;
+    assert_eq!((&exit["op"], &exit["pid"]), (&"exit".into(), &pid(3).1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_nobody_takes_any_more_are_not_kept() {
+    let world = World::new();
+    let (client, mut node) = world.connected().await;
+    let (replies, call) =
+        tokio::join!(client.call_parts::<u64>(CALL_TIMEOUT, "stock", 1), node.command());
+    let replies = replies.unwrap();
+    let held = replies.held();
+    drop(replies);
+    let part = [("ev", "part".into()), ("id", call["id"].clone())];
+    for _ in 0..3 {
+        node.say(&part).await;
+    }
+    node.say(&[("ev", "message".into()), ("from", "<a@t.1.3>".into())]).await;
+    client.receive().await.unwrap();
+    assert!(held.upgrade().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callback_that_panics_does_not_end_the_client() {
+    let world = World::new();
+    let builder = Client::builder().socket(world.place.path().join("a.sock"));
+    let builder = builder.on_failed(|_| panic!("a callback's own"));
+    let (client, mut node) = tokio::join!(builder.connect(), async {
+        let mut node = Node::accept(&world.listener).await;
+        node.welcome(1).await;
+        node
+    });
+    let client = client.unwrap();
+    // It is called before anything else is read.
+    node.say(&[("ev", "failed".into()), ("op", "send".into()), ("code", "noproc".into())]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (at, ()) = tokio::join!(client.whereis("stock"), async {
+        let whereis = within(node.command()).await;
+        node.ok(&whereis).await;
+    });
+    assert_eq!(at.unwrap(), None);
+}
+
+/// Counts how often it wakes.
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn however_many_wait_nobody_is_woken_for_nothing_and_who_is_dropped_leaves() {
+    let world = World::new();
+    let (client, mut node) = world.connected().await;
+    let woken: Vec<_> = (0..1000).map(|_| std::sync::Arc::new(Woken::default())).collect();
+    let counted = || -> usize {
+        woken.iter().map(|one| one.0.load(std::sync::atomic::Ordering::Relaxed)).sum()
+    };
+    let mut waiting: Vec<_> = woken
+        .iter()
+        .map(|one| {
+            let mut receive = Box::pin(client.receive());
+            let waker = std::sync::Arc::clone(one).into();
+            let polled = receive.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            receive
+        })
+        .collect();
+    assert_eq!(counted(), 0);
+    waiting.truncate(10);
+    assert_eq!(client.shared().state().waiting(crate::state::OWN), 10);
+    node.say(&[("ev", "message".into()), ("from", "<a@t.1.3>".into())]).await;
+    client.receive().await.unwrap();
+    assert_eq!(counted(), 10);
+    drop(waiting);
+    assert_eq!(client.shared().state().waiting(crate::state::OWN), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_none_is_said_as_what_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let long = place.path().join("x".repeat(120));
+    for (path, expected, words) in
+        [(place.path(), Code::Unreachable, "is no socket"), (&long, Code::BadArg, "at most 107")]
+    {
+        let error = Client::builder().socket(path).connect().await.unwrap_err();
+        assert_eq!(error.code(), &expected);
+        assert!(error.message().contains(words), "{error}");
+        assert!(error.message().contains(path.to_str().unwrap()), "{error}");
     }
 }

@@ -49,7 +49,7 @@ impl Subscribe<'_> {
     pub async fn subscribe(self) -> Result<Subscription> {
         let process = self.process.spawn_as(Spawn::new(), Role::Iterator, false).await?;
         process.declare(rank::SUBSCRIPTION, self.topic, self.op).await?;
-        Ok(Subscription { process })
+        Ok(Subscription { process, place: 0 })
     }
 }
 
@@ -62,6 +62,7 @@ impl Subscribe<'_> {
 #[must_use = "dropping it ends the subscription"]
 pub struct Subscription {
     process: Process,
+    place: u64,
 }
 
 impl Subscription {
@@ -80,9 +81,10 @@ impl Subscription {
 impl Stream for Subscription {
     type Item = Event;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let this = &mut *self;
         loop {
-            match std::task::ready!(self.process.poll_receive(cx)) {
+            match std::task::ready!(this.process.poll_receive(cx, &mut this.place)) {
                 Ok(event) if matches!(event.kind(), Kind::Message | Kind::Gap) => {
                     return Poll::Ready(Some(event));
                 }

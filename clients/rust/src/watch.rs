@@ -27,6 +27,7 @@ pub trait Change: Sized {
 #[must_use = "dropping it ends the watching"]
 pub struct Watch<T> {
     process: Process,
+    place: u64,
     anew: bool,
     kind: PhantomData<fn() -> T>,
 }
@@ -35,7 +36,7 @@ impl<T: Change> Watch<T> {
     async fn begin(by: &Process, rank: u8, name: &str, op: Op) -> Result<Self> {
         let process = by.spawn_as(Spawn::new(), Role::Iterator, false).await?;
         process.declare(rank, name, op).await?;
-        Ok(Self { process, anew: true, kind: PhantomData })
+        Ok(Self { process, place: 0, anew: true, kind: PhantomData })
     }
 
     /// The next change; none at the end. Cancel safe: nothing is lost.
@@ -48,15 +49,17 @@ impl<T: Change> Stream for Watch<T> {
     type Item = T;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let this = &mut *self;
         loop {
-            let Ok(event) = std::task::ready!(self.process.poll_receive(cx)) else {
+            let Ok(event) = std::task::ready!(this.process.poll_receive(cx, &mut this.place))
+            else {
                 return Poll::Ready(None);
             };
             if event.kind() == Kind::Gap && event.reason() == Some("restarted") {
-                self.anew = true;
+                this.anew = true;
             }
-            if let Some(change) = T::of(&event, self.anew) {
-                self.anew = false;
+            if let Some(change) = T::of(&event, this.anew) {
+                this.anew = false;
                 return Poll::Ready(Some(change));
             }
         }

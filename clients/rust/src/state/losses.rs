@@ -136,6 +136,7 @@ impl State {
         (self.told, self.told_done) = (0, 0);
         self.mores.clear();
         self.given.clear();
+        self.orphans.clear();
         let ours = mem::take(&mut self.by_pid);
         let own = self.processes.get(&OWN).and_then(|own| own.pid.clone());
         self.report = None;
@@ -208,7 +209,7 @@ impl State {
             }
         }
         for process in self.processes.values_mut() {
-            after.wakers.append(&mut process.wakers);
+            process.wake(&mut after.wakers);
         }
         self.given.clear();
     }

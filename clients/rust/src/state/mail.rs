@@ -3,6 +3,8 @@
 use std::mem;
 use std::task::Waker;
 
+use tokio::sync::oneshot;
+
 use super::{After, Key, OWN, Phase, State, WINDOW, Want};
 use crate::client::Failed;
 use crate::error::Error;
@@ -58,7 +60,7 @@ impl State {
     }
 
     /// Waits for the next event, unless there will be none: then it gives why.
-    pub(crate) fn wait(&mut self, key: Key, waker: &Waker) -> Option<String> {
+    pub(crate) fn wait(&mut self, key: Key, waker: &Waker, place: &mut u64) -> Option<String> {
         let closed = self.phase == Phase::Closed;
         self.tell_consumed(key);
         let Some(process) = self.processes.get_mut(&key) else { return Some("closed".to_owned()) };
@@ -71,17 +73,30 @@ impl State {
         if closed {
             return Some("closed".to_owned());
         }
-        process.wait(waker);
+        process.wait(waker, place);
         None
     }
 
+    /// Waits no longer.
+    pub(crate) fn leave(&mut self, key: Key, place: u64) {
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.wakers.retain(|(at, _)| *at != place);
+        }
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, key: Key) -> usize {
+        self.processes[&key].wakers.len()
+    }
+
     /// Waits for the end of a process: its reason.
-    pub(crate) fn wait_end(&mut self, key: Key, waker: &Waker) -> Option<String> {
+    pub(crate) fn wait_end(&mut self, key: Key, waker: &Waker, place: &mut u64) -> Option<String> {
         let closed = self.phase == Phase::Closed;
         match self.processes.get_mut(&key) {
             Some(process) if process.ended.is_some() => process.ended.clone(),
             Some(process) if !closed => {
-                process.wait(waker);
+                process.wait(waker, place);
                 None
             }
             _ => Some("closed".to_owned()),
@@ -131,8 +146,14 @@ impl State {
         match event.kind() {
             Kind::Ok | Kind::Error => self.on_answer(event),
             Kind::Part => {
-                let pending = event.id.and_then(|id| self.pending.get(&id));
-                if let Some(parts) = pending.and_then(|pending| pending.parts.as_ref()) {
+                let Some(pending) = event.id.and_then(|id| self.pending.get_mut(&id)) else {
+                    return;
+                };
+                if pending.end.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                    // Nobody takes them any more.
+                    pending.parts = None;
+                }
+                if let Some(parts) = &pending.parts {
                     after.wakers.extend(parts.push(event));
                 }
             }
