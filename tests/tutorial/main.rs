@@ -166,7 +166,8 @@ fn the_session_of_the_tutorial_happens_as_it_is_told() {
 fn only_a_toolchain_that_is_not_here_is_lacking() {
     assert!(!builds("", &["a-toolchain-that-nobody-has", "build"]));
     assert!(builds("", &["true"]));
-    let broken = std::panic::catch_unwind(|| builds("", &["sh", "-c", "echo no such type >&2; exit 1"]));
+    let broken =
+        std::panic::catch_unwind(|| builds("", &["sh", "-c", "echo no such type >&2; exit 1"]));
     let words = broken.expect_err("what does not build is no reason to go on");
     let words = words.downcast_ref::<String>().expect("it is said why");
     assert!(words.contains("no such type"), "{words}");
