@@ -164,6 +164,18 @@ func TestAClosedClientSaysSoWhateverIsAskedOfIt(t *testing.T) {
 	}
 }
 
+func TestCloseBesideANodeThatHangsEndsWithItsContextAndSaysWhy(t *testing.T) {
+	node := nodes.New(t).Start("a")
+	c := must(pillion.Connect(timed(t), pillion.Socket(node.Socket)))
+	node.Pause()
+	short, cancel := context.WithTimeout(timed(t), 50*time.Millisecond)
+	defer cancel()
+	if err := c.Close(short); !errors.Is(err, pillion.ErrTimeout) || !strings.Contains(err.Error(), "bye") {
+		t.Fatalf("%v", err)
+	}
+	node.Resume()
+}
+
 func second[T any](_ T, err error) error { return err }
 
 func TestASocketThatIsNoneIsSaidAsWhatItIs(t *testing.T) {

@@ -153,7 +153,13 @@ func (p *Process) drop(reason string) {
 	}
 	go func() {
 		defer c.tasks.Done()
-		_, _ = c.ask(c.ctx, &command{op: "exit", fields: fields, gen: gen})
+		for again := true; again && c.ctx.Err() == nil; {
+			_, err := c.ask(c.ctx, &command{op: "exit", fields: fields, gen: gen})
+			// For as long as the session may be taken up again.
+			c.mu.Lock()
+			again = errors.Is(err, ErrLost) && c.gen == gen
+			c.mu.Unlock()
+		}
 	}()
 }
 

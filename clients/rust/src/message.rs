@@ -61,7 +61,8 @@ impl Process {
 
     /// Asks, and waits for the reply for [`CALL_TIMEOUT`].
     ///
-    /// Dropped, the reply is lost; the callee may handle the call all the same.
+    /// Dropped, the reply is lost; the callee may handle the call all the same. The time is kept by the node: one that hangs without
+    /// its connection breaking is waited for, unless `tokio::time::timeout` ends that.
     ///
     /// # Errors
     /// [`Code::Timeout`](crate::Code::Timeout), [`Code::NoProc`](crate::Code::NoProc),
