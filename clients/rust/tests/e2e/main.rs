@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a module of a test is seen by that test only")]
 
+mod hostile;
 mod leaving;
 mod losing;
 mod support;
