@@ -262,7 +262,7 @@ func (c *Client) close(ctx context.Context) error {
 }
 
 // endsSoon is what goroutines that only have to end are given.
-const endsSoon = 100 * time.Millisecond
+const endsSoon = time.Second
 
 // note calls a callback of the app, one after the other.
 func (c *Client) note(f func()) {
