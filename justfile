@@ -16,6 +16,10 @@ test *ARGS:
 tidy:
     cargo test --test tidy
 
+# Run each client's own tests, in its own language.
+clients *NAMES:
+    clients/test {{NAMES}}
+
 # Play more rounds of the simulation, or one seed: `PILLION_SEED=7 just sim`.
 sim ROUNDS="10000":
     PILLION_ROUNDS={{ROUNDS}} cargo test --test sim

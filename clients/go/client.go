@@ -92,7 +92,8 @@ func Socket(path string) Option { return func(o *options) { o.socket = path } }
 // Name is what the node shows of this app to people, at most 255 bytes; else the program's name.
 func Name(name string) Option { return func(o *options) { o.name = name } }
 
-// Grace is for how long the node keeps the app's processes when the connection breaks: 30 s, at most an hour.
+// Grace is for how long the node keeps the app's processes when the connection breaks: not at all unless
+// told otherwise, at most an hour. Others hear of a program that was killed only then.
 func Grace(grace time.Duration) Option { return func(o *options) { o.grace = grace } }
 
 // ConnectTimeout is how long [Connect] tries while nobody listens: 10 s.
@@ -144,7 +145,7 @@ type Report struct {
 //
 // While nobody listens it tries again, until ctx ends or [ConnectTimeout] is over: [ErrUnreachable] then.
 func Connect(ctx context.Context, opts ...Option) (*Client, error) {
-	o := options{grace: 30 * time.Second, wait: connectionWait, name: filepath.Base(os.Args[0])}
+	o := options{wait: connectionWait, name: filepath.Base(os.Args[0])}
 	for _, option := range opts {
 		option(&o)
 	}

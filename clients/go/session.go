@@ -105,8 +105,10 @@ func (c *Client) greet(l *outlet) error {
 		c.session = 0
 	}
 	delivery, _ := encode(map[string]any{"window": window})
-	fields := []field{text("client", c.options.name), raw("delivery", delivery.data),
-		number("grace_ms", uint64(c.options.grace.Milliseconds()))}
+	fields := []field{text("client", c.options.name), raw("delivery", delivery.data)}
+	if grace := c.options.grace.Milliseconds(); grace > 0 {
+		fields = append(fields, number("grace_ms", uint64(grace)))
+	}
 	if process := c.hosted; process != "" {
 		fields = append(fields, text("process", process))
 	}

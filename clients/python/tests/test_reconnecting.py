@@ -41,7 +41,7 @@ class Breaks(NodeTest):
         reports: asyncio.Queue[Report] = asyncio.Queue()
         gone: asyncio.Queue[str] = asyncio.Queue()
         node = self.mesh.node("a")
-        app = await self.app(node, on_report=reports.put_nowait, on_disconnected=gone.put_nowait)
+        app = await self.app(node, grace=30.0, on_report=reports.put_nowait, on_disconnected=gone.put_nowait)
         other = await self.app(node)
         process = await app.spawn(name="till")
         pids = app.pid, process.pid
@@ -61,7 +61,7 @@ class Breaks(NodeTest):
 
     async def test_breaks_again_and_again_leave_every_call_with_one_end_and_the_windows_open(self) -> None:
         node = self.mesh.node("a")
-        app, other = await self.app(node), await self.app(node)
+        app, other = await self.app(node, grace=30.0), await self.app(node)
         server = await other.start(Counter, name="counter")
         sink = await app.spawn(name="sink")
         ends: list[Any] = []
@@ -168,7 +168,7 @@ class Breaks(NodeTest):
 
     async def test_a_frame_that_cannot_be_read_breaks_the_connection_and_no_more(self) -> None:
         reports: asyncio.Queue[Report] = asyncio.Queue()
-        app = await self.app(self.mesh.node("a"), on_report=reports.put_nowait)
+        app = await self.app(self.mesh.node("a"), grace=30.0, on_report=reports.put_nowait)
         before = app.pid
         assert app._session._link is not None
         app._session._link.data_received(b"\xff" * 6)

@@ -19,7 +19,7 @@ export interface ConnectOptions extends Waits {
   socket?: string | undefined;
   /** What people see the app as: the program's name unless told otherwise. */
   name?: string | undefined;
-  /** How long the node keeps the session after the connection broke, in ms: 30 000 unless told otherwise. */
+  /** How long the node keeps the session after the connection broke, in ms: not at all unless told otherwise. Others hear of an app that was killed only then. */
   grace?: number | undefined;
   /** How long a node is waited for, in ms: 10 000 unless told otherwise. */
   timeout?: number | undefined;
@@ -64,7 +64,7 @@ export class Client extends Process {
     const keep = {
       place: place(options.socket),
       client: options.name ?? basename(process.argv[1] ?? "node"),
-      graceMs: options.grace ?? 30_000,
+      graceMs: options.grace ?? 0,
       connectMs: options.timeout ?? 10_000,
       process: process.env["PILLION_PROCESS"] || undefined,
     };

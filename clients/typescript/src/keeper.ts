@@ -138,7 +138,8 @@ export class Keeper {
   private hello(): void {
     const { options, connection, seen } = this.session;
     const greeting = this.greeting!;
-    const fields: Record<string, unknown> = { version: 1, client: options.client, delivery: { window: WINDOW }, grace_ms: options.graceMs, id: greeting.id };
+    const fields: Record<string, unknown> = { version: 1, client: options.client, delivery: { window: WINDOW }, id: greeting.id };
+    if (options.graceMs > 0) fields["grace_ms"] = options.graceMs;
     if (greeting.resuming) {
       fields["resume"] = { session: this.sessionId, secret: this.secret, seen };
     } else if (this.fresh && options.process !== undefined) {

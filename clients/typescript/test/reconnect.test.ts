@@ -43,7 +43,7 @@ test("a connection that breaks is taken up again: pids, names and mailboxes live
     const way = await between(mesh, node);
     const reports: Report[] = [];
     let next = promise<Report>();
-    const client = await mesh.client(node, { socket: way.path, on: { report: (report) => (reports.push(report), next.resolve(report)) } });
+    const client = await mesh.client(node, { socket: way.path, grace: 30_000, on: { report: (report) => (reports.push(report), next.resolve(report)) } });
     const other = await mesh.client(node);
     const counter = await client.start(new Counter(), { name: "counter" });
     await client.register("app");
@@ -72,6 +72,7 @@ test("what was written when the connection broke is carried out once or told as 
     let reports = 0;
     const client = await mesh.client(node, {
       socket: way.path,
+      grace: 30_000,
       on: { report: (report) => (assert.ok(report.resumed), (lost += report.lostCommands), reports++) },
     });
     const other = await mesh.client(node);

@@ -79,7 +79,7 @@ class Client(Queries):
         socket: str | os.PathLike[str] | None = None,
         *,
         name: str | None = None,
-        grace: float = 30.0,
+        grace: float = 0.0,
         connect_timeout: float = 10.0,
         threads: bool = False,
         on_draining: Callback | None = None,
@@ -375,7 +375,7 @@ def connect(
     socket: str | os.PathLike[str] | None = None,
     *,
     name: str | None = None,
-    grace: float = 30.0,
+    grace: float = 0.0,
     timeout: float = 10.0,
     on_draining: Callback | None = None,
     on_drained: Callback | None = None,
@@ -386,7 +386,8 @@ def connect(
     """A client of the node at `socket`, else at `PILLION_SOCKET`, else of the only node of this user: `async with connect() as app`.
 
     `name` is shown to people. While nobody listens it tries again for `timeout` seconds, then it raises `Unreachable`. After that it
-    connects again whenever the connection breaks; the session lives on if that takes no more than `grace` seconds, up to an hour.
+    connects again whenever the connection breaks. With `grace` seconds, up to an hour, the node keeps the session for so long: then it is
+    taken up where the connection alone broke, and others hear of an app that was killed only when they are over.
 
     Callbacks may be plain or coroutines. `on_draining()`: the node is about to leave, and the app decides (`drain` finishes); without it
     the client finishes by itself. `on_drained()`: it has finished. `on_failed(op, to, code, count)`: what nobody waits for failed.

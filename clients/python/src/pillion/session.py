@@ -140,7 +140,8 @@ class Session(Outgoing):
             header["resume"] = {"session": self._session, "secret": self._secret, "seen": self._seen_before}
             return frame(header)
         header["delivery"] = {"window": WINDOW}
-        header["grace_ms"] = self._grace_ms
+        if self._grace_ms:
+            header["grace_ms"] = self._grace_ms
         if self._process_token is not None:
             header["process"] = self._process_token
         return frame(header)

@@ -469,7 +469,7 @@ def connect(
     socket: str | os.PathLike[str] | None = None,
     *,
     name: str | None = None,
-    grace: float = 30.0,
+    grace: float = 0.0,
     timeout: float = 10.0,
     on_draining: Callable[..., Any] | None = None,
     on_drained: Callable[..., Any] | None = None,
