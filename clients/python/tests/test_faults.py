@@ -10,6 +10,7 @@ import tempfile
 import threading
 import unittest
 import unittest.mock
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pillion
@@ -180,20 +181,24 @@ class Receivers(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_is_told_is_what_was_taken_even_when_receivers_are_cancelled(self) -> None:
         mailbox, process = self.mailbox()
-        taken = 0
-        for n in range(3 * TELL_AT):
-            receiving = asyncio.create_task(mailbox.receive())
-            await asyncio.sleep(0)
+        receiving = [asyncio.create_task(mailbox.receive()) for _ in range(TELL_AT)]
+        await asyncio.sleep(0)
+        for n in range(TELL_AT):
             mailbox.put(self.message(n))
-            if n % 2:
-                receiving.cancel()
-                await asyncio.wait([receiving])
-                self.assertIsNotNone(mailbox.take())
-            else:
-                await receiving
-            taken += 1
+        for each in receiving:
+            each.cancel()
+        await asyncio.wait(receiving)
+        for _ in range(TELL_AT):
+            self.assertIsNotNone(mailbox.take())
         mailbox.tell()
-        self.assertEqual(process.told, taken)
+        self.assertEqual(process.told, TELL_AT)
+
+
+async def first_of(watch: pillion.Subscription) -> AsyncIterator[Message]:
+    """The first that comes, if one does."""
+    async for each in watch:
+        yield each
+        return
 
 
 class Connecting(NodeTest):
@@ -224,9 +229,7 @@ class Connecting(NodeTest):
         for n in range(2):
             async with news:
                 await app.publish("news", n)
-                async for message in news:
-                    self.assertEqual(message.body, n)
-                    break
+                self.assertEqual([message.body async for message in first_of(news)], [n])
             self.assertEqual([each async for each in news], [])
 
     async def test_drained_ends_when_the_app_is_closed(self) -> None:
