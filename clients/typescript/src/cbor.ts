@@ -1,25 +1,27 @@
 /**
- * CBOR (RFC 8949), as far as messages need it: written straight into the buffer that goes to the socket, read straight from the
- * one that came from it. What was received decides over nothing but its own size: no length is believed before its bytes are
- * there, and nothing is nested deeper than {@link DEPTH_MAX}.
+ * CBOR (RFC 8949) by cborg. What every frame is made of, which are words, whole numbers and bytes, is written straight into the buffer
+ * that goes to the socket and read straight from the one that came from it, and needs no library. What was received decides over
+ * nothing but its own size: no length is believed before its bytes are there, and nothing is nested deeper than {@link DEPTH_MAX}.
  *
  * | JavaScript | CBOR |
  * | --- | --- |
  * | whole numbers up to 2^53 either way, `bigint` | integers; beyond 64 bits bignums |
- * | other numbers | floats, of 32 bits where that loses nothing |
+ * | other numbers | floats, as short as loses nothing |
  * | `string`, `boolean`, `null` | the same |
- * | `Uint8Array` and so `Buffer`, `ArrayBuffer` | byte strings, read as `Buffer` |
+ * | `Uint8Array` and so `Buffer`, `ArrayBuffer`, `DataView` | byte strings, read as `Buffer` |
  * | arrays, sets, other typed arrays | arrays |
  * | `Map` | a map; read where a key is no text |
  * | `Date` | tag 1 |
- * | {@link Tag}, {@link Simple} | that |
+ * | {@link Tag} | that |
  * | other objects | a map of their own enumerable members, without those that are `undefined` |
+ *
+ * Functions, symbols, promises, errors and the like are no values. Nor are CBOR's simple values that nobody has given a meaning.
  */
 import { Input } from "./input";
 import { Malformed } from "./items";
 import { Output } from "./output";
 
-export { DEPTH_MAX, Malformed, Simple, Tag } from "./items";
+export { DEPTH_MAX, Malformed, Tag } from "./items";
 export { Input, Output };
 
 /** One value as CBOR. */
@@ -33,7 +35,7 @@ export function encode(value: unknown): Buffer {
 export function decode(bytes: Uint8Array, from = 0, to = bytes.length): unknown {
   const input = INPUT;
   input.open(bytes, from, to);
-  const value = input.item(0);
+  const value = input.item();
   if (input.at !== to) throw new Malformed("there is something behind the item");
   return value;
 }

@@ -17,8 +17,13 @@ export interface Place {
 export function place(socket: string | undefined, env: NodeJS.ProcessEnv = process.env): Place {
   return {
     named: socket || env["PILLION_SOCKET"] || undefined,
-    directory: env["PILLION_DIR"] || `/tmp/pillion-${os.userInfo().uid}`,
+    directory: env["PILLION_DIR"] || `/tmp/pillion-${uid()}`,
   };
+}
+
+/** This user's number. `os.userInfo` fails for one that has no name, as many containers give. */
+function uid(): number {
+  return process.geteuid?.() ?? os.userInfo().uid;
 }
 
 /** The socket to connect to. `none` is an error that may pass: the node may be starting. */
@@ -53,7 +58,7 @@ export async function answering(where: Place): Promise<string[]> {
   } catch {
     return [];
   }
-  if (owner !== os.userInfo().uid && owner !== 0) {
+  if (owner !== uid() && owner !== 0) {
     throw new SeveralNodes(
       "unreachable",
       `${directory} belongs to another user; name a node's socket by PILLION_SOCKET, or its directory by PILLION_DIR`,

@@ -52,13 +52,13 @@ export class Frame {
         this.ev = input.text();
         return;
       case "id":
-        this.id = input.item(0) as number | string;
+        this.id = input.item() as number | string;
         return;
       case "ref":
-        this.ref = input.item(0) as number;
+        this.ref = input.item() as number;
         return;
       case "from":
-        this.from = input.item(0) as string | null;
+        this.from = input.item() as string | null;
         return;
       case "topic":
         this.topic = input.text();
@@ -70,11 +70,11 @@ export class Frame {
         this.as = input.text();
         return;
       case "pid":
-        this.pid = input.item(0) as string;
+        this.pid = input.item() as string;
         return;
       default:
         if (this.rest === NONE) this.rest = {};
-        this.rest[key] = input.item(0);
+        this.rest[key] = input.item();
     }
   }
 

@@ -20,7 +20,7 @@ export { Feed, Subscription, type FeedOptions, type GroupFeed, type NodeFeed, ty
 export { CallStream } from "./stream";
 export { type Match } from "./mailbox";
 export { typed, Typed } from "./commands";
-export { decode, encode, Malformed, Simple, Tag } from "./cbor";
+export { decode, encode, Malformed, Tag } from "./cbor";
 export {
   BadArgError,
   BadOpError,

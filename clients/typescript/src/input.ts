@@ -1,10 +1,10 @@
-/** CBOR that is read: see `cbor.ts`. */
-import { DEPTH_MAX, Malformed, Simple, Tag } from "./items";
+/** What frames are made of, read: see `cbor.ts`. */
+import { Malformed } from "./items";
+import { read } from "./values";
 
 /** Short texts that come again and again: keys, pids, operations. A slot holds the one that came last. */
 const WORDS: string[] = new Array<string>(2048).fill("");
 const WORD_MAX = 64;
-const BREAK = Symbol("break");
 
 /** Where one is in bytes that are being read. */
 export class Input {
@@ -20,7 +20,7 @@ export class Input {
     this.to = to;
   }
 
-  /** The length or value behind a first byte whose lower five bits are these; -1 for an indefinite one. */
+  /** The length or value, below 2^32, behind a first byte whose lower five bits are these. */
   count(info: number): number {
     if (info < 24) return info;
     const source = this.source;
@@ -38,14 +38,8 @@ export class Input {
         this.at = at + 4;
         this.check();
         return source.readUInt32BE(at);
-      case 27:
-        this.at = at + 8;
-        this.check();
-        return source.readUInt32BE(at) * 0x100000000 + source.readUInt32BE(at + 4);
-      case 31:
-        return -1;
       default:
-        throw new Malformed("a reserved length");
+        throw new Malformed("a length that no frame has");
     }
   }
 
@@ -83,61 +77,30 @@ export class Input {
 
   /** The next item, which must be a text. */
   text(): string {
-    if (this.at >= this.to) throw new Malformed("it ends in the middle");
-    const first = this.source[this.at++]!;
-    if (first >> 5 !== 3) throw new Malformed("a key that is no text");
-    const length = this.count(first & 31);
-    return length < 0 ? (this.chunks(3) as string) : this.textOf(length);
+    const text = this.item();
+    if (typeof text !== "string") throw new Malformed("a key that is no text");
+    return text;
   }
 
-  /** The next item. */
-  item(depth: number): unknown {
-    const item = this.any(depth);
-    if (item === BREAK) throw new Malformed("an end of nothing");
-    return item;
-  }
-
-  private any(depth: number): unknown {
-    if (this.at >= this.to) throw new Malformed("it ends in the middle");
-    const first = this.source[this.at++]!;
+  /** The next item: a word, a whole number or bytes here, all else by the library. */
+  item(): unknown {
+    const start = this.at;
+    if (start >= this.to) throw new Malformed("it ends in the middle");
+    const first = this.source[start]!;
     const info = first & 31;
-    switch (first >> 5) {
-      case 0: {
-        if (info < 24) return info;
-        const n = this.whole(info);
-        return n <= Number.MAX_SAFE_INTEGER ? n : this.long(this.at - 8);
-      }
-      case 1: {
-        const n = this.whole(info);
-        return n < Number.MAX_SAFE_INTEGER ? -1 - n : -1n - this.long(this.at - 8);
-      }
-      case 2: {
-        const length = this.count(info);
-        return length < 0 ? this.chunks(2) : this.bytesOf(length);
-      }
-      case 3: {
-        const length = this.count(info);
-        return length < 0 ? this.chunks(3) : this.textOf(length);
-      }
-      case 4:
-        return this.array(this.count(info), depth + 1);
-      case 5:
-        return this.map(this.count(info), depth + 1);
-      case 6:
-        return this.tagged(info, depth + 1);
-      default:
-        return this.simple(info);
+    this.at = start + 1;
+    if (first === 0xf4) return false;
+    if (first === 0xf5) return true;
+    if (first === 0xf6) return null;
+    if (info <= 26) {
+      const major = first >> 5;
+      if (major === 3) return this.textOf(this.count(info));
+      if (major === 2) return this.bytesOf(this.count(info));
+      if (major === 0) return this.count(info);
     }
-  }
-
-  private whole(info: number): number {
-    const n = this.count(info);
-    if (n < 0) throw new Malformed("a number without a value");
-    return n;
-  }
-
-  private long(at: number): bigint {
-    return this.source.readBigUInt64BE(at);
+    const { value, length } = read(this.source, start, this.to);
+    this.at = start + length;
+    return value;
   }
 
   private bytesOf(length: number): Buffer {
@@ -146,116 +109,4 @@ export class Input {
     this.at = at + length;
     return Buffer.from(this.source.subarray(at, this.at));
   }
-
-  private chunks(major: 2 | 3): unknown {
-    const parts: Buffer[] = [];
-    for (;;) {
-      if (this.at >= this.to) throw new Malformed("it ends in the middle");
-      const first = this.source[this.at++]!;
-      if (first === 0xff) break;
-      const length = this.count(first & 31);
-      if (first >> 5 !== major || length < 0) throw new Malformed("a piece of another kind");
-      parts.push(this.bytesOf(length));
-    }
-    const all = Buffer.concat(parts);
-    return major === 2 ? all : all.toString("utf8");
-  }
-
-  private deeper(depth: number): void {
-    if (depth > DEPTH_MAX) throw new Malformed(`nested deeper than ${DEPTH_MAX}`);
-  }
-
-  private array(length: number, depth: number): unknown[] {
-    this.deeper(depth);
-    // Each item has a byte at least, so a length that cannot be is found before there is room for it.
-    if (length > this.to - this.at) throw new Malformed("an array ends in the middle");
-    const list: unknown[] = [];
-    for (let i = 0; i !== length; i++) {
-      const item = this.any(depth);
-      if (item === BREAK) {
-        if (length < 0) break;
-        throw new Malformed("an end in the middle of an array");
-      }
-      list.push(item);
-    }
-    return list;
-  }
-
-  private map(length: number, depth: number): unknown {
-    this.deeper(depth);
-    if (length * 2 > this.to - this.at) throw new Malformed("a map ends in the middle");
-    const object: Record<string, unknown> = {};
-    let map: Map<unknown, unknown> | undefined;
-    for (let i = 0; i !== length; i++) {
-      const key = this.any(depth);
-      if (key === BREAK) {
-        if (length < 0) break;
-        throw new Malformed("an end in the middle of a map");
-      }
-      const value = this.item(depth);
-      if (map === undefined && typeof key !== "string") map = new Map(Object.entries(object));
-      if (map !== undefined) map.set(key, value);
-      else if (key === "__proto__") {
-        Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true });
-      } else object[key as string] = value;
-    }
-    return map ?? object;
-  }
-
-  private tagged(info: number, depth: number): unknown {
-    this.deeper(depth);
-    const n = this.whole(info);
-    const tag = n <= Number.MAX_SAFE_INTEGER ? n : this.long(this.at - 8);
-    const value = this.item(depth);
-    if ((tag === 2 || tag === 3) && Buffer.isBuffer(value)) {
-      const size = value.length === 0 ? 0n : BigInt(`0x${value.toString("hex")}`);
-      return tag === 2 ? size : -1n - size;
-    }
-    if (tag === 1 && typeof value === "number") return new Date(value * 1000);
-    return new Tag(tag, value);
-  }
-
-  private simple(info: number): unknown {
-    const source = this.source;
-    const at = this.at;
-    switch (info) {
-      case 20:
-        return false;
-      case 21:
-        return true;
-      case 22:
-        return null;
-      case 23:
-        return undefined;
-      case 24:
-        this.at = at + 1;
-        this.check();
-        return new Simple(source[at]!);
-      case 25:
-        this.at = at + 2;
-        this.check();
-        return half((source[at]! << 8) | source[at + 1]!);
-      case 26:
-        this.at = at + 4;
-        this.check();
-        return source.readFloatBE(at);
-      case 27:
-        this.at = at + 8;
-        this.check();
-        return source.readDoubleBE(at);
-      case 31:
-        return BREAK;
-      default:
-        if (info > 27) throw new Malformed("a reserved value");
-        return new Simple(info);
-    }
-  }
-}
-
-function half(bits: number): number {
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  const sign = bits & 0x8000 ? -1 : 1;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
 }

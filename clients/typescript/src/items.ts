@@ -11,14 +11,11 @@ export class Tag {
     /** What is tagged. */
     readonly value: unknown,
   ) {}
-}
 
-/** A simple value without a meaning here. */
-export class Simple {
-  constructor(
-    /** 0 to 255. */
-    readonly value: number,
-  ) {}
+  /** @internal The name by which cborg writes it as a tag. */
+  get [Symbol.toStringTag](): string {
+    return "Tagged";
+  }
 }
 
 /** Bytes that are no CBOR. */

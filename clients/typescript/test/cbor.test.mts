@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import * as cborg from "cborg";
-import { decode, encode, Malformed, Simple, Tag } from "pillion";
+import { decode, encode, Malformed, Tag } from "pillion";
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex");
 
@@ -25,26 +24,24 @@ const VECTORS: [string, unknown, "same" | "read"][] = [
   ["3863", -100, "same"],
   ["3903e7", -1000, "same"],
   ["f90000", 0, "read"],
-  ["f98000", -0, "read"],
+  ["f98000", -0, "same"],
   ["f93c00", 1, "read"],
   ["fb3ff199999999999a", 1.1, "same"],
-  ["f93e00", 1.5, "read"],
+  ["f93e00", 1.5, "same"],
   ["f97bff", 65504, "read"],
   ["fa47c35000", 100000, "read"],
   ["fa7f7fffff", 3.4028234663852886e38, "same"],
   ["fb7e37e43c8800759c", 1e300, "same"],
-  ["f90001", 5.960464477539063e-8, "read"],
-  ["f90400", 0.00006103515625, "read"],
+  ["f90001", 5.960464477539063e-8, "same"],
+  ["f90400", 0.00006103515625, "same"],
   ["fbc010666666666666", -4.1, "same"],
-  ["f97c00", Infinity, "read"],
+  ["f97c00", Infinity, "same"],
   ["f97e00", NaN, "same"],
-  ["f9fc00", -Infinity, "read"],
+  ["f9fc00", -Infinity, "same"],
   ["f4", false, "same"],
   ["f5", true, "same"],
   ["f6", null, "same"],
   ["f7", undefined, "read"],
-  ["f0", new Simple(16), "same"],
-  ["f8ff", new Simple(255), "same"],
   ["c11a514b67b0", new Date(1363896240000), "same"],
   ["c1fb41d452d9ec200000", new Date(1363896240500), "same"],
   ["d74401020304", new Tag(23, Buffer.from([1, 2, 3, 4])), "same"],
@@ -113,14 +110,11 @@ function anything(pick: (below: number) => number, depth: number): unknown {
   }
 }
 
-test("what is written is read the same by itself and by another library, and the other way round", () => {
+test("what is written is read the same", () => {
   const pick = numbers(7);
   for (let i = 0; i < 3000; i++) {
     const value = anything(pick, 0);
-    const bytes = encode(value);
-    assert.deepStrictEqual(decode(bytes), value);
-    const theirs: unknown = cborg.decode(bytes);
-    assert.deepStrictEqual(decode(cborg.encode(theirs)), value);
+    assert.deepStrictEqual(decode(encode(value)), value);
   }
 });
 
@@ -150,6 +144,52 @@ test("a length is not believed before its bytes are there, and no nesting overfl
   }
 });
 
+test("nothing is read that is no CBOR, or has no meaning", () => {
+  const bad = ["", "1c", "3f", "ff", "81ff", "8201ff", "a161", "a16161", "a16161ff", "bf6161ff", "bf01ff", "c1ff", "df00", "5f6161ff", "7f4161ff", "5f5f4161ffff", "5f41", "5f", "62", "6261", "0000"];
+  // Simple values that nobody has given a meaning.
+  bad.push("e0", "f0", "f818", "f8ff");
+  for (const bytes of bad) assert.throws(() => decode(Buffer.from(bytes, "hex")), Malformed, bytes);
+});
+
+test("whole numbers stay whole, whatever their size", () => {
+  for (const n of [2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 53 - 1]) {
+    for (const value of [n, -n, [n, -n]]) assert.deepStrictEqual(decode(encode(value)), value);
+  }
+  assert.equal(hex(encode(2 ** 32)), "1b0000000100000000");
+  assert.equal(hex(encode([-(2 ** 32) - 1])), "813b0000000100000000");
+  for (const n of [2n ** 53n, 2n ** 64n - 1n, 2n ** 64n, 2n ** 200n]) {
+    for (const value of [n, -n, [n, { n: -n }]]) assert.deepStrictEqual(decode(encode(value)), value);
+  }
+  assert.deepStrictEqual(decode(encode([7n, -7n])), [7, -7]);
+});
+
+test("maps are objects where all keys are texts, at every depth", () => {
+  const inner = { a: new Map<unknown, unknown>([[1, { b: [{ c: 1 }] }], [[2], "x"]]), d: {} };
+  for (const value of [inner, [inner], new Map<unknown, unknown>([["t", inner], [null, 1]]), new Tag(99, inner)]) {
+    assert.deepStrictEqual(decode(encode(value)), value);
+  }
+  assert.deepStrictEqual(decode(encode(new Map([["t", 1]]))), { t: 1 });
+  assert.deepStrictEqual(decode(Buffer.from("a201026474657874a1695f5f70726f746f5f5f01", "hex")), new Map<unknown, unknown>([[1, 2], ["text", JSON.parse('{"__proto__":1}')]]));
+});
+
+test("bytes are a Buffer of their own, and tags keep their numbers", () => {
+  const bytes = encode([Buffer.from("abc"), Buffer.alloc(0), new Tag(2n ** 60n, 1), new Tag(2, "no bytes"), new Tag(1, "no number")]);
+  const value = decode(bytes) as unknown[];
+  bytes.fill(0xff);
+  assert.deepStrictEqual(value, [Buffer.from("abc"), Buffer.alloc(0), new Tag(2n ** 60n, 1), new Tag(2, "no bytes"), new Tag(1, "no number")]);
+});
+
+test("what is nested as deep as may be is read and written, and nothing deeper", () => {
+  let deep: unknown = 1;
+  for (let i = 0; i < 256; i++) deep = i % 2 === 0 ? [deep] : { a: deep };
+  assert.deepStrictEqual(decode(encode(deep)), deep);
+  assert.throws(() => encode([deep]), TypeError);
+  assert.throws(() => decode(Buffer.concat([Buffer.from([0x81]), encode(deep)])), Malformed);
+  // Side by side is not deep.
+  const wide = Array.from({ length: 1000 }, () => [{ a: [new Tag(99, [])] }]);
+  assert.deepStrictEqual(decode(encode(wide)), wide);
+});
+
 test("a key __proto__ is a key and nothing more", () => {
   const value = decode(Buffer.from("a1695f5f70726f746f5f5fa1617801", "hex")) as Record<string, unknown>;
   assert.deepEqual(Object.keys(value), ["__proto__"]);
@@ -159,7 +199,15 @@ test("a key __proto__ is a key and nothing more", () => {
 test("members that are undefined are left out, and what is no value is refused", () => {
   assert.deepStrictEqual(decode(encode({ a: undefined, b: 1, c: [undefined] })), { b: 1, c: [null] });
   assert.deepStrictEqual(decode(encode([new Set([1]), new Float64Array([1.5]), new Uint8Array([7]).buffer])), [[1], [1.5], Buffer.from([7])]);
-  assert.throws(() => encode(() => 1), TypeError);
+  for (const no of [() => 1, [() => 1], Symbol("x"), { a: Promise.resolve() }, [new Error("x")]]) assert.throws(() => encode(no), TypeError);
+  class Point {
+    x = 1;
+    #y = 2;
+    get y() {
+      return this.#y;
+    }
+  }
+  assert.deepStrictEqual(decode(encode([new Point()])), [{ x: 1 }]);
   const round: unknown[] = [];
   round.push(round);
   assert.throws(() => encode(round), TypeError);
@@ -167,10 +215,10 @@ test("members that are undefined are left out, and what is no value is refused",
 
 test("texts of every length come back, whatever they are made of", () => {
   for (let length = 0; length < 300; length++) {
-    for (const letter of ["a", "\u00e9", "\u6c34", "\ud83d\ude00"]) {
+    for (const letter of ["a", "\u00e9", "\u6c34", "\ud83d\ude00", "\ufeff"]) {
       const text = letter.repeat(length);
       assert.equal(decode(encode(text)), text);
-      assert.equal(decode(encode(text)), text);
+      assert.deepStrictEqual(decode(encode([text])), [text]);
     }
   }
 });

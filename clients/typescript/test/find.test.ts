@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:net";
-import { tmpdir } from "node:os";
+import os, { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { connect } from "pillion";
 import { find, place } from "../src/find";
 
@@ -30,6 +30,17 @@ test("the socket is the one that is named, else the only one that answers, never
   } finally {
     for (const server of servers) server.close();
     rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+test("a user without a name has nodes too, as in many containers", () => {
+  const nameless = mock.method(os, "userInfo", () => {
+    throw new Error("no such user");
+  });
+  try {
+    assert.equal(place(undefined, {}).directory, `/tmp/pillion-${process.geteuid!()}`);
+  } finally {
+    nameless.mock.restore();
   }
 });
 

@@ -13,14 +13,32 @@ test("what is published is the client and nothing else, and installs without a s
     { files: { path: string }[]; unpackedSize: number; bundled: string[] },
   ];
   const files = packed.files.map(({ path }) => path);
-  const others = files.filter((path) => !/^dist\/src\/\w+\.(js|mjs|d\.ts|d\.mts)$/.test(path));
-  assert.deepEqual(others.sort(), ["LICENSE", "README.md", "package.json"]);
+  const others = files.filter((path) => !/^dist\/src\/\w+\.(js|mjs|d\.ts|d\.mts)$/.test(path) && !/^dist\/src\/cborg\/[\w/-]+\.js$/.test(path));
+  assert.deepEqual(others.sort(), ["LICENSE", "README.md", "dist/src/cborg/LICENSE", "package.json"]);
   for (const needed of ["index.js", "index.mjs", "index.d.ts", "index.d.mts"]) assert.ok(files.includes(`dist/src/${needed}`), needed);
   assert.ok(packed.unpackedSize < 400_000, `${packed.unpackedSize} bytes`);
   const described = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as Record<string, Record<string, string>>;
   assert.equal(described["dependencies"], undefined);
   assert.equal(described["optionalDependencies"], undefined);
   for (const script of ["install", "preinstall", "postinstall"]) assert.equal(described["scripts"]![script], undefined);
+});
+
+test("the package works by itself, imported and required, with nothing beside it", () => {
+  const directory = mkdtempSync(join(tmpdir(), "pillion-ts-pack-"));
+  try {
+    const [packed] = JSON.parse(execFileSync("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", directory], quiet)) as [{ filename: string }];
+    mkdirSync(join(directory, "node_modules/pillion"), { recursive: true });
+    execFileSync("tar", ["-xzf", join(directory, packed.filename), "-C", join(directory, "node_modules/pillion"), "--strip-components=1"]);
+    const use = "console.log(JSON.stringify(decode(encode({ a: [1.5, { b: null }], of: 'it' }))));";
+    writeFileSync(join(directory, "a.mjs"), `import { decode, encode } from "pillion";\n${use}`);
+    writeFileSync(join(directory, "b.cjs"), `const { decode, encode } = require("pillion");\n${use}`);
+    for (const file of ["a.mjs", "b.cjs"]) {
+      const printed = execFileSync(process.execPath, [file], { cwd: directory, encoding: "utf8" });
+      assert.equal(printed, '{"a":[1.5,{"b":null}],"of":"it"}\n', file);
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
 });
 
 test("no lockfile names a registry's host", () => {

@@ -13,7 +13,7 @@
 """
 
 from .acting import Address
-from .client import Client, Stream, connect
+from .client import Client, connect
 from .errors import (
     BadArg,
     BadOp,
@@ -60,6 +60,7 @@ from .process import Monitor, Process, Timer
 from .queries import Result
 from .report import Report
 from .serve import Module
+from .stream import Stream
 from .task import Task
 from .topics import GroupWatch, NodeWatch, PresenceWatch, Subscription
 

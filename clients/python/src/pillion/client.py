@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar, overload
 
 from . import draining
-from .acting import _STAGES, TIMEOUT, Address, address, milliseconds
-from .errors import Lost, PillionError
-from .frames import ABSENT, body_value
+from .acting import _STAGES, TIMEOUT, Address
+from .errors import Closed, Lost, PillionError
+from .frames import ABSENT
 from .gen_server import GenServer
 from .pending import Answer, Header
 from .process import Process
@@ -21,6 +21,7 @@ from .queries import Queries
 from .report import Report
 from .serve import Module, Target, functions_of
 from .session import Session
+from .stream import Stream
 from .task import Task
 from .topics import GroupWatch, NodeWatch, PresenceWatch, Subscription, Watch
 
@@ -29,42 +30,6 @@ T = TypeVar("T")
 _G = TypeVar("_G", bound=GenServer)
 _F = TypeVar("_F", bound=Callable[..., Any])
 Callback = Callable[..., Any]
-
-
-class Stream:
-    """An answer in parts: iterate over them; `value` is the last, once they have ended."""
-
-    def __init__(self, process: Process, to: Address, body: Any, timeout: float, ct: str | None) -> None:
-        self._parts: asyncio.Queue[Any] = asyncio.Queue()
-        self.value: Any = None
-        header: Header = {"op": "call", "to": address(to)}
-        if timeout != TIMEOUT:
-            header["timeout_ms"] = milliseconds(timeout)
-        self._task = asyncio.ensure_future(self._ask(process, header, body, ct, timeout))
-
-    async def _ask(self, process: Process, header: Header, body: Any, ct: str | None, timeout: float) -> None:
-        try:
-            answer = await process._request(header, body, ct, timeout=timeout, on_part=self._on_part)
-            self.value = body_value(*answer)[0]
-        finally:
-            self._parts.put_nowait(_END)
-
-    def _on_part(self, header: Header, raw: bytes) -> None:
-        self._parts.put_nowait(body_value(header, raw)[0])
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Any:
-        part = await self._parts.get()
-        if part is not _END:
-            return part
-        self._parts.put_nowait(_END)
-        await self._task
-        raise StopAsyncIteration
-
-
-_END = object()
 
 
 class Client(Queries):
@@ -105,6 +70,7 @@ class Client(Queries):
         self._is_drained = False
         self._leaving: asyncio.Task[None] | None = None
         self._drained_event: asyncio.Event | None = None
+        self._closing: asyncio.Future[Any] | None = None
         self._started = False
         self._sync: object = None
         """The loop's thread, where the app is not on it (`pillion.sync`)."""
@@ -141,7 +107,11 @@ class Client(Queries):
                 raise
             if self._session.draining:
                 self._on_draining_event()
-            await asyncio.gather(*(module.open() for module in self._modules.values() if module.process is None))
+            try:
+                await asyncio.gather(*(module.open() for module in self._modules.values() if module.process is None))
+            except BaseException:
+                await self.close()  # Nobody has it who could.
+                raise
         return self
 
     async def close(self) -> None:
@@ -150,8 +120,10 @@ class Client(Queries):
             return
         if self._leaving is not None:
             self._leaving.cancel()
-        for server in list(self._servers):
-            await server._close()
+        if self._closing is not None:
+            return
+        self._closing = asyncio.gather(*(server._close(asyncio.current_task()) for server in list(self._servers)))
+        await self._closing
         await self._session.close()
         for module in self._modules.values():
             module.cancel_all()
@@ -160,6 +132,8 @@ class Client(Queries):
             process._ended("normal")
         self.exit_reason = "normal"
         self.mailbox.end()
+        if self._drained_event is not None:
+            self._drained_event.set()
 
     async def exit(self, reason: str = "normal") -> None:
         """The app's own process ends, and the session with it."""
@@ -175,10 +149,12 @@ class Client(Queries):
         await draining.leave(self)
 
     async def drained(self) -> None:
-        """Waits until the app has finished because its node is about to leave."""
+        """Waits until the app has finished because its node is about to leave. Raises `Closed` when it was closed before."""
         await self._start()
         assert self._drained_event is not None
         await self._drained_event.wait()
+        if self._session.closing and not self._is_drained:
+            raise Closed("the client was closed before its node was about to leave")
 
     # Processes that do something
 
@@ -282,6 +258,10 @@ class Client(Queries):
         callback = self._callbacks[name]
         if callback is None:
             return False
+        self._calls_back(name, callback, *args)
+        return True
+
+    def _calls_back(self, name: str, callback: Callback, *args: Any) -> None:
         try:
             result = callback(*args)
         except Exception:
@@ -289,7 +269,6 @@ class Client(Queries):
         else:
             if inspect.isawaitable(result):
                 self._in_background(result)
-        return True
 
     def _failed(self, op: str, to: str | None, code: str, count: int, message: str | None) -> None:
         if not self._call_back("failed", op, to, code, count):

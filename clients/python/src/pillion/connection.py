@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -97,6 +98,16 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._end()
+
+    def give_up(self) -> None:
+        """Lets go of the socket in a forked child, without a word to the node. The number of the file stays in use."""
+        transport, self._transport = self._transport, None
+        self._ended = True
+        self._out.clear()
+        if transport is not None and (there := transport.get_extra_info("socket")) is not None:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, there.fileno(), inheritable=False)
+            os.close(null)
 
     def close(self) -> None:
         """Closes it once everything is written."""

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import PillionError
+from .errors import PillionError, TooLarge
 from .frames import body_bytes, raw_frame, uint
 
 if TYPE_CHECKING:
     from .process import Process
 
 STACK_MAX = 16 * 1024
+ASKED_BYTES = 64 * 1024
+"""A reply of more is confirmed by the node, which may not take so much."""
 _REPLY = b"\xa2\x62op\x65reply\x63ref"
 
 
@@ -111,7 +113,8 @@ class Call(Event):
     async def reply(self, body: Any = None, *, ct: str | None = None, more: bool = False) -> None:
         """Answers. With `more` it is a part of the answer, and others follow: it waits until the node has room for the next.
 
-        A late answer, a second one, and one to a call of an earlier connection are dropped silently, as nobody can know.
+        A late answer, a second one, and one to a call of an earlier connection are dropped silently, as nobody can know. One of more than
+        64 KiB waits until the node has taken it, and raises `TooLarge` when it does not: the call is not answered then.
         """
         await self._reply(body, ct, more)
 
@@ -120,12 +123,25 @@ class Call(Event):
         if self.ref is None or not self.process._is_given(self, take=not more):
             return
         session = self.process.client._session
-        if more:
+        if not more and len(raw) > ASKED_BYTES:
+            await self._reply_asking(body, ct)
+        elif more:
             await session.request({"op": "reply", "ref": self.ref, "more": True}, body, ct)
         elif ct is None:
             await session.write_raw(_REPLY + uint(self.ref), raw)
         else:
             await session.write({"op": "reply", "ref": self.ref, "ct": ct}, raw)
+
+    async def _reply_asking(self, body: Any, ct: str | None) -> None:
+        """Answers, and hears whether the node takes so much: else the caller would wait in vain."""
+        session = self.process.client._session
+        try:
+            await session.request({"op": "reply", "ref": self.ref}, body, ct)
+        except TooLarge as error:
+            # Not answered yet: who raises this further fails the call by it.
+            if self.ref is not None and self.epoch == session.epoch:
+                session.given[self.ref] = self.process
+            raise error
 
     def _reply_now(self, body: Any) -> bool:
         """Answers if there is room to write at once."""
@@ -134,7 +150,7 @@ class Call(Event):
             return True
         session = self.process.client._session
         conn = session.conn
-        if conn is None or conn.is_full or session.queue:
+        if conn is None or conn.is_full or session.queue or len(raw) > ASKED_BYTES:
             return False
         if self.process._is_given(self, take=True):
             session.pending.written += 1

@@ -65,3 +65,25 @@ def _answers(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_no_path(error: Exception) -> bool:
+    """Whether this cannot be the path of a socket at all, so that another try would be in vain."""
+    return isinstance(error, OSError) and error.errno is None and "path too long" in str(error)
+
+
+def unfit(path: str, error: Exception) -> str | None:
+    """What is wrong with a path that was named, and what to do, where that is not simply that no node runs."""
+    if is_no_path(error):
+        return f"cannot be the path of a socket ({error}): the system takes about 100 bytes; give the node a shorter one by `--dir`"
+    if isinstance(error, PermissionError):
+        return "may not be opened by this user; run the app as the node's user, or let its group in by the node's `--socket-mode`"
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(mode):
+        return "is a directory; name the socket of a node in it, `<mesh>/<node>.sock`, or set PILLION_DIR to where nodes have theirs"
+    if not stat.S_ISSOCK(mode):
+        return "is no socket; name the one that `pillion up` says"
+    return None

@@ -11,15 +11,18 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import PillionError
+from .errors import Lost, PillionError
 from .events import Call, Cast, Event, Gap, reason_of
 from .process import Process
+from .threads import contained
 
 if TYPE_CHECKING:
     from .client import Client
 
 log = logging.getLogger("pillion")
 _S = TypeVar("_S", bound="GenServer")
+CLOSE_SECONDS = 5.0
+"""How long a callback may go on when its app ends."""
 
 
 class _NoReply:
@@ -102,6 +105,7 @@ class GenServer:
         self._busy = True
         self._resting = False
         self._reason: str | None = None
+        self._terminated = False
         self._done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=type(self).__name__) if threads else None
@@ -186,7 +190,7 @@ class GenServer:
             if inspect.isawaitable(result):
                 return self._rest(event, result)
             if isinstance(event, Call) and result is not NOREPLY and not event._reply_now(result):
-                return event._reply(result)
+                return self._reply(event, result)
         except Exception as error:
             return self._failed(event, error)
         return None
@@ -195,7 +199,15 @@ class GenServer:
         try:
             value = await result
             if isinstance(event, Call) and value is not NOREPLY:
-                await event._reply(value)
+                await self._reply(event, value)
+        except Exception as error:
+            await self._failed(event, error)
+
+    async def _reply(self, event: Call, value: Any) -> None:
+        try:
+            await event._reply(value)
+        except Lost as error:  # That is the caller's misfortune: the server and its state go on.
+            log.warning("%r: its caller cannot hear its reply: %s", self, error)
         except Exception as error:
             await self._failed(event, error)
 
@@ -212,12 +224,16 @@ class GenServer:
     async def _end(self, reason: str) -> None:
         await self._terminate(reason)
         try:
-            await self.process.exit(reason)
+            if not self.app._session.closing:
+                await self.process.exit(reason)
         except PillionError as error:
             log.debug("%r: its end was not told: %s", self, error)
         self._over(reason)
 
     async def _terminate(self, reason: str) -> None:
+        if self._terminated:
+            return
+        self._terminated = True
         try:
             await self._call(self.terminate, reason)
         except Exception as error:
@@ -241,7 +257,7 @@ class GenServer:
     def _run(self, callback: Callable[..., Any], *args: Any) -> Any:
         if self._thread is None or inspect.iscoroutinefunction(callback):
             return callback(*args)
-        return asyncio.get_running_loop().run_in_executor(self._thread, callback, *args)
+        return asyncio.get_running_loop().run_in_executor(self._thread, contained, callback, *args)
 
     async def _call(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = self._run(lambda: callback(*args, **kwargs)) if not inspect.iscoroutinefunction(callback) else callback(*args, **kwargs)
@@ -266,7 +282,7 @@ class GenServer:
         """There is a node again."""
         if not self._resting:
             return
-        self._resting = False
+        self._resting = self._terminated = False
         try:
             await self._call(self.init, *self._args, **self._kwargs)
         except Exception as error:
@@ -274,13 +290,24 @@ class GenServer:
             self._reason = reason_of(error)
         self._go_on()
 
-    async def _close(self) -> None:
-        """The app ends."""
+    async def _close(self, by: asyncio.Task[Any] | None) -> None:
+        """The app is ended by this task: what is done now is finished, and then `terminate`. What takes longer than 5 s is cancelled."""
         if self._reason is None:
             self._reason = "shutdown"
-            if not self._resting:
-                await self._terminate("shutdown")
-            self._over("shutdown")
+        worker = self._worker
+        if self._busy and not self._resting and worker is not None and worker is not by and not worker.done():
+            # Once it is done with its event another task may have to end the server: `_done` is when both are.
+            over, _ = await asyncio.wait([self._done], timeout=CLOSE_SECONDS)
+            if over:
+                return
+            log.warning("%r: its callback has not ended within %g s; it is not waited for", self, CLOSE_SECONDS)
+            if self._worker is not None:
+                self._worker.cancel()
+            if self._thread is not None:
+                self._terminated = True  # The callback has its only thread.
+        if not self._resting:
+            await self._terminate(self._reason)
+        self._over(self._reason)
 
 
 __all__ = ["NOREPLY", "GenServer"]

@@ -75,7 +75,7 @@ class Mailbox:
 
     def tell(self) -> None:
         """Tells the node what was consumed, so that it gives more."""
-        if self.untold:
+        if self.untold > 0:
             n, self.untold = self.untold, 0
             self._process._more(n)
 
@@ -136,14 +136,19 @@ class Mailbox:
                 # It was given in the moment in which its receiver went away: it is not lost.
                 given = waiter.result()
                 if given is not None:
-                    self._events.appendleft(given)
-                    if given.counted:
-                        self.untold = max(0, self.untold - 1)
+                    self.give_back(given)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
             self._waiters = [each for each in self._waiters if each[1] is not waiter]
+
+    def give_back(self, event: Event) -> None:
+        """Its receiver went away in the moment in which it was given: it is the first again, or another's who waits."""
+        if event.counted:
+            self.untold -= 1  # Below zero where it was told already: then the next one is not.
+        if not self._waiters or not self._give(event):
+            self._events.appendleft(event)
 
     def end(self, error: PillionError | None = None) -> None:
         """Nothing more comes. What is there may be taken; who waits hears so."""

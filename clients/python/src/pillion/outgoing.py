@@ -57,6 +57,7 @@ class Outgoing:
         """Who waits to write, in the order in which it is to be written."""
         self._lost_at = 0.0
         self.closing = False
+        self.closed_because = "the client is closed"
 
     async def write(self, header: Header, body: bytes, by: Acting | None = None) -> None:
         """Writes a command without an answer, once there is a connection and room; with the pid that `by` has then."""
@@ -98,7 +99,7 @@ class Outgoing:
         try:
             while True:
                 if self.closing:
-                    raise Closed("the client is closed")
+                    raise Closed(self.closed_because)
                 conn = self.conn
                 if conn is not None and queue[0] is turn:
                     if conn.is_long:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 from .errors import PillionError
 from .events import Event, Rpc
 from .process import Process
+from .threads import contained
 
 if TYPE_CHECKING:
     from .client import Client
@@ -93,7 +94,7 @@ class Module:
         args = event.body if isinstance(event.body, list) else [event.body]
         try:
             if self._threads and not inspect.iscoroutinefunction(function):
-                result: Any = asyncio.get_running_loop().run_in_executor(None, functools.partial(function, *args))
+                result: Any = asyncio.get_running_loop().run_in_executor(None, contained, function, *args)
             else:
                 result = function(*args)
             if not inspect.isawaitable(result) and event._reply_now(result):

@@ -13,7 +13,8 @@ from . import errors
 from .connection import Connection
 from .errors import Closed, Lost, PillionError, Unreachable
 from .events import KINDS, Event, Message
-from .find import find, named
+from .find import find, is_no_path, named, unfit
+from .forking import watch
 from .frames import OCTETS, body_value, frame
 from .mailbox import WINDOW
 from .outgoing import WAIT_SECONDS, Outgoing
@@ -69,6 +70,7 @@ class Session(Outgoing):
         self._overdue: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self.draining = False
+        watch(self)
 
     # Connecting
 
@@ -85,16 +87,21 @@ class Session(Outgoing):
                 self._abandon()
                 if isinstance(error, PillionError) and error.code in _FINAL:
                     raise
-                if loop.time() + delay > deadline:
+                if loop.time() + delay > deadline or is_no_path(error):
                     raise self._unreachable(error) from error
+            except BaseException:
+                self._abandon()
+                raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, DELAY_MAX)
         self._upkeep = loop.create_task(self._keep_up(), name="pillion: connection")
 
     def _unreachable(self, error: Exception) -> PillionError:
-        if isinstance(error, PillionError) and self._path is None:
-            return error
         path = self._path or named(self._socket)
+        if path is None and isinstance(error, PillionError):
+            return error
+        if path is not None and (why := unfit(path, error)) is not None:
+            return Unreachable(f"{path} {why}")
         return Unreachable(
             f"no node answers at {path} within {self._connect_timeout:g} s ({error}); start one with `pillion up`, or name another socket"
         )

@@ -16,25 +16,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from . import client as _client
 from . import events as _events
 from . import process as _process
 from . import queries as _queries
+from . import stream as _stream
 from . import task as _task
 from . import topics as _topics
 from .acting import TIMEOUT, Address
 from .errors import Closed
 from .events import Event, Gap, GroupChange, Message, NodeDown, NodeUp, PresenceChange, Present
 from .gen_server import GenServer
-from .mailbox import Match
-
-if TYPE_CHECKING:
-    import os
+from .forking import FORKED
+from .mailbox import WINDOW, Match
+from .threads import contained
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,38 +45,89 @@ _W = TypeVar("_W", bound="Watch[Any]")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+_END_SECONDS = 1.0
+
+
 class _Loop:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        # As many functions at a time as are given: each may wait for another one.
+        self.loop.set_default_executor(ThreadPoolExecutor(WINDOW, thread_name_prefix="pillion"))
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._ended = False
         self.thread = threading.Thread(target=self._run, name="pillion", daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
-        self.loop.close()
+        try:
+            self.loop.run_forever()
+        finally:
+            with self._lock:
+                self._ended = True
+            # Nothing is begun any more. Who still waits hears so.
+            self.loop.run_until_complete(asyncio.sleep(0))
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self.loop.run_until_complete(asyncio.wait(tasks, timeout=_END_SECONDS))
+            self.loop.close()
 
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be asked for any more: it was closed, or this is a child of the process that it works for."""
+        return self._ended or os.getpid() != self._pid
+
+    def wait(self, work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None) -> T:
+        """The result of `work`. When the wait is interrupted, `undo` gets what had come already, on the loop."""
         if threading.current_thread() is self.thread:
             work.close()
             raise RuntimeError("a method of pillion.sync was called on its own event loop, which would wait for itself")
-        if self.loop.is_closed():
+        if os.getpid() != self._pid:
             work.close()
-            raise Closed("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+            raise Closed(FORKED)
+        came: list[T] = []
+
+        async def kept() -> T:
+            result = await work
+            came.append(result)
+            return result
+
+        def give_back() -> None:
+            if came and undo is not None:
+                undo(came.pop())
+
+        with self._lock:
+            if self._ended:
+                work.close()
+                raise Closed("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(work if undo is None else kept(), self.loop)
         try:
             return future.result()
+        except CancelledError:
+            if self._ended:
+                raise Closed("the client was closed meanwhile", maybe_applied=True) from None
+            raise
         except BaseException:
             future.cancel()
+            if undo is not None:
+                with self._lock:
+                    if not self._ended:
+                        self.loop.call_soon_threadsafe(give_back)
             raise
 
     def stop(self) -> None:
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            if threading.current_thread() is not self.thread:
-                self.thread.join()
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if not self._ended:
+                self.loop.call_soon_threadsafe(self.loop.stop)
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
 
 
 class _Waits(Generic[P, T]):
@@ -164,7 +216,9 @@ class Process(_Waiter):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.exit("normal" if error is None else _events.reason_of(error))
+        if not self._loop.is_over:
+            with contextlib.suppress(Closed):
+                self.exit("normal" if error is None else _events.reason_of(error))
 
     send = _Waits(_process.Process.send)
     cast = _Waits(_process.Process.cast)
@@ -216,7 +270,7 @@ class Process(_Waiter):
 
         `match` runs on the client's loop: it looks at the event, and does not wait.
         """
-        event = self._loop.wait(self._it.mailbox.receive(match, timeout))
+        event = self._loop.wait(self._it.mailbox.receive(match, timeout), self._it.mailbox.give_back)
         return None if event is None else _shown(event)
 
     def flush(self) -> list[Event]:
@@ -225,21 +279,25 @@ class Process(_Waiter):
 
     def __iter__(self) -> Iterator[Event]:
         """The events of the mailbox, one by one, until the process ends or the node has been left."""
-        return map(_shown, _iterated(self._loop, self._it.__aiter__()))
+        return map(_shown, _iterated(self._loop, self._it.__aiter__(), self._it))
 
 
 _S = TypeVar("_S", bound=Process)
 
 
-def _iterated(loop: _Loop, events: AsyncIterator[T]) -> Generator[T, None, None]:
+def _iterated(loop: _Loop, events: AsyncIterator[T], process: _process.Process | None = None) -> Generator[T, None, None]:
     async def following() -> tuple[bool, Any]:
         try:
             return True, await events.__anext__()
         except StopAsyncIteration:
             return False, None
 
+    def give_back(came: tuple[bool, Any]) -> None:
+        if process is not None and came[0]:
+            process.mailbox.give_back(came[1])
+
     while True:
-        there, event = loop.wait(following())
+        there, event = loop.wait(following(), give_back)
         if not there:
             return
         yield event
@@ -268,15 +326,17 @@ class Watch(Generic[_E]):
         return self
 
     def close(self) -> None:
-        """Ends it."""
-        self._loop.wait(self._it.close())
+        """Ends it. Once the client is closed it has ended."""
+        if not self._loop.is_over:
+            with contextlib.suppress(Closed):
+                self._loop.wait(self._it.close())
 
     def __iter__(self) -> Iterator[_E]:
-        return _iterated(self._loop, self._it.__aiter__())
+        return _iterated(self._loop, self._it.__aiter__(), self._it.process)
 
     def events(self) -> Iterator[_E | Gap]:
         """All events, each `Gap` among them where the messages would have been."""
-        return _iterated(self._loop, self._it.events())
+        return _iterated(self._loop, self._it.events(), self._it.process)
 
 
 class PresenceWatch(Watch[PresenceChange]):
@@ -306,18 +366,31 @@ class Task(Generic[T]):
 
     def cancel(self) -> None:
         """Ends its process."""
-        self._loop.loop.call_soon_threadsafe(self._it.cancel)
+        if not self._loop.is_over:
+            self._loop.loop.call_soon_threadsafe(self._it.cancel)
 
 
 class Stream:
     """An answer in parts: iterate over them; `value` is the last, once they have ended."""
 
-    def __init__(self, it: _client.Stream, loop: _Loop) -> None:
+    def __init__(self, it: _stream.Stream, loop: _Loop) -> None:
         self._it = it
         self._loop = loop
 
     def __iter__(self) -> Iterator[Any]:
         return _iterated(self._loop, self._it)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes no more: parts are dropped."""
+        if not self._loop.is_over:
+            with contextlib.suppress(Closed):
+                self._loop.wait(self._it.close())
 
     @property
     def value(self) -> Any:
@@ -329,6 +402,10 @@ class Client(Process):
 
     _it: _client.Client
 
+    def __init__(self, it: _client.Client, loop: _Loop) -> None:
+        super().__init__(it, loop)
+        self._closing = threading.Lock()
+
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -338,10 +415,13 @@ class Client(Process):
         return self._it.node
 
     def close(self) -> None:
-        """Ends the app's session, and the thread."""
-        if not self._loop.loop.is_closed():
+        """Ends the app's session, and the thread. Closed already, or being closed, or in a child of the process, it does nothing."""
+        if self._loop.is_over or not self._closing.acquire(blocking=False):
+            return
+        try:
             with contextlib.suppress(Closed):
                 self._loop.wait(self._it.close())
+        finally:
             self._loop.stop()
 
     request = _Waits(_queries.Queries.request)
@@ -386,7 +466,7 @@ class Client(Process):
     def stream(self, to: Address, body: Any = None, *, timeout: float = TIMEOUT, ct: str | None = None) -> Stream:
         """A call whose answer comes in parts."""
 
-        async def begin() -> _client.Stream:
+        async def begin() -> _stream.Stream:
             return self._it.stream(to, body, timeout=timeout, ct=ct)
 
         return Stream(self._loop.wait(begin()), self._loop)
@@ -426,7 +506,7 @@ class Client(Process):
         on_gap: Callable[[Gap], object] | None = None,
     ) -> Watch[Message]:
         """What is published to a topic or a pattern: `with` it and iterate."""
-        return Watch(self._it.subscribe(topic, group=group, metadata=metadata, sync=sync, on_gap=on_gap), self._loop)
+        return Watch(self._it.subscribe(topic, group=group, metadata=metadata, sync=sync, on_gap=_threaded(on_gap)), self._loop)
 
     def watch_presence(self, topic: str) -> PresenceWatch:
         """Who comes and goes under a topic."""
@@ -447,8 +527,8 @@ async def _in_thread(function: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            result = function()
-        except BaseException as error:
+            result = contained(function)
+        except Exception as error:
             with contextlib.suppress(Exception):
                 done.set_exception(error)
         else:

@@ -23,7 +23,8 @@ class Watch(Generic[E]):
     """An iterator over events. `async with` opens it and ends it; or await it, and `close` it.
 
     It goes on after the node was restarted, and ends when the app leaves a draining node, once what was delivered is taken. Where
-    messages are missing `on_gap` is called with the `Gap`; without one it is logged.
+    messages are missing `on_gap` is called with the `Gap`, which may be a coroutine function; without one it is logged. One that is not closed
+    keeps its process in the node, for as long as the app lives, whether somebody has the iterator or not.
     """
 
     def __init__(self, client: Client, key: tuple[Any, ...], header: Header, on_gap: Callable[[Gap], object] | None = None) -> None:
@@ -50,7 +51,7 @@ class Watch(Generic[E]):
         await self.close()
 
     async def _open(self: S) -> S:
-        if self._process is None:
+        if self._process is None or self._process.exit_reason is not None:
             process = await self._client.spawn(label=self._label)
             self._process = process
             self._client._watches[self] = None
@@ -104,7 +105,7 @@ class Watch(Generic[E]):
 
     def _missed(self, gap: Gap) -> None:
         if self._on_gap is not None:
-            self._on_gap(gap)
+            self._client._calls_back("gap", self._on_gap, gap)
         else:
             log.warning("%s: messages are missing: %s, %s", self._label, gap.lost or "nobody knows how many", gap.reason)
 

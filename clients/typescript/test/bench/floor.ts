@@ -1,4 +1,5 @@
 /** A CBOR library and a Unix socket alone: the least that a message could cost. */
+import { rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -47,6 +48,8 @@ let servers = 0;
 
 async function listen(onSocket: (socket: Socket) => void): Promise<string> {
   const path = join(tmpdir(), `pillion-floor-${process.pid}-${servers++}.sock`);
+  // One that was killed has left its file behind, and may have had the same pid.
+  rmSync(path, { force: true });
   const server = createServer(onSocket);
   await new Promise<void>((resolve) => server.listen(path, resolve));
   return path;
