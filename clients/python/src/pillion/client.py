@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import draining
 from .acting import _STAGES, TIMEOUT, Address, address, milliseconds
@@ -23,6 +23,9 @@ from .serve import Module, Target, functions_of
 from .session import Session
 from .task import Task
 from .topics import GroupWatch, NodeWatch, PresenceWatch, Subscription, Watch
+
+if TYPE_CHECKING:
+    from .program import Program
 
 log = logging.getLogger("pillion")
 T = TypeVar("T")
@@ -106,6 +109,8 @@ class Client(Queries):
         self._leaving: asyncio.Task[None] | None = None
         self._drained_event: asyncio.Event | None = None
         self._started = False
+        self._program: Program | None = None
+        """What `run` made of this app: the client's own process is its server's."""
         self._sync: object = None
         """The loop's thread, where the app is not on it (`pillion.sync`)."""
 
@@ -146,13 +151,20 @@ class Client(Queries):
 
     async def close(self) -> None:
         """Ends the app's session: servers run `terminate` with the reason `shutdown`, its processes exit, who waits gets `Closed`."""
+        await self._close({"op": "bye"})
+
+    async def _exit_own(self, reason: str) -> None:
+        """The server of `run` has ended: the own process exits with its reason, of a hosted program too, and the client is closed."""
+        await self._close({"op": "exit"} if reason == "normal" else {"op": "exit", "reason": reason})
+
+    async def _close(self, last: Header) -> None:
         if self._session.closing:
             return
         if self._leaving is not None:
             self._leaving.cancel()
         for server in list(self._servers):
             await server._close()
-        await self._session.close()
+        await self._session.close(last)
         for module in self._modules.values():
             module.cancel_all()
         for process in list(self._session.processes.values()):
