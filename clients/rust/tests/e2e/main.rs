@@ -4,6 +4,7 @@
 
 mod leaving;
 mod losing;
+mod programs;
 mod support;
 mod talking;
 mod watching;
