@@ -88,9 +88,8 @@ async fn program(builder: Builder, server: impl GenServer, name: &str) -> Result
     let leaves = Arc::new(Notify::new());
     let draining = Arc::clone(&leaves);
     let builder = builder.on_draining(move || draining.notify_one());
-    let listen = |kind| {
-        signal(kind).map_err(|e| Error::new(crate::Code::Unsupported, false, e.to_string()))
-    };
+    let listen =
+        |kind| signal(kind).map_err(|e| Error::new(crate::Code::Unsupported, false, e.to_string()));
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let stopped = async {
         tokio::select! {

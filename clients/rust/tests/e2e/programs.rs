@@ -68,9 +68,8 @@ async fn ask(client: &Client, body: &[&str]) -> pillion_client::Result<Value> {
 }
 
 async fn down(client: &Client, reference: u64) -> String {
-    let down = client.receive_where(|event| {
-        event.kind() == Kind::Down && event.reference() == Some(reference)
-    });
+    let down = client
+        .receive_where(|event| event.kind() == Kind::Down && event.reference() == Some(reference));
     within(down).await.unwrap().reason().unwrap().to_owned()
 }
 
