@@ -34,6 +34,8 @@ type Client struct {
 	// resumedAt is the last command that the node had carried out when the session was taken up.
 	resumedAt uint64
 
+	// program is what [Run] made of this client.
+	program   atomic.Pointer[program]
 	finishing atomic.Bool
 	reporting atomic.Bool
 

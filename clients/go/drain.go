@@ -62,6 +62,10 @@ func (c *Client) drain(ctx context.Context) error {
 		}
 	}
 	order, link, gone := append([]*Process(nil), c.order...), c.link, c.goneAway
+	program := c.program.Load() != nil
+	if program {
+		order = append(order, c.Process)
+	}
 	c.mu.Unlock()
 	pull, _ := encode("pull")
 	var flags []*again
@@ -89,12 +93,20 @@ func (c *Client) drain(ctx context.Context) error {
 		if s, ok := p.serves.(*server); ok && p.Reason() == "" {
 			c.waitAnswered(ctx, link, false, p)
 			s.terminate("shutdown")
+			if p.own {
+				continue
+			}
 			_, _ = c.ask(ctx, &command{op: "exit", process: p, only: link, fields: []field{text("reason", "shutdown")}})
 		}
 	}
 	c.waitAnswered(ctx, link, true, append(order, c.Process)...)
 	if ctx.Err() != nil {
 		return errClosed()
+	}
+	if program {
+		// It is the whole program that goes, and looks for no other node.
+		c.exitOwn("shutdown", link)
+		return nil
 	}
 	_, err := c.ask(ctx, &command{op: "bye", only: link})
 	c.mu.Lock()

@@ -160,6 +160,10 @@ func (s *server) loop(ctx context.Context, ended, leaving chan struct{}) {
 				reason = halt.reason
 			}
 			s.terminate(reason)
+			if p.own {
+				p.client.exitOwn(reason, nil)
+				return
+			}
 			exit, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectionWait)
 			if err := p.Exit(exit, reason); err != nil {
 				p.client.gone(p, reason)

@@ -60,6 +60,8 @@ func (c *Client) read(l *outlet) error {
 		case "died":
 			if p := c.processOf(&f); p != nil && !p.own {
 				c.gone(p, f.reason)
+			} else if c.program.Load() != nil && f.pid == c.PID() {
+				c.isOver(f.reason)
 			}
 		case "draining":
 			c.leave(l)

@@ -116,7 +116,7 @@ func (c *Client) greet(l *outlet) error {
 			return errors.New("the session was half declared")
 		case err == nil:
 			return c.resumed(l, &welcome)
-		case !errors.Is(err, ErrNotFound):
+		case !errors.Is(err, ErrNotFound) || c.isHosted():
 			return err
 		}
 		c.session = 0
@@ -368,6 +368,11 @@ func (c *Client) reconnect() *outlet {
 			return l
 		}
 		if c.ctx.Err() != nil {
+			return nil
+		}
+		if c.isHosted() {
+			// Its node is gone, and this run of it with that.
+			c.isOver("noconnection")
 			return nil
 		}
 		if !warned && (errors.Is(err, ErrDenied) || errors.Is(err, ErrUnsupported)) {

@@ -164,10 +164,14 @@ async fn greet(
                 _ => {}
             }
         };
-        if resume.take().is_none() || error.code() != &Code::NotFound {
+        if resume.take().is_none() || error.code() != &Code::NotFound || is_hosted(shared) {
             return Err(Trouble::Refused(error));
         }
     }
+}
+
+fn is_hosted(shared: &Shared) -> bool {
+    shared.program.get().is_some_and(|program| program.hosted)
 }
 
 fn hello(shared: &Shared, resume: Option<&(Session, u64)>, is_first: bool) -> Op {
@@ -243,6 +247,9 @@ impl Drop for Guard {
         drop(state);
         self.0.finish(after);
         self.0.end_tasks();
+        if let Some(program) = self.0.program.get() {
+            program.gone.notify_one();
+        }
     }
 }
 
@@ -317,6 +324,11 @@ async fn reconnect(shared: &Shared, resume: Option<(Session, u64)>, left: bool) 
     loop {
         sleep(wait).await;
         match attempt(shared, resume.clone(), false).await {
+            Err(_) if is_hosted(shared) => {
+                // Its node is gone, and this run of it with that.
+                shared.own_is_over("noconnection");
+                std::future::pending::<()>().await;
+            }
             Ok(link) if left && link.draining => {}
             Ok(link) => return link,
             Err(Trouble::Broken(words)) => tracing::trace!("no node yet: {words}"),
@@ -497,6 +509,9 @@ fn take_in(shared: &Arc<Shared>, buffer: &mut BytesMut) -> Result<(), End> {
                 end = Err(End::Broken("the node wrote what is no frame".to_owned()));
                 break;
             }
+        }
+        if after.died && state.program {
+            shared.set_phase(&mut state, Phase::Closed);
         }
         if after.died {
             // The node does not know the session any more, and says so to who wants to resume it.

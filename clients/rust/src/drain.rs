@@ -110,6 +110,15 @@ fn goodbye(shared: &Shared, epoch: u32) -> Goodbye {
     if !state.is_idle() || !state.processes.values().all(gone) {
         return Goodbye::Busy;
     }
+    if state.program {
+        // It is the whole program that goes, and looks for no other node.
+        let exit = Op::new("exit").text("reason", "shutdown");
+        let answer = state.write(OWN, &exit, Want::Answer, None).ok().flatten();
+        shared.set_phase(&mut state, Phase::Closed);
+        crate::state::release(state);
+        shared.closing.notify_one();
+        return Goodbye::Said(answer);
+    }
     let answer = state.write(OWN, &Op::new("bye"), Want::Answer, None).ok().flatten();
     shared.set_phase(&mut state, Phase::Drained);
     crate::state::release(state);

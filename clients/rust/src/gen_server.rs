@@ -108,6 +108,10 @@ pub struct Context {
 }
 
 impl Context {
+    pub(crate) fn new(process: Process) -> Self {
+        Self { process, stop: None }
+    }
+
     /// The server ends once the callback has returned and its reply is given.
     pub fn stop(&mut self, reason: &str) {
         self.stop = Some(reason.to_owned());
@@ -174,7 +178,7 @@ impl Process {
         let (stop, stopped) = tokio::sync::mpsc::channel(1);
         let handle =
             Server { shared: Arc::clone(&shared), key, process: Arc::downgrade(&alive), stop };
-        let mut context = Context { process, stop: None };
+        let mut context = Context::new(process);
         if let Err(failure) = caught(server.init(&mut context)).await {
             let _ = context.exit(&failure.exit_reason()).await;
             return Err(Error::failed(&failure));
@@ -257,7 +261,7 @@ async fn left(shared: &Arc<Shared>, context: &Context, reason: &str) -> bool {
 }
 
 /// Handles events until there is a reason to end, or the mailbox gives nothing any more (`Err`).
-async fn serve(
+pub(crate) async fn serve(
     server: &mut impl GenServer,
     context: &mut Context,
     stopped: &mut tokio::sync::mpsc::Receiver<String>,

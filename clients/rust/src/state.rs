@@ -140,6 +140,8 @@ pub(crate) struct State {
     pub(crate) node: String,
     pub(crate) epoch: u32,
     pub(crate) draining: bool,
+    /// The client is the whole program of a `GenServer`, which is its own process.
+    pub(crate) program: bool,
     /// Frames that were received in this session.
     pub(crate) seen: u64,
     /// The driver of the connection, while it waits.
@@ -274,6 +276,7 @@ impl State {
             node: String::new(),
             epoch: 0,
             draining: false,
+            program: false,
             seen: 0,
             driver: None,
             out: Vec::new(),

@@ -16,6 +16,11 @@ export async function drain(session: Session): Promise<void> {
   }
   await quiet(session);
   if (session.phase !== "open") return;
+  if (session.keeper.program !== undefined) {
+    // It is the whole program that goes, and looks for no other node.
+    await session.own.exit("shutdown");
+    return;
+  }
   session.keeper.onDrained();
   await bye(session);
   session.connection?.break(new Error("drained"));

@@ -96,6 +96,9 @@ export class Runner implements Resident {
   private stopping: string | undefined;
   private readonly open = new Set<number>();
   private idle: (() => void)[] = [];
+  private told!: (reason: string) => void;
+  /** Why it has ended, once it has. */
+  readonly ended = new Promise<string>((resolve) => (this.told = resolve));
 
   constructor(
     private readonly server: GenServer,
@@ -207,6 +210,7 @@ export class Runner implements Resident {
     await this.process.exit(reason === "normal" ? undefined : reason).catch(() => {});
     this.open.clear();
     this.settle();
+    this.told(reason);
   }
 
   private async terminate(reason: string): Promise<void> {
@@ -228,7 +232,9 @@ export class Runner implements Resident {
     this.over = true;
     this.drained = true;
     await this.terminate(reason);
-    await this.process.request("exit", { reason }).catch(() => {});
+    // The client's own process ends last, with the session.
+    if (this.process === this.process.session.own) this.told(reason);
+    else await this.process.request("exit", { reason }).catch(() => {});
   }
 
   /** The client is closed: only `terminate` is left to do. */
@@ -236,6 +242,7 @@ export class Runner implements Resident {
     if (this.over) return;
     this.over = true;
     await this.terminate(reason);
+    this.told(reason);
   }
 
   again(): void {
@@ -250,7 +257,7 @@ export class Runner implements Resident {
     if (this.over) return;
     this.over = true;
     this.open.clear();
-    void this.terminate(reason);
+    void this.terminate(reason).then(() => this.told(reason));
     this.settle();
   }
 

@@ -1,5 +1,6 @@
 /** Nodes, processes and messages by a Pillion sidecar. `connect()` is where to begin. */
 export { connect, Client, type ConnectOptions } from "./client";
+export { run, type RunOptions } from "./program";
 export { addressOf, Process } from "./process";
 export type {
   CallOptions,

@@ -44,8 +44,18 @@ interface Greeting {
   failed(error: Error): void;
 }
 
+/** A program that is one GenServer, which is the client's own process. */
+export interface Program {
+  /** A node hosts it: it lasts as long as that node's session. */
+  hosted: boolean;
+  /** Its process has died, or its node is gone. */
+  over(reason: string): void;
+}
+
 /** See the head of this file. */
 export class Keeper {
+  /** What `run` made of this app. */
+  program: Program | undefined;
   /** The name of the node; empty before the first connection. */
   node = "";
   private path: string | undefined;
@@ -161,7 +171,7 @@ export class Keeper {
   }
 
   private onRefused(greeting: Greeting, error: PillionError): void {
-    if (!greeting.resuming || error.code !== "not_found") {
+    if (!greeting.resuming || error.code !== "not_found" || this.program?.hosted) {
       greeting.failed(error);
       this.session.connection?.break(error);
       return;
@@ -308,6 +318,11 @@ export class Keeper {
           await this.tryOnce();
           return;
         } catch (error) {
+          if (this.program?.hosted) {
+            // Its node is gone, and this run of it with that.
+            this.program.over("noconnection");
+            return;
+          }
           if (error instanceof PillionError && error.message !== this.warned) warn((this.warned = error.message));
           await this.sleep(delay);
         }

@@ -330,8 +330,10 @@ export class Session implements Listener {
 
   private onDied(pid: string | undefined, reason: string): void {
     if (pid === undefined) return;
-    if (pid === this.own.pid) this.connection?.break(new Error(`the app's own process died: ${reason}`));
-    else this.byPid.get(pid)?.died(reason);
+    if (pid === this.own.pid) {
+      this.keeper.program?.over(reason);
+      this.connection?.break(new Error(`the app's own process died: ${reason}`));
+    } else this.byPid.get(pid)?.died(reason);
   }
 
   // ===== connections come and go =====
@@ -443,6 +445,7 @@ export class Session implements Listener {
     for (const process of [...this.processes]) process.ended(error());
     this.connection?.close();
     this.connection = undefined;
+    this.onLess?.();
   }
 
   /** Done when there is room for more. */

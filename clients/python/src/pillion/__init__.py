@@ -57,6 +57,7 @@ from .events import (
 from .frames import ABSENT
 from .gen_server import NOREPLY, GenServer
 from .process import Monitor, Process, Timer
+from .program import run
 from .queries import Result
 from .report import Report
 from .serve import Module
@@ -71,5 +72,5 @@ __all__ = [
     "Down", "Draining", "Event", "Exit", "Exited", "Gap", "GenServer", "GroupChange", "GroupWatch", "Lost", "Message", "Module", "Monitor",
     "NOREPLY", "NameConflict", "NoConnection", "NoProc", "NodeDown", "NodeUp", "NodeWatch", "NotFound", "Overloaded", "PillionError",
     "Present", "PresenceChange", "PresenceWatch", "Process", "RemoteError", "Report", "Result", "Rpc", "Stream", "Subscription", "Taken",
-    "Task", "Timeout", "Timer", "TooLarge", "Undef", "Unreachable", "Unsupported", "connect",
+    "Task", "Timeout", "Timer", "TooLarge", "Undef", "Unreachable", "Unsupported", "connect", "run",
 ]  # fmt: skip

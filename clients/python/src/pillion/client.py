@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import draining
 from .acting import _STAGES, TIMEOUT, Address
@@ -24,6 +24,9 @@ from .session import Session
 from .stream import Stream
 from .task import Task
 from .topics import GroupWatch, NodeWatch, PresenceWatch, Subscription, Watch
+
+if TYPE_CHECKING:
+    from .program import Program
 
 log = logging.getLogger("pillion")
 T = TypeVar("T")
@@ -72,6 +75,8 @@ class Client(Queries):
         self._drained_event: asyncio.Event | None = None
         self._closing: asyncio.Future[Any] | None = None
         self._started = False
+        self._program: Program | None = None
+        """What `run` made of this app: the client's own process is its server's."""
         self._sync: object = None
         """The loop's thread, where the app is not on it (`pillion.sync`)."""
 
@@ -116,6 +121,13 @@ class Client(Queries):
 
     async def close(self) -> None:
         """Ends the app's session: servers run `terminate` with the reason `shutdown`, its processes exit, who waits gets `Closed`."""
+        await self._close({"op": "bye"})
+
+    async def _exit_own(self, reason: str) -> None:
+        """The server of `run` has ended: the own process exits with its reason, of a hosted program too, and the client is closed."""
+        await self._close({"op": "exit"} if reason == "normal" else {"op": "exit", "reason": reason})
+
+    async def _close(self, last: Header) -> None:
         if self._session.closing:
             return
         if self._leaving is not None:
@@ -124,7 +136,7 @@ class Client(Queries):
             return
         self._closing = asyncio.gather(*(server._close(asyncio.current_task()) for server in list(self._servers)))
         await self._closing
-        await self._session.close()
+        await self._session.close(last)
         for module in self._modules.values():
             module.cancel_all()
         for process in list(self._session.processes.values()):

@@ -20,12 +20,12 @@ async def leave(client: Client) -> None:
     session = client._session
     servers = list(client._servers)
     modules = [module for module in client._modules.values() if module.process is not None]
-    pids = [server.process.pid for server in servers]
-    pids += [module.process.pid for module in modules if module.process is not None]
+    serving = [server.process for server in servers]
+    serving += [module.process for module in modules if module.process is not None]
     link = session.conn
     if link is None:
         return
-    flags = [session.post({"op": "flag", "delivery": "pull", "pid": pid}, b"") for pid in pids]
+    flags = [session.post(process._acting({"op": "flag", "delivery": "pull"}), b"") for process in serving]
     for answer in await asyncio.gather(*flags, return_exceptions=True):
         if isinstance(answer, PillionError):
             log.debug("a process could not stop taking: %s", answer)
@@ -39,6 +39,9 @@ async def leave(client: Client) -> None:
         return  # The connection broke meanwhile: the next one decides.
     for watch in list(client._watches):
         watch._end()
+    if client._program is not None:
+        await client._exit_own("shutdown")  # It is the whole program that goes, and looks for no other node.
+        return
     client._is_drained = True
     await session.leave()
     client._on_left()

@@ -82,21 +82,36 @@ class GenServer:
 
         `parent` is the client or one of its processes; with `link` the two are tied together.
         """
+        server = cls._made(args, kwargs, threads)
+        process = await parent.spawn(name=name, label=label or cls.__name__, link=link, trap_exit=trap_exit)
+        await server._enter(process)
+        return server
+
+    @classmethod
+    def _made(cls: type[_S], args: tuple[Any, ...], kwargs: dict[str, Any], threads: bool) -> _S:
         server = cls.__new__(cls)
         server._prepare(args, kwargs, threads)
         server.__init__()  # type: ignore[misc]
-        process = await parent.spawn(name=name, label=label or cls.__name__, link=link, trap_exit=trap_exit)
-        server.process, server.app = process, process.client
-        process._on_end = server._on_end
-        process.mailbox.sink(server._on_event)
-        try:
-            await server._call(server.init, *args, **kwargs)
-        except BaseException as error:
-            await process.exit(reason_of(error))
-            raise
-        server.app._servers[server] = None
-        server._go_on()
         return server
+
+    async def _enter(self, process: Process) -> None:
+        """Runs in this process, which may be the app's own, once `init` is done."""
+        self.process, self.app = process, process.client
+        process._on_end = self._on_end
+        process.mailbox.sink(self._on_event)
+        try:
+            await self._call(self.init, *self._args, **self._kwargs)
+        except BaseException as error:
+            await self._exit(reason_of(error))
+            raise
+        self.app._servers[self] = None
+        self._go_on()
+
+    async def _exit(self, reason: str) -> None:
+        if self.process is self.app:
+            await self.app._exit_own(reason)
+        else:
+            await self.process.exit(reason)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], threads: bool) -> None:
         self._args, self._kwargs = args, kwargs
@@ -225,7 +240,7 @@ class GenServer:
         await self._terminate(reason)
         try:
             if not self.app._session.closing:
-                await self.process.exit(reason)
+                await self._exit(reason)
         except PillionError as error:
             log.debug("%r: its end was not told: %s", self, error)
         self._over(reason)
@@ -275,7 +290,7 @@ class GenServer:
         self._busy = self._resting = True
         await self._terminate("shutdown")
         session = self.app._session
-        if session.conn is not None:
+        if session.conn is not None and self.process is not self.app:
             await session.request({"op": "exit", "pid": self.process.pid, "reason": "shutdown"})
 
     async def _begin_anew(self) -> None:

@@ -70,6 +70,8 @@ class Session(Outgoing):
         self._overdue: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self.draining = False
+        self._is_over = False
+        """The server of `run` has ended with its session: no other one is looked for."""
         watch(self)
 
     # Connecting
@@ -168,7 +170,7 @@ class Session(Outgoing):
             await self._lost.wait()
             self._lost.clear()
             delay = DELAY_FIRST
-            while self._link is None and not self.closing:
+            while self._link is None and not self.closing and not self._is_over:
                 if self._client._is_drained:
                     delay = DELAY_MAX
                 await asyncio.sleep(delay)
@@ -177,6 +179,9 @@ class Session(Outgoing):
                 except (OSError, PillionError, TimeoutError, asyncio.TimeoutError) as error:
                     log.debug("not connected to the node: %s", error)
                     self._abandon()
+                    if self._client._program is not None and self._client._program.is_hosted:
+                        self._is_over = True
+                        self._client._program.over("noconnection")  # Its node is gone, and this run of it with that.
                 delay = min(delay * 2, DELAY_MAX)
             if self._link is not None:
                 self._client._on_connected()
@@ -293,7 +298,8 @@ class Session(Outgoing):
     def _hello_refused(self, header: Header) -> None:
         if self._welcomed is None or self._welcomed.done() or self._link is None:
             return
-        if self._resuming and header.get("code") == "not_found":
+        program = self._client._program
+        if self._resuming and header.get("code") == "not_found" and not (program and program.is_hosted):
             self._resuming = False
             self._link.write(self._hello_frame())
         else:
@@ -356,6 +362,9 @@ class Session(Outgoing):
     def _on_died(self, header: Header) -> None:
         pid, reason = header.get("pid"), str(header.get("reason", ""))
         if pid == self._client.pid:
+            if self._client._program is not None:
+                self._is_over = True
+                self._client._program.over(reason)
             if self._link is not None:
                 self._link.abort(f"this app's process has died: {reason}")
         else:
@@ -373,13 +382,13 @@ class Session(Outgoing):
 
     # The end
 
-    async def close(self, say_bye: bool = True) -> None:
-        """Ends the session and its connection. Who waits gets `Closed`."""
+    async def close(self, last: Header) -> None:
+        """Ends the session by its last command, and its connection. Who waits gets `Closed`."""
         link = self.conn
         self.closing = True
-        if link is not None and say_bye:
+        if link is not None:
             try:
-                await asyncio.wait_for(self.post({"op": "bye"}, b"", link), HELLO_SECONDS)
+                await asyncio.wait_for(self.post(last, b"", link), HELLO_SECONDS)
             except (PillionError, TimeoutError, asyncio.TimeoutError):
                 pass
         self.conn = None

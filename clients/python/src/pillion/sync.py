@@ -17,14 +17,16 @@ import asyncio
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from . import client as _client
 from . import events as _events
 from . import process as _process
+from . import program as _program
 from . import queries as _queries
 from . import stream as _stream
 from . import task as _task
@@ -580,4 +582,32 @@ def connect(
     return Client(it, loop)
 
 
-__all__ = ["Call", "Client", "Monitor", "PresenceWatch", "Process", "Stream", "Task", "Timer", "Watch", "connect"]
+def run(
+    server: type[GenServer],
+    /,
+    *args: Any,
+    name: str | None = None,
+    socket: str | os.PathLike[str] | None = None,
+    grace: float = 0.0,
+    timeout: float = 10.0,
+    trap_exit: bool = False,
+    **kwargs: Any,
+) -> NoReturn:
+    """As `pillion.run`; plain callbacks run in a thread of the server's own, so they may wait."""
+    with _program._Signals() as signals:
+        program = _program.Program(server, args, kwargs, name, trap_exit, signals)
+        loop = _Loop()
+
+        def connecting() -> _client.Client:
+            it = _client.Client(socket, name=name, grace=grace, connect_timeout=timeout, threads=True)
+            it._sync = loop
+            return it
+
+        try:
+            status = loop.wait(program.main(connecting))
+        finally:
+            loop.stop()
+    sys.exit(status)
+
+
+__all__ = ["Call", "Client", "Monitor", "PresenceWatch", "Process", "Stream", "Task", "Timer", "Watch", "connect", "run"]

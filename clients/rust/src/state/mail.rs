@@ -233,6 +233,11 @@ impl State {
         let Some(pid) = event.pid() else { return };
         if self.processes.get(&OWN).and_then(|own| own.pid.as_deref()) == Some(pid) {
             after.died = true;
+            if self.program
+                && let Some(own) = self.processes.get_mut(&OWN)
+            {
+                own.end(event.reason().unwrap_or("killed"), &mut after.wakers);
+            }
         } else if let Some(key) = self.key_of(pid) {
             let reason = event.reason().unwrap_or("killed").to_owned();
             if let Some(process) = self.processes.get_mut(&key) {

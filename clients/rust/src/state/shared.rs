@@ -1,6 +1,6 @@
 //! The lock, and what is done around it: commands are written, tasks run, the app is told.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -12,6 +12,7 @@ use crate::client::Settings;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::op::Op;
+use crate::program::Program;
 
 /// What all handles of one client share.
 pub(crate) struct Shared {
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) idle: Notify,
     pub(crate) closing: Notify,
     pub(crate) settings: Settings,
+    /// What [`run`](crate::run) made of the client.
+    pub(crate) program: OnceLock<Program>,
     /// Whoever has to wait to write something does so here, in the order in which they came.
     turn: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
@@ -46,6 +49,7 @@ impl Shared {
             idle: Notify::new(),
             closing: Notify::new(),
             settings,
+            program: OnceLock::new(),
             turn: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(JoinSet::new()),
         }

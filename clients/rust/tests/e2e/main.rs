@@ -5,6 +5,7 @@
 mod hostile;
 mod leaving;
 mod losing;
+mod programs;
 mod support;
 mod talking;
 mod watching;
