@@ -22,6 +22,7 @@ type pending struct {
 	answer    Answer
 	err       error
 	parts     []Body
+	unread    int
 	streams   bool
 	internal  bool
 	abandoned bool
@@ -282,7 +283,7 @@ func (c *Client) finish(ctx context.Context, op string, w *pending, parts func(B
 			}
 			c.mu.Lock()
 			given, finished := w.parts, w.finished
-			w.parts = nil
+			w.parts, w.unread = nil, 0
 			c.mu.Unlock()
 			for _, part := range given {
 				if !parts(part) {

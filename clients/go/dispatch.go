@@ -16,6 +16,11 @@ func (c *Client) answer(f *frame) {
 		c.settle(w, Answer{}, answeredError(f))
 	case "part":
 		if w.streams && !w.abandoned {
+			if w.unread += len(f.body) + partCost; w.unread > unreadMax {
+				c.settle(w, Answer{}, &Error{Code: "overloaded", MaybeApplied: true,
+					Message: "64 MiB of the answer's parts lie here, because they come faster than they are taken; no more of them are kept"})
+				return
+			}
 			w.parts = append(w.parts, Body{Data: f.body, ContentType: f.ct})
 			select {
 			case w.signal <- struct{}{}:
@@ -24,6 +29,12 @@ func (c *Client) answer(f *frame) {
 		}
 	}
 }
+
+// unreadMax is how many bytes of parts that nobody takes are kept, each counted with partCost.
+const (
+	unreadMax = 64 << 20
+	partCost  = 128
+)
 
 // answeredError reads an error answer.
 func answeredError(f *frame) *Error {

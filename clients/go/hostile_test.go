@@ -260,3 +260,36 @@ func TestManySubscriptionsLiveThroughAStormOfRestarts(t *testing.T) {
 		t.Fatalf("the node holds %d", n)
 	}
 }
+
+func TestPartsBeyond64MiBThatNobodyTakesEndTheAnswer(t *testing.T) {
+	node := nodes.New(t).Start("a")
+	ctx := timed(t)
+	callee, caller := connect(t, node), connect(t, node)
+	ok(t, callee.Register(ctx, "store"))
+	sent := make(chan error, 1)
+	go func() {
+		call, err := callee.Receive(ctx)
+		part := make([]byte, 1_000_000)
+		for n := 0; n < 80 && err == nil; n++ {
+			err = call.Part(ctx, part)
+		}
+		sent <- err
+	}()
+	taken := 0
+	var ended error
+	for _, err := range caller.Stream(ctx, "store", "all") {
+		if err != nil {
+			ended = err
+			break
+		}
+		if taken++; taken == 1 {
+			ok(t, <-sent)
+			// Behind the last part came this: the client has read all of them.
+			_, err := caller.WhereIs(ctx, "store")
+			ok(t, err)
+		}
+	}
+	if !errors.Is(ended, pillion.ErrOverloaded) || taken < 60 || taken > 70 {
+		t.Fatalf("%d parts, then %v", taken, ended)
+	}
+}

@@ -14,26 +14,40 @@ use tokio::sync::oneshot;
 use crate::error::{Code, Error, Result};
 use crate::event::Event;
 
-/// Parts that were not taken yet. The node holds the callee when too many of them are under way.
+/// Bytes of parts that nobody takes and that are kept, each counted with [`PART_COST`].
+const UNREAD_MAX: usize = 64 * 1024 * 1024;
+const PART_COST: usize = 128;
+
+/// Parts that were not taken yet, and how many bytes they are.
 #[derive(Default)]
-pub(crate) struct Parts(Mutex<(VecDeque<Event>, Option<Waker>)>);
+pub(crate) struct Parts(Mutex<(VecDeque<Event>, Option<Waker>, usize)>);
+
+fn cost(part: &Event) -> usize {
+    part.bytes().len() + PART_COST
+}
 
 impl Parts {
-    fn lock(&self) -> MutexGuard<'_, (VecDeque<Event>, Option<Waker>)> {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Event>, Option<Waker>, usize)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn push(&self, event: Event) -> Option<Waker> {
+    /// Keeps a part; an error when there are too many that nobody has taken.
+    pub(crate) fn push(&self, event: Event) -> Result<Option<Waker>> {
         let mut parts = self.lock();
+        parts.2 += cost(&event);
+        if parts.2 > UNREAD_MAX {
+            let told = "64 MiB of the answer's parts lie here, because they come faster than they are taken; no more of them are kept";
+            return Err(Error::new(Code::Overloaded, true, told));
+        }
         parts.0.push_back(event);
-        parts.1.take()
+        Ok(parts.1.take())
     }
 }
 
 /// The parts of an answer, and its value behind them. Made by [`Process::call_parts`](crate::Process::call_parts).
 ///
-/// Dropping it loses what is still to come; the callee goes on. What has come and was not taken lies in this program, without a bound:
-/// of a callee that is faster than what takes the parts, ask for one piece after the other by calls.
+/// Dropping it loses what is still to come; the callee goes on. What has come and was not taken lies in this program, at most 64 MiB of it: what has
+/// come may be taken then, and behind it is the error [`Code::Overloaded`].
 #[must_use = "the answer is here, and so is the error"]
 pub struct Replies<T> {
     parts: Arc<Parts>,
@@ -81,6 +95,7 @@ impl<T: DeserializeOwned> Stream for Replies<T> {
         let this = &mut *self;
         let mut parts = this.parts.lock();
         if let Some(part) = parts.0.pop_front() {
+            parts.2 -= cost(&part);
             return Poll::Ready(Some(part.body()));
         }
         if this.value.is_some() {

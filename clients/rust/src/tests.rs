@@ -44,12 +44,17 @@ impl Node {
     }
 
     async fn say(&mut self, members: &[(&str, Value)]) {
+        self.say_with(members, &[]).await;
+    }
+
+    async fn say_with(&mut self, members: &[(&str, Value)], body: &[u8]) {
         let members = members.iter().map(|(key, value)| ((*key).into(), value.clone()));
         let mut head = Vec::new();
         ciborium::into_writer(&Value::Map(members.collect()), &mut head).unwrap();
-        let mut frame = u32::try_from(head.len() + 2).unwrap().to_be_bytes().to_vec();
+        let mut frame = u32::try_from(head.len() + 2 + body.len()).unwrap().to_be_bytes().to_vec();
         frame.extend(u16::try_from(head.len()).unwrap().to_be_bytes());
         frame.extend(head);
+        frame.extend(body);
         self.stream.write_all(&frame).await.unwrap();
     }
 
@@ -316,6 +321,34 @@ async fn parts_that_nobody_takes_any_more_are_not_kept() {
     node.say(&[("ev", "message".into()), ("from", "<a@t.1.3>".into())]).await;
     client.receive().await.unwrap();
     assert!(held.upgrade().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_beyond_64_mib_that_nobody_takes_end_the_answer() {
+    let world = World::new();
+    let (client, mut node) = world.connected().await;
+    let (replies, call) =
+        tokio::join!(client.call_parts::<Value>(CALL_TIMEOUT, "stock", 1), node.command());
+    let mut replies = replies.unwrap();
+    let part = [("ev", "part".into()), ("id", call["id"].clone())];
+    let mut body = Vec::new();
+    ciborium::into_writer(&Value::Bytes(vec![0; 9 * 1024 * 1024]), &mut body).unwrap();
+    for _ in 0..9 {
+        node.say_with(&part, &body).await;
+    }
+    node.say(&[("ev", "message".into()), ("from", "<a@t.1.3>".into())]).await;
+    client.receive().await.unwrap();
+    let mut taken = 0;
+    let mut ended = None;
+    while let Some(part) = replies.next().await {
+        match part {
+            Ok(_) => taken += 1,
+            Err(error) => ended = Some(error),
+        }
+    }
+    assert!(ended.is_none());
+    assert_eq!(taken, 7);
+    assert_eq!(code(replies.value::<u64>().await), (Code::Overloaded, true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,11 @@ export function typed(ct: string, bytes: Uint8Array | string): Typed {
   return new Typed(ct, typeof bytes === "string" ? Buffer.from(bytes) : bytes);
 }
 
+/** A body that is written as CBOR already. */
+export class Encoded {
+  constructor(readonly bytes: Uint8Array) {}
+}
+
 /** Members of a command beside `op`, `id` and `pid`; those that are `undefined` are left out. */
 export type Fields = Record<string, unknown>;
 
@@ -100,7 +105,7 @@ export function putCommand(
       throw new TooLargeError("too_large", "the fields of a command take at most 64 KiB; what is long belongs into the body");
     }
     out.buffer[start + 6] = 0xa0 | pairs;
-    if (body instanceof Typed) out.bytes(body.bytes);
+    if (body instanceof Typed || body instanceof Encoded) out.bytes(body.bytes);
     else if (body !== undefined) out.item(body);
     const length = out.at - start - 4;
     if (length > FRAME_BYTES_MAX) throw new TooLargeError("too_large", "a body has at most 64 MiB");

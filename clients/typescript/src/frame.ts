@@ -99,6 +99,11 @@ export class Frame {
     return this.start < this.end;
   }
 
+  /** How long its body is. */
+  get bodyBytes(): number {
+    return this.end - this.start;
+  }
+
   /** All members but the name and the id; the body under its name, or as `body`. */
   members(): Record<string, unknown> {
     const { rest, as } = this;

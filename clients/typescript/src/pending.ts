@@ -18,7 +18,7 @@ export interface Pending {
   deadline: number;
   timer: NodeJS.Timeout | undefined;
   /** What hears the parts of an answer. */
-  onPart: ((body: unknown) => void) | undefined;
+  onPart: ((frame: Frame) => void) | undefined;
 }
 
 /** A command that is written once there is a connection. */

@@ -171,34 +171,28 @@ export class Process implements AsyncIterable<Event> {
     return { next };
   }
 
-  /** Answers a call. With `more` it is a part, and others follow: done when there is room for the next. */
+  /**
+   * Answers a call. With `more` it is a part, and others follow: done when there is room for the next. One of more than 64 KiB is done
+   * once the node has taken it. One that is too large for the node fails with `too_large`, and that is raised to the caller.
+   */
   reply(call: CallEvent | RpcEvent, value?: unknown, options: { more?: boolean } = {}): Promise<void> {
-    const { ref } = call;
-    // Nobody waits for it any more, or it is answered; in a new session the number may be that of another call.
-    const given = ref === undefined ? undefined : this.session.unanswered.get(ref);
-    if (ref === undefined || given?.event !== call) return DONE;
+    // Else nobody waits for it any more, or it is answered.
+    const given = this.session.given(call);
+    if (given === undefined) return DONE;
     if (options.more) {
-      return this.session.request(this, "reply", { fields: { ref, more: true }, body: value, take: takeNothing });
+      return this.session.request(this, "reply", { fields: { ref: call.ref, more: true }, body: value, take: takeNothing });
     }
-    this.session.unanswered.delete(ref);
-    // A value that cannot be sent leaves the call to be answered by an error.
-    const told = this.session.tell(this, "reply", undefined, none, { ref }, value, () => this.session.unanswered.set(ref, given));
-    this.session.onLess?.();
-    return told;
+    return this.session.answer(given, "reply", {}, value);
   }
 
   /** Ends a call with an error: one of the language, or what is given. */
   raise(call: CallEvent | RpcEvent, error: unknown): Promise<void> {
-    const { ref } = call;
-    // Nobody waits for it any more, or it is answered; in a new session the number may be that of another call.
-    if (ref === undefined || this.session.unanswered.get(ref)?.event !== call) return DONE;
+    const given = this.session.given(call);
+    if (given === undefined) return DONE;
     const plain = typeof error === "object" && error !== null && !(error instanceof Error);
     const fields: Fields = plain ? { ...(error as Fields) } : raised(error);
     for (const key of ["reason", "stack"]) if (fields[key] === "") delete fields[key];
-    this.session.unanswered.delete(ref);
-    const told = this.session.tell(this, "raise", undefined, none, { ref, ...fields });
-    this.session.onLess?.();
-    return told;
+    return this.session.answer(given, "raise", fields);
   }
 
   /** Publishes to a topic: whoever has subscribed hears it, on every node. As {@link send}. */

@@ -9,20 +9,22 @@
  *
  * While it is not open commands wait. {@link Keeper} makes the connections and declares; {@link Drain} drains.
  */
-import { putCommand, type Fields } from "./commands";
+import { Encoded, putCommand, Typed, type Fields } from "./commands";
 import { type Connection, DONE, type Listener } from "./connection";
-import { answerError, ClosedError, LostError, OverloadedError, type PillionError, TimeoutError } from "./errors";
+import { answerError, ClosedError, LostError, OverloadedError, type PillionError, raised, TimeoutError, TooLargeError } from "./errors";
 import type { CallEvent, ClientEvents, Report, RpcEvent } from "./events";
 import type { Frame } from "./frame";
 import { toEvent } from "./incoming";
 import { Keeper, type KeepOptions } from "./keeper";
-import { now, type Pending, type Take, type Waiting } from "./pending";
+import { now, type Pending, type Take, takeNothing, type Waiting } from "./pending";
 import type { Process } from "./process";
 
 /** How long what has no deadline of its own waits for a connection, in ms. */
 export const WAIT_MS = 10_000;
 /** How many commands wait for a connection at most. */
 const WAITING_MAX = 100_000;
+/** A reply of more bytes is confirmed by the node, which may not take so much. */
+const ASKED_BYTES = 64 * 1024;
 /** How many `more` are remembered, to tell them from commands of the app. */
 const MORES_MAX = 4096;
 
@@ -40,7 +42,15 @@ export interface Asking {
   /** The deadline, in ms from now; the node has it from the asker. */
   timeout?: number;
   signal?: AbortSignal | undefined;
-  onPart?: (body: unknown) => void;
+  onPart?: (frame: Frame) => void;
+}
+
+/** A call that was given to the app. */
+export interface Given {
+  event: CallEvent | RpcEvent;
+  process: Process;
+  /** Its answer is on its way to the node. */
+  answered: boolean;
 }
 
 /** What hears of the client's own events. */
@@ -60,7 +70,7 @@ export class Session implements Listener {
   /** All of them, also while they have no pid. */
   readonly processes = new Set<Process>();
   /** Calls that were given to the app and not answered. */
-  readonly unanswered = new Map<number, { event: CallEvent | RpcEvent; process: Process }>();
+  readonly unanswered = new Map<number, Given>();
   readonly keeper: Keeper;
   /** Called when less is pending or unanswered than before. */
   onLess: (() => void) | undefined;
@@ -156,24 +166,88 @@ export class Session implements Listener {
     signal.addEventListener("abort", abort, { once: true });
   }
 
-  /** A command without an answer. Done once it is on its way and not too much is; `onRefused` when it cannot be written at all. */
-  tell(process: Process, op: string, key: string | undefined, to: () => string, fields?: Fields, body?: unknown, onRefused?: () => void): Promise<void> {
+  /** A command without an answer. Done once it is on its way and not too much is. */
+  tell(process: Process, op: string, key: string | undefined, to: () => string, fields?: Fields, body?: unknown): Promise<void> {
     const connection = this.connection;
     if (this.phase !== "open" || connection === undefined) {
       return new Promise((resolve, reject) => {
-        this.wait(now() + WAIT_MS, reject, () => this.tell(process, op, key, to, fields, body, onRefused).then(resolve, reject));
+        this.wait(now() + WAIT_MS, reject, () => this.tell(process, op, key, to, fields, body).then(resolve, reject));
       });
     }
     try {
       putCommand(connection.out, op, undefined, key, key === undefined ? "" : to(), fields, this.actor(process), body);
     } catch (error) {
-      onRefused?.();
       return Promise.reject(error as Error);
     }
+    return this.told(connection);
+  }
+
+  private told(connection: Connection): Promise<void> {
     this.commands++;
     this.plain++;
     connection.written();
     return connection.room();
+  }
+
+  /** The call that this event is, if it is still to be answered. In a new session its number may be that of another call. */
+  given(event: CallEvent | RpcEvent): Given | undefined {
+    const given = event.ref === undefined ? undefined : this.unanswered.get(event.ref);
+    return given?.event === event && !given.answered ? given : undefined;
+  }
+
+  /**
+   * Ends a call. Done as what `tell` tells is; a long reply once the node has taken it. A reply that is too large is raised to the
+   * caller, who would wait in vain; what cannot be written otherwise leaves the call unanswered.
+   */
+  answer(given: Given, op: "reply" | "raise", fields: Fields, body?: unknown): Promise<void> {
+    const { connection } = this;
+    const ref = given.event.ref!;
+    given.answered = true;
+    if (this.phase !== "open" || connection === undefined) {
+      return new Promise<void>((resolve, reject) => {
+        const failed = (error: Error) => {
+          this.ended(given);
+          reject(error);
+        };
+        this.wait(now() + WAIT_MS, failed, () => {
+          // Nobody waits for it any more.
+          if (this.unanswered.get(ref) !== given) resolve();
+          else this.answer(given, op, fields, body).then(resolve, reject);
+        });
+      });
+    }
+    const { out } = connection;
+    const start = out.at;
+    try {
+      putCommand(out, op, undefined, undefined, "", { ref, ...fields }, this.actor(given.process), body);
+    } catch (error) {
+      return this.refused(given, op, error as Error);
+    }
+    if (op === "reply" && out.at - start > ASKED_BYTES) {
+      const at = start + 6 + out.buffer.readUInt16BE(start + 4);
+      const written = body instanceof Typed ? body : new Encoded(Buffer.from(out.buffer.subarray(at, out.at)));
+      out.at = start;
+      return this.ask<void>(given.process, op, { fields: { ref }, body: written, take: takeNothing }).then(
+        () => this.ended(given),
+        (error: Error) => this.refused(given, op, error),
+      );
+    }
+    this.ended(given);
+    return this.told(connection);
+  }
+
+  private refused(given: Given, op: string, error: Error): Promise<never> {
+    if (error instanceof TooLargeError && op === "reply") this.answer(given, "raise", raised(error)).catch(() => {});
+    else if (error instanceof LostError || error instanceof ClosedError) this.ended(given);
+    else given.answered = false;
+    return Promise.reject(error);
+  }
+
+  private ended(given: Given): void {
+    const ref = given.event.ref!;
+    if (this.unanswered.get(ref) !== given) return;
+    this.unanswered.delete(ref);
+    this.onLess?.();
   }
 
   private actor(process: Process): string | undefined {
@@ -265,7 +339,7 @@ export class Session implements Listener {
         const pending = this.pending.get(frame.id as number);
         if (pending === undefined) return;
         if (pending.deadline !== Infinity && pending.timer === undefined) pending.deadline = now() + 5000;
-        pending.onPart?.(frame.body());
+        pending.onPart?.(frame);
         return;
       }
       case "welcome":
@@ -291,7 +365,7 @@ export class Session implements Listener {
         if (process === undefined) return;
         const event = toEvent(frame);
         if (event === undefined) return;
-        if (event.ev === "call" || (event.ev === "rpc" && event.ref !== undefined)) this.unanswered.set(event.ref!, { event, process });
+        if (event.ev === "call" || (event.ev === "rpc" && event.ref !== undefined)) this.unanswered.set(event.ref!, { event, process, answered: false });
         process.deliver(event);
       }
     }

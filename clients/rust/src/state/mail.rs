@@ -153,8 +153,16 @@ impl State {
                     // Nobody takes them any more.
                     pending.parts = None;
                 }
-                if let Some(parts) = &pending.parts {
-                    after.wakers.extend(parts.push(event));
+                let id = event.id;
+                match pending.parts.as_ref().map(|parts| parts.push(event)) {
+                    Some(Ok(waker)) => after.wakers.extend(waker),
+                    Some(Err(error)) => {
+                        let pending = id.and_then(|id| self.pending.remove(&id));
+                        if let Some(end) = pending.and_then(|pending| pending.end) {
+                            let _ = end.send(Err(error));
+                        }
+                    }
+                    None => {}
                 }
             }
             Kind::Welcome | Kind::Unknown => {}
