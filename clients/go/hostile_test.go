@@ -285,7 +285,7 @@ func TestPartsBeyond64MiBThatNobodyTakesEndTheAnswer(t *testing.T) {
 		if taken++; taken == 1 {
 			ok(t, <-sent)
 			// Behind the last part came this: the client has read all of them.
-			_, err := caller.WhereIs(ctx, "store")
+			_, err := caller.Whereis(ctx, "store")
 			ok(t, err)
 		}
 	}

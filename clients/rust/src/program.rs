@@ -93,6 +93,7 @@ async fn program(builder: Builder, server: impl GenServer, name: &str) -> Result
     let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let stopped = async {
         tokio::select! {
+            biased;
             _ = term.recv() => {}
             _ = int.recv() => {}
             () = leaves.notified() => {}
